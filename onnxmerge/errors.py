@@ -1,0 +1,61 @@
+"""Everything that can go wrong, as one tree: what happened, where, and what to do about it.
+
+Each class carries the exit code that the command line ends with, so that a pipeline can tell
+a bad file from a budget that cannot be met without reading the message.
+"""
+
+from __future__ import annotations
+
+
+class OnnxMergeError(Exception):
+    """Base of all errors of this package. The message is one sentence that a user can act on."""
+
+    exit_code = 1
+
+
+class UsageError(OnnxMergeError):
+    """Options or arguments that contradict each other or are out of range."""
+
+    exit_code = 2
+
+
+class ModelError(OnnxMergeError):
+    """The input model cannot be read, checked or run."""
+
+    exit_code = 3
+
+
+class CalibrationError(OnnxMergeError):
+    """The calibration or evaluation data does not fit the model."""
+
+    exit_code = 4
+
+
+class BudgetError(OnnxMergeError):
+    """The budget cannot be met; the message says what is reachable."""
+
+    exit_code = 5
+
+
+class ToleranceExceeded(OnnxMergeError):
+    """A budget was given with a tolerance, and the measured change exceeds it; no file is written."""
+
+    exit_code = 6
+
+
+class OutputError(OnnxMergeError):
+    """The output or the report cannot be written."""
+
+    exit_code = 7
+
+
+class DeviceError(OnnxMergeError):
+    """The device that was asked for does not run here."""
+
+    exit_code = 8
+
+
+class InternalError(OnnxMergeError):
+    """A rewritten model failed its own checks: a defect of onnxmerge, and nothing was written."""
+
+    exit_code = 9
