@@ -1,0 +1,338 @@
+"""Running models: devices, sessions, concrete shapes and intermediate values.
+
+The only module that imports onnxruntime. Everything that onnxruntime reports is turned into one
+sentence here, so that no other module has to know how it words its failures.
+
+Intermediate tensors are read without copying or touching the model: two serialized protobuf messages
+that stand one after the other parse as their merge, so a few bytes with extra nodes and outputs are
+appended to the bytes of the model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import io
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError, EncodeError
+from onnx import TensorProto, helper
+
+from onnxmerge.errors import DeviceError, ModelError, UsageError
+from onnxmerge.runtime_errors import sentence
+
+try:
+    import onnxruntime as ort
+except ImportError as missing:  # pragma: no cover - the tests need a runtime
+    raise DeviceError(
+        'onnxruntime is not installed: pip install "onnxmerge[cpu]", or "onnxmerge[gpu]" for CUDA'
+    ) from missing
+
+_CPU = "CPUExecutionProvider"
+_CUDA = "CUDAExecutionProvider"
+# TF32 keeps 10 bits of mantissa: parity measured with it would be the parity of the rounding.
+_CUDA_OPTIONS = {"use_tf32": "0"}
+_FATAL_ONLY = 4  # every failure is raised as an exception too: logging it as well would say it twice
+
+Model = onnx.ModelProto | bytes | str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """An input or output of a session.
+
+    `dtype` is the numpy type to feed or expect (bfloat16 is exchanged as float32; strings as object),
+    None for sequences, maps and optionals. `shape` has an int for a fixed dimension, a str for a named
+    one (equal names are equal sizes) and None for an unknown one; it is None where not even the rank is
+    known. `kind` is onnxruntime's own word, such as 'tensor(float)'.
+    """
+
+    name: str
+    dtype: np.dtype | None
+    shape: tuple[int | str | None, ...] | None
+    kind: str
+
+
+class Session:
+    """A loaded model. `provider` is the one that really runs it, `threads` its intra-op threads."""
+
+    def __init__(self, session: ort.InferenceSession, threads: int) -> None:
+        self._session = session
+        self.provider: str = session.get_providers()[0]
+        self.threads = threads
+        self.inputs: tuple[TensorInfo, ...] = tuple(_info(i) for i in session.get_inputs())
+        self.outputs: tuple[TensorInfo, ...] = tuple(_info(o) for o in session.get_outputs())
+        # numpy has no bfloat16, and onnxruntime refuses to convert it in either direction.
+        self._narrow_in = {i.name for i in self.inputs if i.kind == "tensor(bfloat16)"}
+        self._narrow_out = any(o.kind == "tensor(bfloat16)" for o in self.outputs)
+
+    def run(self, feed: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, Any]:
+        """Output values by name: arrays, or lists for sequences. `outputs` limits them to these names.
+
+        Raises ModelError, naming the node where onnxruntime does.
+        """
+        names = [o.name for o in self.outputs] if outputs is None else list(outputs)
+        fed: dict[str, Any] = {k: _to_bfloat16(v) if k in self._narrow_in else v for k, v in feed.items()}
+        try:
+            if not self._narrow_out:
+                return dict(zip(names, self._session.run(names, fed), strict=True))
+            fed = {k: v if isinstance(v, ort.OrtValue) else ort.OrtValue.ortvalue_from_numpy(v)
+                   for k, v in fed.items()}  # fmt: skip
+            values = self._session.run_with_ort_values(names, fed)
+            return {name: _from_ort(value) for name, value in zip(names, values, strict=True)}
+        except MemoryError:
+            raise
+        except Exception as failure:  # onnxruntime raises a dozen unrelated classes
+            raise ModelError(f"the model does not run: {sentence(failure)}") from failure
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The device that sessions are built on, resolved once by `create`.
+
+    `provider` is onnxruntime's name of it, `threads` the intra-op thread count, and `note` says why
+    'auto' did not take the CUDA device that the installed onnxruntime was built for.
+    """
+
+    device: str
+    provider: str
+    threads: int
+    note: str | None = None
+
+    @classmethod
+    def create(cls, device: str = "auto", threads: int | None = None) -> Runtime:
+        """The runtime for 'auto', 'cpu' or 'cuda'; `threads` None takes the CPUs of this process.
+
+        Raises UsageError for other words or counts, DeviceError if 'cuda' does not work here.
+        """
+        if device not in ("auto", "cpu", "cuda"):
+            raise UsageError(f"--device is auto, cpu or cuda, not {device!r}")
+        if threads is not None and threads < 1:
+            raise UsageError(f"--threads is at least 1, not {threads}")
+        count = threads if threads is not None else _cpu_count()
+        if device == "cpu":
+            return cls("cpu", _CPU, count)
+        lacking = _cuda_lacks()
+        if lacking is None:
+            return cls("cuda", _CUDA, count)
+        if device == "cuda":
+            raise DeviceError(f"--device cuda does not work here: {lacking}")
+        built_for_cuda = _CUDA in ort.get_available_providers()
+        note = f"CUDA does not work here, so the CPU is used: {lacking}" if built_for_cuda else None
+        return cls("cpu", _CPU, count, note)
+
+    def session(self, model: Model, *, optimize: bool = True, prepack: bool = True) -> Session:
+        """Load a model: a proto, its bytes, or a path (needed for external data and above 2 GB).
+
+        `optimize=False` switches all graph optimisation off, `prepack=False` the packing of weights
+        (less memory and start-up for sessions that run once). Raises ModelError if the model cannot be
+        loaded, DeviceError if it loads on another device than this runtime's.
+        """
+        source = _serialized(model) if isinstance(model, onnx.ModelProto) else model
+        return self._load(source, None, optimize, prepack)
+
+    def trace(self, model: Model, feed: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+        """The concrete shape of every tensor of the main graph for one feed, initializers included.
+
+        Values that are not tensors (sequences, maps, optionals) are left out. Activations are not kept:
+        a Shape node hangs on each, and only those vectors are fetched. Raises ModelError.
+        """
+        proto, blob, folder = _open(model)
+        shapes = {init.name: tuple(init.dims) for init in proto.graph.initializer}
+        shapes |= {init.values.name: tuple(init.dims) for init in proto.graph.sparse_initializer}
+        shapes |= {name: tuple(np.shape(value)) for name, value in feed.items()}
+        taken = {name for node in proto.graph.node for name in (*node.input, *node.output, node.name)}
+        prefix = "shape_of_"
+        while any(name.startswith(prefix) for name in taken):
+            prefix = "_" + prefix
+        wanted = {f"{prefix}{i}": name for i, name in enumerate(_tensors(proto.graph))}
+        while wanted:
+            nodes = [helper.make_node("Shape", [name], [key], name=key) for key, name in wanted.items()]
+            try:
+                session = self._load(blob + _patch(proto, nodes, list(wanted)), folder, False, False)
+                break
+            except ModelError as failure:
+                # Not every value that is no tensor shows by its operator; the type check names our node.
+                culprits = [k for k in re.findall(rf"{prefix}\d+", str(failure.__cause__)) if k in wanted]
+                if not culprits:
+                    raise
+                for key in culprits:
+                    wanted.pop(key, None)
+        else:
+            return shapes
+        vectors = session.run(feed, list(wanted))
+        shapes |= {name: tuple(int(d) for d in vectors[key]) for key, name in wanted.items()}
+        return shapes
+
+    def values(
+        self, model: Model, feed: Mapping[str, np.ndarray], names: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """The values of these tensors of the main graph for one feed, without graph optimisation.
+
+        Any tensor can be asked for: intermediate, input, initializer or output. Raises ModelError.
+        """
+        proto, blob, folder = _open(model)
+        constants = {init.name: init for init in proto.graph.initializer}
+        found: dict[str, np.ndarray] = {name: np.asarray(feed[name]) for name in names if name in feed}
+        for name in names:
+            if name in constants and name not in found:
+                found[name] = onnx.numpy_helper.to_array(constants[name], base_dir=folder or "")
+        produced = {name for node in proto.graph.node for name in node.output if name}
+        unknown = sorted(set(names) - produced - set(found))
+        if unknown:
+            raise ModelError(f"the model has no tensor named {unknown[0]!r}")
+        listed = {output.name for output in proto.graph.output}
+        fetched = list(dict.fromkeys(name for name in names if name not in found))
+        if fetched:
+            extra = _patch(proto, [], [name for name in fetched if name not in listed])
+            found |= self._load(blob + extra, folder, False, False).run(feed, fetched)
+        return {name: found[name] for name in names}
+
+    def _load(
+        self, source: bytes | str | os.PathLike[str], folder: str | None, optimize: bool, prepack: bool
+    ) -> Session:
+        options = ort.SessionOptions()
+        options.log_severity_level = _FATAL_ONLY
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        # Idle workers of one session would otherwise spin on the cores while another one is timed.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if not optimize:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if not prepack:
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        if folder is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+        providers = [(_CUDA, _CUDA_OPTIONS), _CPU] if self.provider == _CUDA else [_CPU]
+        try:
+            session = ort.InferenceSession(source, options, providers=providers, enable_fallback=0)
+        except MemoryError:
+            raise
+        except Exception as failure:  # onnxruntime raises a dozen unrelated classes
+            raise ModelError(f"onnxruntime cannot load the model: {sentence(failure)}") from failure
+        if session.get_providers()[0] != self.provider:
+            raise DeviceError(f"the session was built on {session.get_providers()[0]}, not {self.provider}")
+        session.disable_fallback()
+        return Session(session, self.threads)
+
+
+@functools.cache
+def _cuda_lacks() -> str | None:
+    """What keeps CUDA from working, or None if a session really ran on it."""
+    if _CUDA not in ort.get_available_providers():
+        return 'this onnxruntime has no CUDA: pip uninstall onnxruntime, then pip install "onnxmerge[gpu]"'
+    if hasattr(ort, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+            ort.preload_dlls()
+    libraries = Path(ort.__file__).parent / "capi"
+    try:
+        # Loading the provider by hand first: onnxruntime only logs which library it lacks.
+        for name in ("libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so"):
+            if (libraries / name).exists():
+                ctypes.CDLL(str(libraries / name), mode=ctypes.RTLD_GLOBAL)
+    except OSError as failure:
+        if "undefined symbol" not in str(failure):
+            return f"{failure} (pip install 'onnxruntime-gpu[cuda,cudnn]' brings the CUDA libraries)"
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "probe", [value], [result])
+    probe = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
+    try:
+        session = Runtime("cuda", _CUDA, 1).session(probe)
+        session.run({"x": np.zeros(1, np.float32)})
+    except (ModelError, DeviceError) as failure:
+        return f"{failure} (check the driver with nvidia-smi)"
+    return None
+
+
+def _cpu_count() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        return os.cpu_count() or 1
+
+
+def _serialized(proto: onnx.ModelProto) -> bytes:
+    try:
+        return proto.SerializeToString()
+    except (EncodeError, ValueError) as failure:
+        raise ModelError("a model above 2 GB cannot be run from memory: give its path") from failure
+
+
+def _open(model: Model) -> tuple[onnx.ModelProto, bytes, str | None]:
+    """The proto, its bytes, and the folder of its external data (None for models in memory)."""
+    if isinstance(model, onnx.ModelProto):
+        return model, _serialized(model), None
+    folder = None
+    try:
+        if not isinstance(model, bytes):
+            folder, model = os.path.dirname(os.path.abspath(model)), Path(model).read_bytes()
+        return onnx.ModelProto.FromString(model), model, folder
+    except (DecodeError, OSError) as failure:
+        raise ModelError(f"not a readable ONNX model: {failure}") from failure
+
+
+def _patch(proto: onnx.ModelProto, nodes: list[onnx.NodeProto], outputs: Sequence[str]) -> bytes:
+    """Bytes that add nodes and outputs when appended to the bytes of `proto`."""
+    extra = onnx.ModelProto()
+    extra.graph.node.extend(nodes)
+    extra.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    if nodes and not any(o.domain in ("", "ai.onnx") for o in proto.opset_import):
+        extra.opset_import.append(helper.make_opsetid("", 13))
+    return extra.SerializeToString()
+
+
+# Operators whose results are sequences, maps or optionals: there is no shape to ask for.
+_NO_TENSORS = frozenset(
+    "SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceMap SplitToSequence"
+    " Optional ZipMap CastMap".split()
+)
+
+
+def _tensors(graph: onnx.GraphProto) -> list[str]:
+    """The node outputs of the main graph that are not known to be sequences, maps or optionals."""
+    typed = {v.name: v.type.WhichOneof("value") for v in (*graph.value_info, *graph.output)}
+    other = ("tensor_type", "sparse_tensor_type", None)
+    return [
+        name
+        for node in graph.node
+        for name in node.output
+        if name and node.op_type not in _NO_TENSORS and typed.get(name) in other
+    ]
+
+
+def _info(value: Any) -> TensorInfo:
+    words = re.fullmatch(r"tensor\((\w+)\)", value.type)
+    if not words:
+        return TensorInfo(value.name, None, None, value.type)
+    word = {"float": "float32", "double": "float64", "bfloat16": "float32", "string": "object"}
+    try:
+        dtype = np.dtype(word.get(words[1], words[1]))
+    except TypeError:  # float8 and 4-bit integers: numpy has no such types
+        dtype = None
+    # Exporters write 0, -1 and '?' where they mean that nothing is known.
+    dims = (d if (isinstance(d, int) and d > 0) or (isinstance(d, str) and d.strip("?")) else None
+            for d in value.shape)  # fmt: skip
+    return TensorInfo(value.name, dtype, tuple(dims), value.type)
+
+
+def _to_bfloat16(value: np.ndarray) -> ort.OrtValue:
+    bits = np.ascontiguousarray(value, np.float32).view(np.uint32).astype(np.uint64)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(rounded, TensorProto.BFLOAT16)
+
+
+def _from_ort(value: ort.OrtValue) -> Any:
+    if value.data_type() != "tensor(bfloat16)":
+        return value.numpy()
+    raw = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
+    wide = np.frombuffer(raw, np.uint16).astype(np.uint32) << 16
+    return wide.view(np.float32).reshape(value.shape())
