@@ -2,10 +2,6 @@
 
 The only module that imports onnxruntime. Everything that onnxruntime reports is turned into one
 sentence here, so that no other module has to know how it words its failures.
-
-Intermediate tensors are read without copying or touching the model: two serialized protobuf messages
-that stand one after the other parse as their merge, so a few bytes with extra nodes and outputs are
-appended to the bytes of the model.
 """
 
 from __future__ import annotations
@@ -23,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError, EncodeError
 from onnx import TensorProto, helper
 
 from onnxmerge.errors import DeviceError, ModelError, UsageError
+from onnxmerge.runtime_bytes import Model, opened, patch, serialized, tensors
 from onnxmerge.runtime_errors import sentence
 
 try:
@@ -41,8 +37,6 @@ _CUDA = "CUDAExecutionProvider"
 # TF32 keeps 10 bits of mantissa: parity measured with it would be the parity of the rounding.
 _CUDA_OPTIONS = {"use_tf32": "0"}
 _FATAL_ONLY = 4  # every failure is raised as an exception too: logging it as well would say it twice
-
-Model = onnx.ModelProto | bytes | str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -136,7 +130,7 @@ class Runtime:
         (less memory and start-up for sessions that run once). Raises ModelError if the model cannot be
         loaded, DeviceError if it loads on another device than this runtime's.
         """
-        source = _serialized(model) if isinstance(model, onnx.ModelProto) else model
+        source = serialized(model) if isinstance(model, onnx.ModelProto) else model
         return self._load(source, None, optimize, prepack)
 
     def trace(self, model: Model, feed: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
@@ -145,7 +139,7 @@ class Runtime:
         Values that are not tensors (sequences, maps, optionals) are left out. Activations are not kept:
         a Shape node hangs on each, and only those vectors are fetched. Raises ModelError.
         """
-        proto, blob, folder = _open(model)
+        proto, blob, folder = opened(model)
         shapes = {init.name: tuple(init.dims) for init in proto.graph.initializer}
         shapes |= {init.values.name: tuple(init.dims) for init in proto.graph.sparse_initializer}
         shapes |= {name: tuple(np.shape(value)) for name, value in feed.items()}
@@ -153,11 +147,11 @@ class Runtime:
         prefix = "shape_of_"
         while any(name.startswith(prefix) for name in taken):
             prefix = "_" + prefix
-        wanted = {f"{prefix}{i}": name for i, name in enumerate(_tensors(proto.graph))}
+        wanted = {f"{prefix}{i}": name for i, name in enumerate(tensors(proto.graph))}
         while wanted:
             nodes = [helper.make_node("Shape", [name], [key], name=key) for key, name in wanted.items()]
             try:
-                session = self._load(blob + _patch(proto, nodes, list(wanted)), folder, False, False)
+                session = self._load(blob + patch(proto, nodes, list(wanted)), folder, False, False)
                 break
             except ModelError as failure:
                 # Not every value that is no tensor shows by its operator; the type check names our node.
@@ -179,7 +173,7 @@ class Runtime:
 
         Any tensor can be asked for: intermediate, input, initializer or output. Raises ModelError.
         """
-        proto, blob, folder = _open(model)
+        proto, blob, folder = opened(model)
         constants = {init.name: init for init in proto.graph.initializer}
         found: dict[str, np.ndarray] = {name: np.asarray(feed[name]) for name in names if name in feed}
         for name in names:
@@ -192,7 +186,7 @@ class Runtime:
         listed = {output.name for output in proto.graph.output}
         fetched = list(dict.fromkeys(name for name in names if name not in found))
         if fetched:
-            extra = _patch(proto, [], [name for name in fetched if name not in listed])
+            extra = patch(proto, [], [name for name in fetched if name not in listed])
             found |= self._load(blob + extra, folder, False, False).run(feed, fetched)
         return {name: found[name] for name in names}
 
@@ -258,55 +252,6 @@ def _cpu_count() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on Linux
         return os.cpu_count() or 1
-
-
-def _serialized(proto: onnx.ModelProto) -> bytes:
-    try:
-        return proto.SerializeToString()
-    except (EncodeError, ValueError) as failure:
-        raise ModelError("a model above 2 GB cannot be run from memory: give its path") from failure
-
-
-def _open(model: Model) -> tuple[onnx.ModelProto, bytes, str | None]:
-    """The proto, its bytes, and the folder of its external data (None for models in memory)."""
-    if isinstance(model, onnx.ModelProto):
-        return model, _serialized(model), None
-    folder = None
-    try:
-        if not isinstance(model, bytes):
-            folder, model = os.path.dirname(os.path.abspath(model)), Path(model).read_bytes()
-        return onnx.ModelProto.FromString(model), model, folder
-    except (DecodeError, OSError) as failure:
-        raise ModelError(f"not a readable ONNX model: {failure}") from failure
-
-
-def _patch(proto: onnx.ModelProto, nodes: list[onnx.NodeProto], outputs: Sequence[str]) -> bytes:
-    """Bytes that add nodes and outputs when appended to the bytes of `proto`."""
-    extra = onnx.ModelProto()
-    extra.graph.node.extend(nodes)
-    extra.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
-    if nodes and not any(o.domain in ("", "ai.onnx") for o in proto.opset_import):
-        extra.opset_import.append(helper.make_opsetid("", 13))
-    return extra.SerializeToString()
-
-
-# Operators whose results are sequences, maps or optionals: there is no shape to ask for.
-_NO_TENSORS = frozenset(
-    "SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceMap SplitToSequence"
-    " Optional ZipMap CastMap".split()
-)
-
-
-def _tensors(graph: onnx.GraphProto) -> list[str]:
-    """The node outputs of the main graph that are not known to be sequences, maps or optionals."""
-    typed = {v.name: v.type.WhichOneof("value") for v in (*graph.value_info, *graph.output)}
-    other = ("tensor_type", "sparse_tensor_type", None)
-    return [
-        name
-        for node in graph.node
-        for name in node.output
-        if name and node.op_type not in _NO_TENSORS and typed.get(name) in other
-    ]
 
 
 def _info(value: Any) -> TensorInfo:

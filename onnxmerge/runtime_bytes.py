@@ -1,0 +1,69 @@
+"""Models as bytes, and bytes that add nodes and outputs to them. Does not import onnxruntime.
+
+Two serialized protobuf messages that stand one after the other parse as their merge: so intermediate
+tensors can be made outputs without copying or touching the model.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError, EncodeError
+from onnx import helper
+
+from onnxmerge.errors import ModelError
+
+Model = onnx.ModelProto | bytes | str | os.PathLike[str]
+
+# Operators whose results are sequences, maps or optionals: there is no shape to ask for.
+_NO_TENSORS = {"SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceMap"}
+_NO_TENSORS |= {"SplitToSequence", "Optional", "ZipMap", "CastMap"}
+
+
+def serialized(proto: onnx.ModelProto) -> bytes:
+    """The bytes of a proto. Raises ModelError above protobuf's limit of 2 GB."""
+    try:
+        return proto.SerializeToString()
+    except (EncodeError, ValueError) as failure:
+        raise ModelError("a model above 2 GB cannot be run from memory: give its path") from failure
+
+
+def opened(model: Model) -> tuple[onnx.ModelProto, bytes, str | None]:
+    """The proto, its bytes, and the folder of its external data (None for models in memory).
+
+    Raises ModelError if it is not an ONNX model or cannot be read.
+    """
+    if isinstance(model, onnx.ModelProto):
+        return model, serialized(model), None
+    folder = None
+    try:
+        if not isinstance(model, bytes):
+            folder, model = os.path.dirname(os.path.abspath(model)), Path(model).read_bytes()
+        return onnx.ModelProto.FromString(model), model, folder
+    except (DecodeError, OSError) as failure:
+        raise ModelError(f"not a readable ONNX model: {failure}") from failure
+
+
+def patch(proto: onnx.ModelProto, nodes: list[onnx.NodeProto], outputs: Sequence[str]) -> bytes:
+    """Bytes that add nodes and outputs when appended to the bytes of `proto`."""
+    extra = onnx.ModelProto()
+    extra.graph.node.extend(nodes)
+    extra.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    if nodes and not any(o.domain in ("", "ai.onnx") for o in proto.opset_import):
+        extra.opset_import.append(helper.make_opsetid("", 13))
+    return extra.SerializeToString()
+
+
+def tensors(graph: onnx.GraphProto) -> list[str]:
+    """The node outputs of the main graph that are not known to be sequences, maps or optionals."""
+    typed = {v.name: v.type.WhichOneof("value") for v in (*graph.value_info, *graph.output)}
+    other = ("tensor_type", "sparse_tensor_type", None)
+    return [
+        name
+        for node in graph.node
+        for name in node.output
+        if name and node.op_type not in _NO_TENSORS and typed.get(name) in other
+    ]
