@@ -1,0 +1,190 @@
+"""Bring a graph into the form that the operator rules are written for, without changing what it computes.
+
+One pass per function, in the order of ``canonicalize``:
+
+* local functions are inlined: the rules know operators, not functions;
+* integers that follow from fixed lengths become constants, so that a Reshape target can be edited;
+* operators on constants alone are evaluated, so that weights behind a Transpose can be sliced.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx.inliner
+import onnx_graphsurgeon as gs
+from onnx.reference import ReferenceEvaluator
+
+from onnxmerge.errors import ModelError
+from onnxmerge.graph.shape_values import ShapeValues, value_of
+from onnxmerge.graph.constants import constant_tensor, constant_values
+from onnxmerge.graph.working import import_model
+
+# A folded result larger than this, and than its inputs, would only bloat the file.
+MOST_FOLDED_ELEMENTS = 1 << 16
+_FOLDABLE = {
+    "Abs", "Add", "Cast", "CastLike", "Ceil", "Concat", "ConstantOfShape", "Div", "Equal", "Exp", "Expand", "Flatten",
+    "Floor", "Gather", "Identity", "Max", "Min", "Mul", "Neg", "Pow", "Range", "Reciprocal", "ReduceMax",
+    "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Shape", "Size", "Slice", "Sqrt", "Squeeze",
+    "Sub", "Tile", "Transpose", "Unsqueeze", "Where",
+}  # fmt: skip
+
+
+def canonicalize(proto: onnx.ModelProto) -> gs.Graph:
+    """The canonical working graph of a model; ``proto`` itself is not changed.
+
+    Raises:
+        ModelError: local functions that cannot be inlined, or a graph with a cycle.
+    """
+    if proto.functions:
+        try:
+            proto = onnx.inliner.inline_local_functions(proto)
+        except Exception as error:
+            raise ModelError(f"local functions cannot be inlined: {error}") from error
+    static = static_shapes(proto)
+    graph = import_model(proto)
+    try:
+        graph.toposort(recurse_subgraphs=False, mode="nodes")
+    except Exception as error:
+        raise ModelError(f"the nodes cannot be put in topological order: {error}") from error
+    fold_known_integers(graph, static)
+    fold_constants(graph)
+    _remove_dead_nodes(graph)
+    return graph
+
+
+def static_shapes(proto: onnx.ModelProto) -> dict[str, list[int | None]]:
+    """Shapes with the lengths that are fixed whatever the input, None for the others.
+
+    Only inputs and initializers are believed: intermediate shapes in files are often stale.
+    """
+    skeleton = strip_weights(proto)
+    del skeleton.graph.value_info[:]
+    try:
+        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
+    except Exception:  # inference is a help, not a requirement: unknown lengths stay computed
+        inferred = skeleton.graph
+    shapes: dict[str, list[int | None]] = {t.name: list(t.dims) for t in skeleton.graph.initializer}
+    for value in [*inferred.input, *inferred.value_info]:
+        if value.type.tensor_type.HasField("shape"):
+            shapes[value.name] = [
+                d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim
+            ]
+    return shapes
+
+
+def strip_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy without the data of large initializers: small, for passes that need only types and shapes."""
+    skeleton = onnx.ModelProto(ir_version=proto.ir_version)
+    skeleton.opset_import.extend(proto.opset_import)
+    skeleton.functions.extend(proto.functions)
+    graph, source = skeleton.graph, proto.graph
+    graph.name = source.name or "graph"
+    for field in ("node", "input", "output", "value_info", "sparse_initializer"):
+        getattr(graph, field).extend(getattr(source, field))
+    for tensor in source.initializer:
+        if int(np.prod(tensor.dims)) <= 1024:
+            graph.initializer.append(tensor)
+        else:
+            graph.initializer.append(
+                onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
+            )
+    return skeleton
+
+
+def fold_known_integers(graph: gs.Graph, static: dict[str, list[int | None]]) -> None:
+    """Replace integer tensors whose every element follows from fixed lengths by constants."""
+    values = ShapeValues({name: len(shape) for name, shape in static.items()}, static)
+    outputs = {tensor.name for tensor in graph.outputs}
+    for node in graph.nodes:
+        if node.op == "Constant" or len(node.outputs) != 1 or node.outputs[0].name in outputs:
+            continue
+        tensor = node.outputs[0]
+        elements = values.elements(tensor) if _is_integer_chain(node) else None
+        if not elements or any(value_of(e) is None for e in elements):
+            continue
+        scalar = _rank_of_chain(node) == 0
+        dtype = np.int32 if node.op == "Cast" and node.attrs.get("to") == onnx.TensorProto.INT32 else np.int64
+        array = np.array([value_of(e) for e in elements], dtype=dtype)
+        _make_constant(node, array.reshape(()) if scalar else array)
+
+
+def _is_integer_chain(node: gs.Node) -> bool:
+    if node.op == "Cast":
+        return node.attrs.get("to") in (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
+    return node.op in ("Shape", "Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Add", "Sub", "Mul", "Div")
+
+
+def _rank_of_chain(node: gs.Node) -> int:
+    """Rank (0 or 1) of an integer that ``ShapeValues`` could follow."""
+    if node.op == "Gather":
+        index = constant_values(node.inputs[1])
+        return 1 if index is not None and index.ndim == 1 else 0
+    if node.op == "Squeeze":
+        return 0
+    if node.op in ("Shape", "Slice", "Concat", "Unsqueeze"):
+        return 1
+    ranks = []
+    for tensor in node.inputs:
+        stored = constant_values(tensor)
+        if stored is not None:
+            ranks.append(stored.ndim)
+        elif tensor.inputs:
+            ranks.append(_rank_of_chain(tensor.inputs[0]))
+    return max(ranks, default=1)
+
+
+def _make_constant(node: gs.Node, values: np.ndarray) -> None:
+    """Turn a node's only output into an initializer of the same name."""
+    tensor = node.outputs[0]
+    node.outputs.clear()
+    node.inputs.clear()
+    tensor.to_constant(values)
+
+
+def fold_constants(graph: gs.Graph) -> None:
+    """Evaluate nodes whose inputs are all constants; quantised weights keep their DequantizeLinear."""
+    outputs = {tensor.name for tensor in graph.outputs}
+    for node in graph.nodes:
+        if node.op not in _FOLDABLE or node.domain or len(node.outputs) != 1 or not node.inputs:
+            continue
+        tensor = node.outputs[0]
+        stored = [constant_tensor(x) for x in node.inputs]
+        if tensor.name in outputs or any(s is None and x.name for s, x in zip(stored, node.inputs, strict=True)):
+            continue
+        if node.op == "ConstantOfShape" and int(np.prod(constant_values(node.inputs[0]))) > MOST_FOLDED_ELEMENTS:
+            continue
+        result = _evaluate(node, graph.opset or 1)
+        largest = max(int(np.prod(s.shape)) for s in stored if s is not None)
+        if result is not None and result.size <= max(largest, MOST_FOLDED_ELEMENTS):
+            _make_constant(node, result)
+
+
+def _evaluate(node: gs.Node, opset: int) -> np.ndarray | None:
+    feed = {x.name: constant_values(x) for x in node.inputs if x.name}
+    if node.op == "Identity":
+        return next(iter(feed.values()))
+    if node.op == "Transpose":
+        return np.ascontiguousarray(np.transpose(feed[node.inputs[0].name], node.attrs.get("perm")))
+    if node.op == "Expand" and np.prod(feed[node.inputs[1].name], dtype=np.int64) > MOST_FOLDED_ELEMENTS:
+        return None
+    exported = gs.exporters.onnx_exporter.OnnxExporter.export_node(node)
+    inputs = [
+        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+        for name, a in feed.items()
+    ]
+    output = onnx.helper.make_empty_tensor_value_info(node.outputs[0].name)
+    single = onnx.helper.make_model(
+        onnx.helper.make_graph([exported], "constant", inputs, [output]),
+        opset_imports=[onnx.helper.make_opsetid("", opset)],
+    )
+    try:
+        result = ReferenceEvaluator(single).run(None, feed)[0]
+    except Exception:  # what the reference cannot evaluate stays a node
+        return None
+    return result if isinstance(result, np.ndarray) else np.asarray(result)
+
+
+def _remove_dead_nodes(graph: gs.Graph) -> None:
+    graph.cleanup(recurse_subgraphs=False, recurse_functions=False)
+    graph.toposort(recurse_subgraphs=False, mode="nodes")

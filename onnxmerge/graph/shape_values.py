@@ -1,0 +1,142 @@
+"""Where the numbers in a computed shape come from.
+
+Exporters write ``x.reshape(x.shape[0], 8, -1)`` as Shape -> Gather -> Unsqueeze -> Concat -> Reshape.
+This follows such chains of integers element by element: a known number, the length of some axis,
+or something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxmerge.graph.constants import constant_values
+
+
+@dataclass(frozen=True)
+class Dim:
+    """An element that is the length of an axis; ``value`` where the length is fixed."""
+
+    tensor: str
+    axis: int
+    value: int | None = None
+
+
+Element = int | Dim | None
+# Longer integer vectors are data, not shapes.
+MOST_ELEMENTS = 64
+
+_ARITHMETIC = {
+    "Add": lambda a, b: a + b,
+    "Sub": lambda a, b: a - b,
+    "Mul": lambda a, b: a * b,
+    "Div": lambda a, b: int(a / b) if b else None,
+    "Mod": lambda a, b: a % b if b else None,
+    "Min": min,
+    "Max": max,
+}
+CHAIN_OPERATORS = {
+    "Cast", "Concat", "Gather", "Identity", "Reshape", "Shape", "Slice", "Squeeze", "Unsqueeze",
+}  # fmt: skip
+# (operator, input number) that takes a shape.
+SHAPE_OPERANDS = {("Reshape", 1), ("Expand", 1), ("ConstantOfShape", 0), ("Resize", 3)}
+
+
+class ShapeValues:
+    """Element-wise view of integer tensors.
+
+    Args:
+        ranks: rank of every tensor that a Shape node may look at.
+        static: for tensors whose fixed lengths are known, the shape with None for the others.
+    """
+
+    def __init__(
+        self, ranks: Mapping[str, int], static: Mapping[str, Sequence[int | None]] | None = None
+    ):
+        self._ranks = ranks
+        self._static = static or {}
+        self._seen: dict[str, list[Element] | None] = {}
+
+    def elements(self, tensor: gs.Tensor) -> list[Element] | None:
+        """The elements of an integer tensor of rank 0 or 1, or None where it is something else."""
+        if tensor.name not in self._seen:
+            self._seen[tensor.name] = None  # a cycle cannot be a shape
+            self._seen[tensor.name] = self._evaluate(tensor)
+        return self._seen[tensor.name]
+
+    def _evaluate(self, tensor: gs.Tensor) -> list[Element] | None:
+        values = constant_values(tensor) if _small(tensor) else None
+        if values is not None:
+            if values.ndim > 1 or values.size > MOST_ELEMENTS or values.dtype.kind not in "iu":
+                return None
+            return [int(v) for v in values.reshape(-1)]
+        if len(tensor.inputs) != 1:
+            return None
+        node = tensor.inputs[0]
+        if node.op == "Shape":
+            return self._shape(node)
+        if node.op in _ARITHMETIC and len(node.inputs) == 2:
+            return self._arithmetic(node)
+        if node.op not in CHAIN_OPERATORS:
+            return None
+        if node.op == "Concat":
+            parts = [self.elements(part) for part in node.inputs]
+            return None if any(p is None for p in parts) else [e for p in parts for e in p or ()]
+        data = self.elements(node.inputs[0])
+        if data is None or node.op in ("Identity", "Unsqueeze", "Squeeze", "Reshape"):
+            return data
+        if node.op == "Cast":
+            return data
+        if node.op == "Gather":
+            index = constant_values(node.inputs[1])
+            if index is None or index.ndim > 1 or np.any(np.abs(index) >= len(data) + (index < 0)):
+                return None
+            return [data[int(i)] for i in index.reshape(-1)]
+        return self._slice(node, data)
+
+    def _shape(self, node: gs.Node) -> list[Element] | None:
+        name = node.inputs[0].name
+        if name not in self._ranks:
+            return None
+        rank = self._ranks[name]
+        known = self._static.get(name) or [None] * rank
+        dims: list[Element] = [Dim(name, i, known[i]) for i in range(rank)]
+        return dims[slice(node.attrs.get("start", 0), node.attrs.get("end"))]
+
+    def _arithmetic(self, node: gs.Node) -> list[Element] | None:
+        a, b = (self.elements(x) for x in node.inputs)
+        if a is None or b is None or (len(a) != len(b) and 1 not in (len(a), len(b))):
+            return None
+        count = max(len(a), len(b))
+        pairs = zip(a * (count // len(a) or 1), b * (count // len(b) or 1), strict=True)
+        return [
+            None if (u := value_of(p)) is None or (v := value_of(q)) is None else _ARITHMETIC[node.op](u, v)
+            for p, q in pairs
+        ]
+
+    def _slice(self, node: gs.Node, data: list[Element]) -> list[Element] | None:
+        if len(node.inputs) > 1:
+            bounds = [constant_values(x) if x.name else None for x in node.inputs[1:]]
+            if bounds[0] is None or bounds[1] is None or bounds[0].size != 1:
+                return None
+            step = 1
+            if len(bounds) > 3:
+                if bounds[3] is None:
+                    return None
+                step = int(bounds[3].reshape(-1)[0])
+            start, end = int(bounds[0].reshape(-1)[0]), int(bounds[1].reshape(-1)[0])
+            return data[slice(start, end, step)]
+        return data[slice(node.attrs["starts"][0], node.attrs["ends"][0])]
+
+
+def _small(tensor: gs.Tensor) -> bool:
+    stored = tensor if isinstance(tensor, gs.Constant) else None
+    return stored is None or int(np.prod(stored.shape)) <= MOST_ELEMENTS
+
+
+def value_of(element: Element) -> int | None:
+    """The number, where it is known."""
+    return element.value if isinstance(element, Dim) else element

@@ -1,0 +1,241 @@
+"""The graph as operator rules see it: nodes with concrete shapes, constants and attributes.
+
+A view is read-only. Shapes are those of one real run (batch 1), so they are known whatever
+the exporter left out; lengths that depend on the input are told apart by their source, the
+graph inputs, which are never touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxmerge.graph.constants import constant_tensor, constant_values
+from onnxmerge.graph.shape_values import CHAIN_OPERATORS, SHAPE_OPERANDS, Dim, Element, ShapeValues
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of one tensor; ``size`` is its length in positions."""
+
+    tensor: str
+    axis: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.tensor}[{self.axis}]"
+
+    @property
+    def all(self) -> Positions:
+        """Every position, in order."""
+        return Positions(self, np.arange(self.size))
+
+    def take(self, index: Iterable[int] | np.ndarray) -> Positions:
+        """The positions at ``index`` (int64), in that order, repetition allowed."""
+        return Positions(self, np.asarray(index, dtype=np.int64))
+
+    def span(self, start: int, count: int) -> Positions:
+        """``count`` consecutive positions from ``start``."""
+        return Positions(self, np.arange(start, start + count))
+
+    def blocks(self, n: int) -> Positions:
+        """Every position ``n`` times in a row: 0 0 0 1 1 1 ... (each owns a block of n)."""
+        return Positions(self, np.repeat(np.arange(self.size), n))
+
+    def tiles(self, n: int) -> Positions:
+        """All positions, ``n`` times over: 0 1 2 ... 0 1 2 ... (each owns one place in every tile)."""
+        return Positions(self, np.tile(np.arange(self.size), n))
+
+
+@dataclass(frozen=True, eq=False)
+class Positions:
+    """A list of positions of one axis, as int64 indices."""
+
+    axis: Axis
+    index: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def whole(self) -> bool:
+        """Whether these are all positions of the axis in order."""
+        return len(self.index) == self.axis.size and np.array_equal(self.index, np.arange(self.axis.size))
+
+    def __str__(self) -> str:
+        return str(self.axis) if self.whole else f"{self.axis}{summarize(self.index)}"
+
+
+def summarize(index: np.ndarray, most: int = 6) -> str:
+    """A short text for an index list, for golden tests and error messages."""
+    index = np.asarray(index)
+    if len(index) > 1 and np.array_equal(index, np.arange(index[0], index[0] + len(index))):
+        return f"{{{index[0]}..{index[-1]}}}"
+    text = ",".join(str(i) for i in index[:most])
+    return f"{{{text}{',..' if len(index) > most else ''}}}"
+
+
+@dataclass(frozen=True)
+class TensorView:
+    """A tensor as a node's input or output: its name, concrete shape and, if constant, its values."""
+
+    name: str
+    shape: tuple[int, ...]
+    source: gs.Tensor
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    @property
+    def constant(self) -> np.ndarray | None:
+        """The values of a constant, else None. Large weights are loaded when this is asked for."""
+        return constant_values(self.source)
+
+    @property
+    def is_constant(self) -> bool:
+        return constant_tensor(self.source) is not None
+
+    def __getitem__(self, axis: int) -> Axis:
+        """The axis with this number; negative numbers count from the end."""
+        if not -self.rank <= axis < self.rank:
+            raise IndexError(f"tensor '{self.name}' of rank {self.rank} has no axis {axis}")
+        axis %= self.rank
+        return Axis(self.name, axis, self.shape[axis])
+
+    @property
+    def axes(self) -> list[Axis]:
+        return [self[i] for i in range(self.rank)]
+
+
+def _only_feeds_shapes(tensor: gs.Tensor) -> bool:
+    """Whether integers end in shape operands only; lengths in other computations must not change."""
+    if not tensor.outputs:
+        return False  # a graph output, or nothing that could be followed
+    for node in tensor.outputs:
+        places = [i for i, x in enumerate(node.inputs) if x is tensor]
+        if all((node.op, i) in SHAPE_OPERANDS for i in places):
+            continue
+        if node.op not in CHAIN_OPERATORS or not all(_only_feeds_shapes(y) for y in node.outputs):
+            return False
+    return True
+
+
+class NodeView:
+    """One node as its rule sees it: ``x`` the inputs and ``y`` the outputs, None where left out."""
+
+    def __init__(
+        self,
+        node: gs.Node,
+        index: int,
+        shapes: Mapping[str, tuple[int, ...]],
+        opset: int,
+        values: ShapeValues,
+    ):
+        self._values = values
+        self.source = node
+        self.index = index
+        self.op = node.op
+        self.domain = node.domain or ""
+        self.opset = opset
+        self._shapes = shapes
+
+    @property
+    def name(self) -> str:
+        """The node's name, or operator and first output where it has none."""
+        return self.source.name or f"{self.op}:{next((t.name for t in self.source.outputs if t.name), '?')}"
+
+    @cached_property
+    def x(self) -> list[TensorView | None]:
+        return self._views(self.source.inputs)
+
+    @cached_property
+    def y(self) -> list[TensorView | None]:
+        return self._views(self.source.outputs)
+
+    def _views(self, tensors: Iterable[gs.Tensor]) -> list[TensorView | None]:
+        return [
+            TensorView(t.name, self._shapes[t.name], t) if t.name and t.name in self._shapes else None
+            for t in tensors
+        ]
+
+    def input(self, i: int) -> TensorView | None:
+        """The i-th input, or None where it is absent or left out."""
+        return self.x[i] if i < len(self.x) else None
+
+    def attr(self, name: str, default=None):
+        """An attribute's value, or ``default``."""
+        return self.source.attrs.get(name, default)
+
+    def elements(self, i: int) -> list[Element] | None:
+        """The numbers in the i-th input where it is a shape: known, lengths of axes, or computed (None)."""
+        return self._values.elements(self.source.inputs[i])
+
+    def axis_of(self, dim: Dim) -> Axis | None:
+        """The axis whose length an element is."""
+        shape = self._shapes.get(dim.tensor)
+        return None if shape is None else Axis(dim.tensor, dim.axis, shape[dim.axis])
+
+    @property
+    def only_feeds_shapes(self) -> bool:
+        """Whether the output is used for nothing but shape operands, through operators on integers."""
+        return all(_only_feeds_shapes(tensor) for tensor in self.source.outputs)
+
+    @property
+    def tensors(self) -> Iterator[TensorView]:
+        """All inputs and outputs that are present."""
+        yield from (t for t in [*self.x, *self.y] if t is not None)
+
+    def __str__(self) -> str:
+        return f"{self.op} '{self.name}'"
+
+
+class GraphView:
+    """All nodes of the main graph in topological order, and who makes and uses each tensor.
+
+    Args:
+        graph: a topologically sorted working graph.
+        shapes: the concrete shape of every tensor, constants included.
+    """
+
+    def __init__(self, graph: gs.Graph, shapes: Mapping[str, tuple[int, ...]]):
+        self.graph = graph
+        self.shapes = dict(shapes)
+        for name, tensor in graph.tensors().items():
+            if isinstance(tensor, gs.Constant):
+                self.shapes[name] = tuple(tensor.shape)
+        opset = graph.opset or 1
+        values = ShapeValues({name: len(shape) for name, shape in self.shapes.items()})
+        self.nodes = [NodeView(node, i, self.shapes, opset, values) for i, node in enumerate(graph.nodes)]
+        self.opset = opset
+        self.inputs = [tensor.name for tensor in graph.inputs]
+        self.outputs = [tensor.name for tensor in graph.outputs]
+        self._tensors = graph.tensors()
+        self._of_node = {id(node.source): node for node in self.nodes}
+
+    def tensor(self, name: str) -> TensorView:
+        return TensorView(name, self.shapes[name], self._tensors[name])
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.shapes and name in self._tensors
+
+    def producer(self, name: str) -> NodeView | None:
+        """The node that computes a tensor, or None for graph inputs and constants."""
+        makers = self._tensors[name].inputs if name in self._tensors else []
+        return self._of_node.get(id(makers[0])) if makers else None
+
+    def consumers(self, name: str) -> list[NodeView]:
+        """The nodes of the main graph that use a tensor, each once, in order."""
+        users = {id(node): node for node in self._tensors[name].outputs}
+        return [self._of_node[key] for key in users if key in self._of_node]
+
+    def captured(self, name: str) -> bool:
+        """Whether a subgraph (the body of an If, Loop or Scan) uses a tensor of the main graph."""
+        return any(id(node) not in self._of_node for node in self._tensors[name].outputs)
+
+    def __iter__(self) -> Iterator[NodeView]:
+        return iter(self.nodes)

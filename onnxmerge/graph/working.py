@@ -1,0 +1,150 @@
+"""Between the file format and the working graph of onnx-graphsurgeon.
+
+The working graph knows nodes, attributes, constants and variables. What it does not know
+(metadata, documentation, training information, attribute kinds it skips, the exact signature) is
+taken from the original when the graph is exported, so that a file keeps whatever was not changed.
+"""
+
+from __future__ import annotations
+
+import onnx
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+from onnx_graphsurgeon.ir.tensor import SparseValues
+from onnx_graphsurgeon.logger import G_LOGGER
+
+G_LOGGER.severity = G_LOGGER.ERROR
+
+
+def import_model(proto: onnx.ModelProto) -> gs.Graph:
+    """The working graph of a model; initializers that are also graph inputs become constants."""
+    return gs.import_onnx(proto)
+
+
+def export_model(graph: gs.Graph, original: onnx.ModelProto) -> onnx.ModelProto:
+    """The model of a working graph, with everything that was not changed as ``original`` has it."""
+    model = onnx.ModelProto()
+    for field, value in original.ListFields():
+        if field.name in ("graph", "functions"):
+            continue
+        if field.is_repeated:
+            getattr(model, field.name).extend(value)
+        else:
+            setattr(model, field.name, value)
+    _add_missing_domains(model, graph)
+    source, target = original.graph, model.graph
+    for field, value in source.ListFields():
+        if field.name in ("node", "initializer", "sparse_initializer", "value_info", "input", "output"):
+            continue
+        if field.is_repeated:
+            getattr(target, field.name).extend(value)
+        else:
+            setattr(target, field.name, value)
+    target.node.extend(_export_nodes(graph, source))
+    constants, sparse = _export_constants(graph, source)
+    target.initializer.extend(constants)
+    target.sparse_initializer.extend(sparse)
+    by_name = {tensor.name: tensor for tensor in constants}
+    for value in source.input:
+        kept = target.input.add()
+        kept.CopyFrom(value)
+        if value.name in by_name:
+            _set_shape(kept, by_name[value.name].dims)
+    target.output.extend(source.output)
+    _export_value_info(graph, source, target)
+    return model
+
+
+def _add_missing_domains(model: onnx.ModelProto, graph: gs.Graph) -> None:
+    known = {opset.domain for opset in model.opset_import}
+    for opset in graph.import_domains or ():
+        if opset.domain not in known:
+            model.opset_import.append(opset)
+
+
+def _export_nodes(graph: gs.Graph, source: onnx.GraphProto) -> list[onnx.NodeProto]:
+    originals = {_first(node.output): node for node in source.node if _first(node.output)}
+    nodes = []
+    for node in graph.nodes:
+        exported = OnnxExporter.export_node(node)
+        original = originals.get(_first(exported.output))
+        if original is not None and original.op_type == exported.op_type:
+            exported = _restore(exported, original)
+        nodes.append(exported)
+    return nodes
+
+
+def _restore(exported: onnx.NodeProto, original: onnx.NodeProto) -> onnx.NodeProto:
+    """``original`` with the inputs of ``exported`` and those attributes that differ in it."""
+    node = onnx.NodeProto()
+    node.CopyFrom(original)
+    del node.input[:]
+    node.input.extend(exported.input)
+    new = {attribute.name: attribute for attribute in exported.attribute}
+    old = {attribute.name: attribute for attribute in original.attribute}
+    del node.attribute[:]
+    for name, attribute in old.items():
+        if name in new and new[name].SerializeToString() != attribute.SerializeToString():
+            changed = node.attribute.add()
+            changed.CopyFrom(new[name])
+            changed.doc_string = attribute.doc_string
+        elif name in new or attribute.type not in _KNOWN_ATTRIBUTES:
+            node.attribute.append(attribute)
+    node.attribute.extend(attribute for name, attribute in new.items() if name not in old)
+    return node
+
+
+_KNOWN_ATTRIBUTES = {
+    onnx.AttributeProto.FLOAT,
+    onnx.AttributeProto.INT,
+    onnx.AttributeProto.STRING,
+    onnx.AttributeProto.TENSOR,
+    onnx.AttributeProto.GRAPH,
+    onnx.AttributeProto.FLOATS,
+    onnx.AttributeProto.INTS,
+    onnx.AttributeProto.STRINGS,
+}
+
+
+def _first(names) -> str:
+    return next((name for name in names if name), "")
+
+
+def _export_constants(
+    graph: gs.Graph, source: onnx.GraphProto
+) -> tuple[list[onnx.TensorProto], list[onnx.SparseTensorProto]]:
+    dense, sparse = [], []
+    tensors = graph.tensors()
+    for tensor in tensors.values():
+        if not isinstance(tensor, gs.Constant):
+            continue
+        if isinstance(tensor._values, SparseValues):
+            sparse.append(OnnxExporter.export_sparse_tensor_proto(tensor))
+        else:
+            dense.append(OnnxExporter.export_tensor_proto(tensor))
+    # What no node of the main graph ever used belongs to a subgraph, or is an output itself.
+    used = {name for node in source.node for name in node.input}
+    dense += [tensor for tensor in source.initializer if tensor.name not in used | tensors.keys()]
+    return dense, sparse
+
+
+def _export_value_info(graph: gs.Graph, source: onnx.GraphProto, target: onnx.GraphProto) -> None:
+    tensors = graph.tensors()
+    for value in source.value_info:
+        tensor = tensors.get(value.name)
+        if tensor is None:
+            continue
+        kept = target.value_info.add()
+        kept.CopyFrom(value)
+        if value.type.HasField("tensor_type") and tensor.shape is not None:
+            _set_shape(kept, tensor.shape)
+
+
+def _set_shape(value: onnx.ValueInfoProto, shape) -> None:
+    """Replace the lengths that changed; names of dynamic dimensions stay."""
+    dims = value.type.tensor_type.shape.dim
+    if len(dims) != len(shape):
+        return
+    for dim, length in zip(dims, shape, strict=True):
+        if dim.HasField("dim_value") and isinstance(length, int):
+            dim.dim_value = length

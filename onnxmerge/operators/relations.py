@@ -1,0 +1,156 @@
+"""The words in which an operator says what it knows about axis positions.
+
+tie, contract, size, mix and freeze do nearly all of the work; ``Index`` is a size whose numbers
+are positions, and ``Choice`` offers readings of a node that exclude one another.
+
+A rule maps a node to relations. It never sees channels, selections or other nodes: connected
+positions become channels elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from onnxmerge.graph.view import Axis, Positions
+
+Where = Axis | Positions
+
+
+def positions(where: Where) -> Positions:
+    """An axis stands for all of its positions."""
+    return where.all if isinstance(where, Axis) else where
+
+
+@dataclass(frozen=True, eq=False)
+class Tie:
+    """These positions are the same channel, pair by pair.
+
+    ``joins`` marks where different producers meet in one channel or one axis (a sum, a concat).
+    """
+
+    a: Where
+    b: Where
+    joins: bool = False
+
+    def __str__(self) -> str:
+        return f"tie {self.a} ~ {self.b}"
+
+
+@dataclass(frozen=True, eq=False)
+class Contract:
+    """Positions of ``data`` that are summed over, pair by pair against those of ``weight``.
+
+    This is where a mask is exact, and a fold site where ``weight`` is a stored constant.
+    ``operand`` is the number of the node's input that carries the data. ``blocks`` > 1 says that the
+    sum runs within that many equal blocks of the data axis (a grouped convolution).
+    """
+
+    data: Axis
+    weight: Where | None
+    operand: int = 0
+    blocks: int = 1
+
+    def __str__(self) -> str:
+        return f"contract {self.data} . {'1' if self.weight is None else self.weight}"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place where a node states a length: an attribute (name) or an input (number), and the element in it."""
+
+    place: str | int
+    element: int | None = None
+
+    def __str__(self) -> str:
+        where = self.place if isinstance(self.place, str) else f"input {self.place}"
+        return where if self.element is None else f"{where}[{self.element}]"
+
+
+@dataclass(frozen=True, eq=False)
+class Size:
+    """The number in ``slot`` is ``scale`` times the count of positions that remain among ``of``."""
+
+    slot: Slot
+    of: Where
+    scale: int = 1
+
+    def __str__(self) -> str:
+        times = "" if self.scale == 1 else f"{self.scale} * "
+        return f"size {self.slot} = {times}|{self.of}|"
+
+
+@dataclass(frozen=True)
+class Index:
+    """The numbers in the constant input ``slot`` are positions of ``axis``: they move when some go."""
+
+    slot: Slot
+    axis: Axis
+
+    def __str__(self) -> str:
+        return f"index {self.slot} into {self.axis}"
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Removing one position of this axis would change the others."""
+
+    axis: Axis
+    why: str
+
+    def __str__(self) -> str:
+        return f"mix {self.axis}: {self.why}"
+
+
+@dataclass(frozen=True, eq=False)
+class Freeze:
+    """Never touch these positions, with the reason."""
+
+    where: Where
+    why: str
+
+    def __str__(self) -> str:
+        return f"freeze {self.where}: {self.why}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Alternative readings of one node; the first that leaves enough free channels is taken."""
+
+    options: tuple[Option, ...]
+
+    def __str__(self) -> str:
+        return "choose " + " | ".join(str(option) for option in self.options)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One reading: its relations, and the axis whose positions would be the channels."""
+
+    owner: Axis
+    relations: tuple[Relation, ...] = field(default=())
+
+    def __str__(self) -> str:
+        return f"({self.owner}: {'; '.join(str(r) for r in self.relations)})"
+
+
+Relation = Tie | Contract | Size | Index | Mix | Freeze | Choice
+
+
+def axes_of(relation: Relation) -> set[Axis]:
+    """Every axis that a relation mentions; a size mentions none, for it only follows."""
+    match relation:
+        case Tie(a=a, b=b):
+            return {_axis(a), _axis(b)}
+        case Contract(data=data, weight=weight):
+            return {data} if weight is None else {data, _axis(weight)}
+        case Mix(axis=axis):
+            return {axis}
+        case Freeze(where=where):
+            return {_axis(where)}
+        case Choice(options=options):
+            return {axis for option in options for r in option.relations for axis in axes_of(r)}
+    return set()
+
+
+def _axis(where: Where) -> Axis:
+    return where if isinstance(where, Axis) else where.axis

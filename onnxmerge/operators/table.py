@@ -1,0 +1,167 @@
+"""The table of operators: which rule speaks for which operator, and which are linear.
+
+An operator that is not listed is frozen with all of its inputs and outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import prod
+
+from onnxmerge.graph.view import NodeView
+from onnxmerge.operators import (
+    attention,
+    indexing,
+    layout,
+    linear,
+    normalization,
+    pointwise,
+    quantization,
+    recurrent,
+    reduction,
+)
+from onnxmerge.operators.relations import Freeze, Relation, axes_of
+
+Rule = Callable[[NodeView], Iterator[Relation]]
+_CONTRIB = "com.microsoft"
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Which inputs of a linear operator are its data, weight and bias, and how it counts multiplications.
+
+    ``macs`` gives the number of multiplications for the concrete shapes of a node (batch 1).
+    """
+
+    macs: Callable[[NodeView], int]
+    bias: int | None = None
+
+
+@dataclass(frozen=True)
+class Operator:
+    rule: Rule
+    linear: Linear | None = None
+
+
+def _conv_macs(node: NodeView) -> int:
+    return prod(node.y[0].shape) * prod(node.x[1].shape[1:])
+
+
+def _conv_transpose_macs(node: NodeView) -> int:
+    return prod(node.x[0].shape) * prod(node.x[1].shape[1:])
+
+
+def _product_macs(node: NodeView) -> int:
+    transposed = node.attr("transA", 0) and node.x[0].rank > 1
+    return prod(node.y[0].shape) * node.x[0].shape[-2 if transposed else -1]
+
+
+_CONV = Linear(_conv_macs, bias=2)
+_GEMM = Linear(_product_macs, bias=2)
+_MATMUL = Linear(_product_macs)
+
+_POINTWISE = """
+    Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike
+    Ceil Celu Clip Cos Cosh Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity
+    IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or PRelu Pow Reciprocal Relu Round
+    ScaledTanh Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where
+    Xor
+""".split()
+_REDUCE = """
+    ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare
+""".split()
+_POOL = """
+    AveragePool GlobalAveragePool GlobalLpPool GlobalMaxPool LpPool MaxPool
+""".split()
+
+_ONNX: dict[str, Operator] = {
+    **dict.fromkeys(_POINTWISE, Operator(pointwise.pointwise)),
+    **dict.fromkeys(_REDUCE, Operator(reduction.reduce)),
+    **dict.fromkeys(_POOL, Operator(reduction.pool)),
+    **dict.fromkeys(["Softmax", "LogSoftmax", "Hardmax"], Operator(pointwise.softmax)),
+    **dict.fromkeys(["CumSum", "CumProd"], Operator(pointwise.cumulative)),
+    **dict.fromkeys(["ArgMax", "ArgMin"], Operator(reduction.arg_reduce)),
+    **dict.fromkeys(["RoiAlign", "MaxRoiPool", "GridSample"], Operator(reduction.region_pool)),
+    **dict.fromkeys(["BatchNormalization", "InstanceNormalization"], Operator(normalization.per_channel)),
+    **dict.fromkeys(["LayerNormalization", "RMSNormalization"], Operator(normalization.layer_norm)),
+    **dict.fromkeys(
+        ["LpNormalization", "LRN", "MeanVarianceNormalization"], Operator(normalization.normalize_axis)
+    ),
+    **dict.fromkeys(["QuantizeLinear", "DequantizeLinear"], Operator(quantization.quantize)),
+    **dict.fromkeys(["LSTM", "GRU", "RNN"], Operator(recurrent.recurrent)),
+    **dict.fromkeys(["Squeeze", "Unsqueeze"], Operator(layout.squeeze_unsqueeze)),
+    **dict.fromkeys(["Reshape", "Flatten"], Operator(layout.reshape)),
+    **dict.fromkeys(["Resize", "Upsample"], Operator(layout.resize)),
+    **dict.fromkeys(["Shape", "Size"], Operator(indexing.shape_of)),
+    "Attention": Operator(attention.grouped_attention),
+    "Concat": Operator(indexing.concat),
+    "ConstantOfShape": Operator(layout.constant_of_shape),
+    "Conv": Operator(linear.conv, _CONV),
+    "ConvTranspose": Operator(linear.conv_transpose, Linear(_conv_transpose_macs, bias=2)),
+    "DepthToSpace": Operator(layout.depth_to_space),
+    "Dropout": Operator(pointwise.same_axes),
+    "DynamicQuantizeLinear": Operator(pointwise.dynamic_quantize),
+    "Einsum": Operator(linear.einsum),
+    "Expand": Operator(layout.expand),
+    "Gather": Operator(indexing.gather),
+    "Gemm": Operator(linear.gemm, _GEMM),
+    "GroupNormalization": Operator(normalization.group_norm),
+    "MatMul": Operator(linear.matmul, _MATMUL),
+    "Pad": Operator(indexing.pad),
+    "Slice": Operator(indexing.slice_),
+    "SpaceToDepth": Operator(layout.space_to_depth),
+    "Split": Operator(indexing.split),
+    "Tile": Operator(layout.tile),
+    "TopK": Operator(reduction.top_k),
+    "Transpose": Operator(layout.transpose),
+}
+_MICROSOFT: dict[str, Operator] = {
+    **dict.fromkeys(["Gelu", "QuickGelu"], Operator(pointwise.pointwise)),
+    **dict.fromkeys(["BiasGelu", "FastGelu"], Operator(pointwise.bias_activation)),
+    **dict.fromkeys(
+        ["SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "SimplifiedLayerNormalization"],
+        Operator(normalization.layer_norm),
+    ),
+    **dict.fromkeys(["QuantizeLinear", "DequantizeLinear"], Operator(quantization.quantize)),
+    "Attention": Operator(attention.packed_attention),
+    "FusedConv": Operator(linear.conv, _CONV),
+    "FusedGemm": Operator(linear.gemm, _GEMM),
+    "FusedMatMul": Operator(linear.matmul, _MATMUL),
+    "GroupQueryAttention": Operator(attention.grouped_attention),
+    "MultiHeadAttention": Operator(attention.multi_head_attention),
+}
+# onnxruntime registers this one under the standard domain.
+_ONNX["SimplifiedLayerNormalization"] = _MICROSOFT["SimplifiedLayerNormalization"]
+OPERATORS: dict[tuple[str, str], Operator] = {
+    **{("", name): operator for name, operator in _ONNX.items()},
+    **{(_CONTRIB, name): operator for name, operator in _MICROSOFT.items()},
+}
+
+
+def lookup(node: NodeView) -> Operator | None:
+    """The table's line for a node, or None where the operator is not listed."""
+    return OPERATORS.get(("" if node.domain == "ai.onnx" else node.domain, node.op))
+
+
+def relations(node: NodeView) -> list[Relation]:
+    """All that is known of one node; every axis that its rule does not mention is frozen."""
+    operator = lookup(node)
+    if operator is None:
+        name = f"{node.domain}:{node.op}" if node.domain else node.op
+        return [Freeze(axis, f"operator {name} is not in the table") for t in node.tensors for axis in t.axes]
+    if any(t is None and s.name for t, s in zip([*node.x, *node.y], _sources(node), strict=True)):
+        return [
+            Freeze(axis, f"{node.op} has an input or output of unknown shape")
+            for t in node.tensors
+            for axis in t.axes
+        ]
+    said = list(operator.rule(node))
+    mentioned = {axis for relation in said for axis in axes_of(relation)}
+    missing = {axis: None for t in node.tensors for axis in t.axes if axis not in mentioned}
+    said += [Freeze(axis, f"not a channel axis of {node.op}") for axis in missing if axis.size > 1]
+    return said
+
+
+def _sources(node: NodeView):
+    return [*node.source.inputs, *node.source.outputs]
