@@ -1,0 +1,139 @@
+"""The data that a model is fed with, cut into feeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnxmerge.errors import CalibrationError, UsageError
+
+Feed = dict[str, np.ndarray]
+
+_MOST_PER_FEED = 32  # bounds the activations that are alive at once
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """N samples for the inputs of a model; immutable, cheap to subset.
+
+    Either `arrays`, one per input and stacked on axis 0 (inputs named in `shared` have no batch axis and
+    are fed whole every time), or `ready`, feeds that are used as they are; then every feed counts as one
+    sample. `batch` is the model's fixed batch size, or None if any size runs; samples that do not fill a
+    fixed batch are not used. `source` describes the data in reports, and `made_up` says that it is invented.
+
+    Raises CalibrationError if the inputs have different numbers of samples, or too few to run once.
+    """
+
+    source: str
+    arrays: Mapping[str, np.ndarray] | None = None
+    ready: tuple[Feed, ...] | None = None
+    batch: int | None = None
+    shared: frozenset[str] = frozenset()
+    made_up: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.arrays is None) == (self.ready is None):
+            raise ValueError("a Dataset has either arrays or ready feeds")
+        if self.arrays is not None:
+            counts = {name: len(a) for name, a in self.arrays.items() if name not in self.shared}
+            if len(set(counts.values())) > 1:
+                raise CalibrationError(f"the inputs have different numbers of samples: {_listed(counts)}")
+        if self._rows == 0:
+            raise CalibrationError("the calibration data has no samples")
+        if len(self) == 0:
+            raise CalibrationError(
+                f"the model takes batches of {self.batch}, and the data has only {self._rows} samples"
+            )
+
+    def __len__(self) -> int:
+        """The number of samples that are fed (of feeds, if they are ready-made)."""
+        return self._rows // self._unit * self._unit
+
+    def feeds(self, batch: int | None = None) -> Iterator[Feed]:
+        """Feeds by input name, in order. `batch` bounds the samples per feed where the model leaves it open.
+
+        Without it a feed has at most 32 samples. With a fixed batch size every feed has that size.
+        """
+        if batch is not None and batch < 1:
+            raise UsageError(f"a batch has at least 1 sample, not {batch}")
+        if self.ready is not None:
+            yield from self.ready
+            return
+        assert self.arrays is not None
+        count = len(self)
+        # Feeds of nearly equal size: a short last one would weigh its samples differently in every mean.
+        parts = math.ceil(count / (batch or _MOST_PER_FEED))
+        step = self.batch or math.ceil(count / parts)
+        for start in range(0, count, step):
+            rows = slice(start, min(start + step, count))
+            yield {name: a if name in self.shared else a[rows] for name, a in self.arrays.items()}
+
+    def take(self, samples: int, seed: int) -> Dataset:
+        """At most `samples` of the samples, chosen by `seed`, in their order; whole batches, at least one."""
+        if samples < 1:
+            raise UsageError(f"--samples is at least 1, not {samples}")
+        if samples >= len(self):
+            return self
+        order = np.random.default_rng(seed).permutation(len(self))
+        return self._of(np.sort(order[: self._whole(samples)]))
+
+    def split(self, fraction: float = 0.25, least: int = 64, seed: int = 0) -> tuple[Dataset, Dataset]:
+        """(fit, held out): `fraction` of the samples is held out, but at least `least`, and at most half.
+
+        A set that cannot be cut in two (one sample, or less than two whole batches) is returned twice.
+        """
+        count = len(self)
+        if count < 2 * self._unit:
+            return self, self
+        held = self._whole(min(max(math.ceil(count * fraction), least), count // 2))
+        order = np.random.default_rng(seed).permutation(count)
+        return self._of(np.sort(order[held:])), self._of(np.sort(order[:held]))
+
+    @property
+    def _rows(self) -> int:
+        if self.ready is not None:
+            return len(self.ready)
+        assert self.arrays is not None
+        return next((len(a) for name, a in self.arrays.items() if name not in self.shared), 1)
+
+    @property
+    def _unit(self) -> int:
+        """The number of samples comes in multiples of this."""
+        return self.batch or 1 if self.ready is None else 1
+
+    def _whole(self, samples: int) -> int:
+        return max(samples // self._unit, 1) * self._unit
+
+    def _of(self, rows: np.ndarray) -> Dataset:
+        if self.ready is not None:
+            return replace(self, ready=tuple(self.ready[i] for i in rows))
+        assert self.arrays is not None
+        kept = {name: a if name in self.shared else a[rows] for name, a in self.arrays.items()}
+        return replace(self, arrays=kept)
+
+
+def stack(feeds: Sequence[Feed], source: str, batch: int | None, made_up: bool = False) -> Dataset:
+    """One Dataset of several feeds: stacked on axis 0 where their shapes allow, else ready-made feeds.
+
+    Feeds stack if every input has a batch axis of the same length within a feed and equal further axes
+    over the feeds; `batch` is the model's fixed batch size or None.
+    """
+    ready = Dataset(source, ready=tuple(feeds), made_up=made_up)
+    if not all(
+        all(np.ndim(a) > 0 for a in feed.values()) and len({len(a) for a in feed.values()}) == 1
+        for feed in feeds
+    ):
+        return ready
+    if len({tuple((name, a.shape[1:]) for name, a in sorted(feed.items())) for feed in feeds}) > 1:
+        return ready
+    joined = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
+    if batch is not None and len(next(iter(joined.values()))) % batch:
+        return ready
+    return Dataset(source, arrays=joined, batch=batch, made_up=made_up)
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())

@@ -1,0 +1,155 @@
+"""Folders of images as calibration data."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from onnxmerge.calibration.files import ensure_fits
+from onnxmerge.errors import CalibrationError, UsageError
+
+SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"))
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """How pixels become numbers: (x * scale - mean) / std with x in 0..255, in RGB order.
+
+    `mean` and `std` have one value or one per channel. `layout` is 'nchw', 'nhwc' or None: inferred from
+    the input's shape. `resize` is (height, width) in pixels that every image is stretched to before the
+    centre is cropped; without it, the shorter side is fitted to the model's input.
+
+    Raises UsageError for values out of range.
+    """
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    scale: float = 1.0
+    layout: str | None = None
+    resize: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, 3) or not np.all(np.isfinite(values)):
+                raise UsageError(f"--{name} takes one number or one per colour channel, not {values}")
+        if not all(self.std) or not np.isfinite(self.scale) or not self.scale:
+            raise UsageError("--std and --scale must not be zero")
+        if self.layout not in (None, "nchw", "nhwc"):
+            raise UsageError(f"--layout is nchw or nhwc, not {self.layout!r}")
+        if self.resize is not None and (len(self.resize) != 2 or min(self.resize) < 1):
+            raise UsageError(f"--resize takes a height and a width in pixels, not {self.resize}")
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Where the pixels go: the size None means that of the image."""
+
+    channels: int
+    height: int | None
+    width: int | None
+    last: bool
+
+
+def find_images(folder: Path) -> list[Path]:
+    """The image files below a folder, at any depth, sorted by path."""
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+
+
+def load_images(
+    paths: Sequence[Path],
+    name: str,
+    shape: Sequence[int | str | None],
+    dtype: np.dtype,
+    options: ImageOptions,
+) -> np.ndarray:
+    """Images as one array for the input `name` of this shape (rank 4) and type: N,C,H,W or N,H,W,C.
+
+    Raises CalibrationError for an unreadable image, images of different sizes where the model leaves the
+    size open, and an input that is no image.
+    """
+    frame = _frame(name, shape, options)
+    stacked: np.ndarray | None = None
+    for i, path in enumerate(paths):
+        pixels = _normalised(_load(path, frame, options), options, frame, dtype)
+        if stacked is None:
+            ensure_fits(len(paths) * pixels.nbytes, f"{len(paths)} images")
+            stacked = np.empty((len(paths), *pixels.shape), dtype)
+        if pixels.shape != stacked.shape[1:]:
+            raise CalibrationError(
+                f"{path} has another size than {paths[0]}, and the model leaves the size open: give --resize"
+            )
+        stacked[i] = pixels
+    if stacked is None:
+        raise CalibrationError("there are no images to calibrate on")
+    return stacked
+
+
+def _frame(name: str, shape: Sequence[int | str | None], options: ImageOptions) -> _Frame:
+    if len(shape) != 4:
+        raise CalibrationError(
+            f"images were given, but the input {name!r} has shape {list(shape)}: an image input has 4 axes"
+        )
+    layout = options.layout
+    if layout is None:
+        layout = "nchw" if shape[1] in (1, 3) else "nhwc" if shape[3] in (1, 3) else None
+    if layout is None:
+        raise CalibrationError(
+            f"the input {name!r} of shape {list(shape)} does not show where its colour channels are: "
+            "give --layout nchw or nhwc"
+        )
+    last = layout == "nhwc"
+    channels, height, width = (shape[3], shape[1], shape[2]) if last else shape[1:]
+    channels = channels if isinstance(channels, int) else 3
+    if channels not in (1, 3):
+        raise CalibrationError(
+            f"the input {name!r} has {channels} channels under {layout}; images have 1 or 3"
+        )
+    if channels == 1 and 3 in (len(options.mean), len(options.std)):
+        raise UsageError(f"the input {name!r} is grey: give one number for --mean and --std")
+    return _Frame(
+        channels, height if isinstance(height, int) else None, width if isinstance(width, int) else None, last
+    )
+
+
+def _load(path: Path, frame: _Frame, options: ImageOptions) -> np.ndarray:
+    """Pixels of one image, [height, width, channels] uint8, at the size of the frame."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as opened:
+                image = opened.convert("RGB" if frame.channels == 3 else "L")
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as failure:
+        raise CalibrationError(f"{path} is refused: {failure}") from failure
+    except (OSError, ValueError, SyntaxError, EOFError) as failure:
+        raise CalibrationError(f"{path} is not a readable image: {failure}") from failure
+    width, height = image.size
+    goal_h, goal_w = frame.height, frame.width
+    if options.resize is not None:
+        height, width = options.resize
+    elif goal_h is not None or goal_w is not None:
+        # The smallest copy that still covers the input, so that the crop cuts one axis only.
+        factor = max((goal_h or 0) / height, (goal_w or 0) / width)
+        height, width = max(round(height * factor), goal_h or 1), max(round(width * factor), goal_w or 1)
+    ensure_fits(height * width * 3, f"{path}, resized to {height} x {width},")
+    if (width, height) != image.size:
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    goal_h, goal_w = goal_h or height, goal_w or width
+    if height < goal_h or width < goal_w:
+        raise CalibrationError(f"--resize {height},{width} is smaller than the input, {goal_h} x {goal_w}")
+    top, left = (height - goal_h) // 2, (width - goal_w) // 2
+    pixels = np.asarray(image.crop((left, top, left + goal_w, top + goal_h)))
+    return pixels.reshape(goal_h, goal_w, frame.channels)
+
+
+def _normalised(pixels: np.ndarray, options: ImageOptions, frame: _Frame, dtype: np.dtype) -> np.ndarray:
+    mean, std = (np.asarray(values, np.float32) for values in (options.mean, options.std))
+    values = (pixels.astype(np.float32) * np.float32(options.scale) - mean) / std
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        values = np.clip(np.rint(values), limits.min, limits.max)
+    return (values if frame.last else values.transpose(2, 0, 1)).astype(dtype)
