@@ -1,0 +1,17 @@
+"""Checks of a model: its structure, its outputs against another model's, its speed."""
+
+from onnxmerge.validation.kinds import output_kinds
+from onnxmerge.validation.latency import Latency, compare_latency
+from onnxmerge.validation.parity import OutputParity, Parity, compare, measure
+from onnxmerge.validation.structure import check_model
+
+__all__ = [
+    "Latency",
+    "OutputParity",
+    "Parity",
+    "check_model",
+    "compare",
+    "compare_latency",
+    "measure",
+    "output_kinds",
+]

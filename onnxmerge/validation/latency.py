@@ -1,0 +1,72 @@
+"""How much faster one model runs than another, on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxmerge.runtime import Session
+
+_WARM_UP = 3  # the first runs allocate arenas and, on CUDA, choose kernels
+_LEAST_PAIRS = 5
+_MOST_PAIRS = 2000
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Median milliseconds per run, and `ratio` = after / before: the median over pairs of runs.
+
+    `spread` holds the quartiles of that ratio, `runs` the number of pairs.
+    """
+
+    before_ms: float
+    after_ms: float
+    ratio: float
+    spread: tuple[float, float]
+    provider: str
+    threads: int
+    runs: int
+
+
+def compare_latency(
+    before: Session, after: Session, feed: Mapping[str, np.ndarray], *, seconds: float = 2.0
+) -> Latency:
+    """Time both models on one feed for about `seconds`, at least 5 pairs of runs. Raises ModelError.
+
+    The two run in turn, and the one that goes first alternates, so that a change of clock frequency or
+    load meets both alike.
+    """
+    for _ in range(_WARM_UP):
+        before.run(feed)
+        after.run(feed)
+    times: list[tuple[float, float]] = []
+    end = time.perf_counter() + seconds
+    while len(times) < _LEAST_PAIRS or (len(times) < _MOST_PAIRS and time.perf_counter() < end):
+        if len(times) % 2:
+            second = _timed(after, feed)
+            first = _timed(before, feed)
+        else:
+            first = _timed(before, feed)
+            second = _timed(after, feed)
+        times.append((first, second))
+    pairs = np.array(times)
+    low, ratio, high = np.percentile(pairs[:, 1] / pairs[:, 0], (25, 50, 75))
+    middle = np.median(pairs, axis=0) * 1000.0
+    return Latency(
+        before_ms=float(middle[0]),
+        after_ms=float(middle[1]),
+        ratio=float(ratio),
+        spread=(float(low), float(high)),
+        provider=after.provider,
+        threads=after.threads,
+        runs=len(pairs),
+    )
+
+
+def _timed(session: Session, feed: Mapping[str, np.ndarray]) -> float:
+    start = time.perf_counter()
+    session.run(feed)
+    return time.perf_counter() - start

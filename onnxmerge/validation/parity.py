@@ -1,0 +1,217 @@
+"""How much the outputs of two models differ on the same data: streamed, so that any set fits in memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from onnxmerge.calibration.dataset import Dataset
+from onnxmerge.runtime import Session
+
+Outputs = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class OutputParity:
+    """One output. `change` follows its kind: the share of changed top-1 answers ('classes') or differing
+    elements ('integers'), or |y' - y| / |y| ('values').
+
+    `relative_error` and `max_abs_error` are None for integers, `agreement` (share of equal answers or
+    elements) is None for values. `sums` holds [samples, 2]: what differs and what is there, per sample.
+    """
+
+    name: str
+    kind: str
+    change: float
+    relative_error: float | None
+    max_abs_error: float | None
+    agreement: float | None
+    sums: np.ndarray = field(repr=False, compare=False)
+
+    def change_upper(self, confidence: float = 0.9) -> float:
+        """The upper one-sided confidence bound of `change`, samples being independent draws.
+
+        Shares: Clopper-Pearson, with a sample as the unit. Values: the delta method for a ratio of sums
+        over samples; one sample that differs says nothing about others, and the bound is infinite.
+        """
+        count = len(self.sums)
+        if self.kind != "values":
+            present = self.sums[:, 1]
+            # Elements of one sample are not independent: each sample counts as its share.
+            changed = float((self.sums[:, 0] / np.maximum(present, 1)).sum())
+            return (
+                1.0 if changed >= count else float(stats.beta.ppf(confidence, changed + 1, count - changed))
+            )
+        differ, total = self.sums.sum(axis=0)
+        if differ == 0 or not math.isfinite(self.change):
+            return self.change
+        if count < 2:
+            return math.inf
+        ratio = differ / total
+        error = math.sqrt(count / (count - 1) * float(((self.sums @ (1.0, -ratio)) ** 2).sum())) / total
+        return math.sqrt(ratio + float(stats.t.ppf(confidence, count - 1)) * error)
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The comparison of two models over a data set.
+
+    `relative_error` (|y' - y| / |y|, Frobenius over the whole set) and `max_abs_error` are the largest
+    over the float outputs, `top1_agreement` the smallest over the class outputs (None without any),
+    `change` the largest over all outputs. `notes` says what could not be compared.
+    """
+
+    relative_error: float
+    max_abs_error: float
+    top1_agreement: float | None
+    change: float
+    outputs: tuple[OutputParity, ...]
+    samples: int
+    source: str
+    notes: tuple[str, ...] = ()
+
+    def change_upper(self, confidence: float = 0.9) -> float:
+        """The largest of the outputs' upper one-sided confidence bounds of their change."""
+        return max((output.change_upper(confidence) for output in self.outputs), default=0.0)
+
+
+def measure(reference: Session, candidate: Session, data: Dataset, kinds: Mapping[str, str]) -> Parity:
+    """Run both models on all feeds of `data` and compare. Raises ModelError if one of them does not run."""
+
+    def pairs() -> Iterator[tuple[Outputs, Outputs, int]]:
+        for feed in data.feeds():
+            rows = 1 if data.ready is not None else _rows(feed, data.shared)
+            yield reference.run(feed, list(kinds)), candidate.run(feed, list(kinds)), rows
+
+    return _collect(pairs(), kinds, data.source)
+
+
+def compare(
+    reference: Iterable[Outputs], candidate: Iterable[Outputs], kinds: Mapping[str, str], source: str = ""
+) -> Parity:
+    """Compare outputs feed by feed; every feed counts as many samples as all its outputs have rows.
+
+    `kinds` names the outputs to compare, as `output_kinds` returns them. Raises ValueError if one side
+    has more feeds than the other.
+    """
+    triples = ((a, b, _rows(a, frozenset())) for a, b in zip(reference, candidate, strict=True))
+    return _collect(triples, kinds, source)
+
+
+class _Tally:
+    """Running sums for one output."""
+
+    def __init__(self, name: str, kind: str) -> None:
+        self.name, self.kind = name, kind
+        self.changed: list[np.ndarray] = []  # [rows, 2]: differing and compared elements or answers
+        self.squares: list[np.ndarray] = []  # [rows, 2]: squared difference and squared reference
+        self.largest = 0.0
+
+    def add(self, before: np.ndarray, after: np.ndarray, rows: int) -> None:
+        if before.ndim == 0 or len(before) != rows:
+            rows = 1
+        if before.shape != after.shape:
+            # Outputs of data-dependent length, such as detections: nothing corresponds any more.
+            self.changed.append(np.array([[1.0, 1.0]] * rows))
+            self.squares.append(np.array([[math.inf, 1.0]] * rows))
+            self.largest = math.inf
+            return
+        if self.kind == "integers":
+            differs = (before != after).reshape(rows, -1)
+            self.changed.append(_columns(differs.sum(axis=1), np.full(rows, differs.shape[1])))
+            return
+        x, y = before.astype(np.float64), after.astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            same = (x == y) | (np.isnan(x) & np.isnan(y))
+            delta = np.where(same, 0.0, y - x)
+        delta[~np.isfinite(delta)] = math.inf
+        known = np.where(np.isfinite(x), x, 0.0)
+        self.squares.append(_columns(_squared(delta, rows), _squared(known, rows)))
+        self.largest = max(self.largest, float(np.abs(delta).max(initial=0.0)))
+        if self.kind == "classes" and x.ndim and x.size:
+            wide = (-1, x.shape[-1])
+            moved = x.reshape(wide).argmax(axis=1) != y.reshape(wide).argmax(axis=1)
+            moved |= ~np.isfinite(delta.reshape(wide)).all(axis=1)
+            moved = moved.reshape(rows, -1)
+            self.changed.append(_columns(moved.sum(axis=1), np.full(rows, moved.shape[1])))
+
+    def result(self) -> OutputParity:
+        relative = largest = agreement = None
+        sums = np.concatenate(self.squares or self.changed or [np.zeros((1, 2))])
+        if self.kind != "integers":
+            differ, total = sums.sum(axis=0)
+            relative = 0.0 if differ == 0 else math.sqrt(differ / total) if total > 0 else math.inf
+            largest = self.largest
+        if self.kind != "values" and self.changed:
+            sums = np.concatenate(self.changed)
+            differ, total = sums.sum(axis=0)
+            agreement = 1.0 - float(differ / max(total, 1.0))
+            change = float(differ / max(total, 1.0))
+        else:
+            change = relative or 0.0
+        return OutputParity(self.name, self.kind, change, relative, largest, agreement, sums)
+
+
+def _collect(
+    triples: Iterable[tuple[Outputs, Outputs, int]], kinds: Mapping[str, str], source: str
+) -> Parity:
+    tallies = {name: _Tally(name, kind) for name, kind in kinds.items()}
+    notes: dict[str, str] = {}
+    samples = 0
+    for before, after, rows in triples:
+        samples += rows
+        for name, tally in tallies.items():
+            left, right = _array(before[name]), _array(after[name])
+            if left is None or right is None or (left.dtype.kind in "OSU" and tally.kind != "integers"):
+                notes[name] = f"the output {name!r} holds no numbers and was not compared"
+                continue
+            tally.add(left, right, rows)
+    outputs = tuple(tally.result() for name, tally in tallies.items() if name not in notes)
+    agreements = [o.agreement for o in outputs if o.kind == "classes" and o.agreement is not None]
+    return Parity(
+        relative_error=max((o.relative_error for o in outputs if o.relative_error is not None), default=0.0),
+        max_abs_error=max((o.max_abs_error for o in outputs if o.max_abs_error is not None), default=0.0),
+        top1_agreement=min(agreements, default=None),
+        change=max((o.change for o in outputs), default=0.0),
+        outputs=outputs,
+        samples=samples,
+        source=source,
+        notes=tuple(notes.values()),
+    )
+
+
+def _array(value: Any) -> np.ndarray | None:
+    """A value as one array; sequences and maps (the probabilities of a ZipMap) are laid out in order."""
+    if isinstance(value, np.ndarray):
+        return value
+    if isinstance(value, dict):
+        return np.array([value[key] for key in sorted(value)])
+    if isinstance(value, list):
+        parts = [part for part in map(_array, value) if part is not None]
+        if len(parts) < len(value):
+            return None
+        if len({part.shape for part in parts}) == 1:
+            return np.stack(parts)
+        return np.concatenate([part.ravel() for part in parts]) if parts else np.zeros(0)
+    return np.asarray(value) if np.isscalar(value) else None
+
+
+def _rows(values: Mapping[str, Any], skip: frozenset[str]) -> int:
+    """The length of the first axis that all the arrays share, 1 if they share none."""
+    lengths = {
+        len(v) if isinstance(v, list) or np.ndim(v) else 1 for name, v in values.items() if name not in skip
+    }
+    return max(lengths.pop(), 1) if len(lengths) == 1 else 1
+
+
+def _squared(values: np.ndarray, rows: int) -> np.ndarray:
+    return (values.reshape(rows, -1) ** 2).sum(axis=1)
+
+
+def _columns(differing: np.ndarray, present: np.ndarray) -> np.ndarray:
+    return np.stack([differing, present], axis=1).astype(np.float64)

@@ -1,0 +1,46 @@
+"""Is a file a valid ONNX model? The checks of the onnx package, as one sentence each."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import onnx
+from google.protobuf.message import DecodeError, EncodeError
+
+from onnxmerge.errors import ModelError
+
+
+def check_model(model: onnx.ModelProto | str | os.PathLike[str]) -> list[str]:
+    """Check a model (by path if it is above 2 GB or has external data); returns warnings.
+
+    Raises ModelError, naming the node, for a model that breaks the specification. What onnxruntime may
+    well accept is a warning only: shapes that contradict strict inference, and operators of a domain
+    that the model does not import.
+    """
+    source = model if isinstance(model, onnx.ModelProto) else os.fspath(model)
+    warnings: list[str] = []
+    try:
+        onnx.checker.check_model(source)
+    except onnx.checker.ValidationError as failure:
+        text = _sentence(failure)
+        if not re.search(r"No opset import for domain '(?!'|ai\.onnx')", text):
+            raise ModelError(f"the model is not valid ONNX: {text}") from failure
+        return [text]
+    except (DecodeError, OSError) as failure:
+        raise ModelError(f"not a readable ONNX model: {_sentence(failure)}") from failure
+    except (EncodeError, ValueError) as failure:
+        return [
+            f"the model was not checked, because it is too large to check in memory: {_sentence(failure)}"
+        ]
+    try:
+        onnx.checker.check_model(source, full_check=True)
+    except Exception as failure:  # inference raises its own class, and others for shapes it cannot follow
+        warnings.append(f"strict shape inference fails: {_sentence(failure)}")
+    return warnings
+
+
+def _sentence(failure: BaseException) -> str:
+    lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
+    text = "; ".join(lines).replace("==> Context: ", "")
+    return text[:400].rstrip(". ") or type(failure).__name__
