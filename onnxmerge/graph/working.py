@@ -45,7 +45,10 @@ def export_model(graph: gs.Graph, original: onnx.ModelProto) -> onnx.ModelProto:
     target.initializer.extend(constants)
     target.sparse_initializer.extend(sparse)
     by_name = {tensor.name: tensor for tensor in constants}
+    stored = {tensor.name for tensor in source.initializer}
     for value in source.input:
+        if value.name in stored and value.name not in by_name:
+            continue  # a default value that is no longer used
         kept = target.input.add()
         kept.CopyFrom(value)
         if value.name in by_name:

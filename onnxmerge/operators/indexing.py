@@ -148,8 +148,13 @@ def _pads(node: NodeView) -> tuple[list[int] | None, list[int], str | int]:
 
 def shape_of(node: NodeView) -> Iterator[Relation]:
     """Shape: harmless where its numbers only end in shape operands, which are followed element by element."""
-    if not node.only_feeds_shapes:
-        yield from (Freeze(axis, "its length is used in a computation") for axis in _measured(node))
+    for axis in node.x[0].axes:
+        if node.only_feeds_shapes:
+            yield Tie(axis, axis)  # free to shrink
+        elif axis in _measured(node):
+            yield Freeze(axis, "its length is used in a computation")
+        else:
+            yield Tie(axis, axis)
 
 
 def _measured(node: NodeView) -> list[Axis]:

@@ -71,11 +71,8 @@ def _owned(owner_in: Axis, owner_out: Axis, ins: list[Axis], outs: list[Axis]) -
     pairs = np.unique(
         (flat // places[0] % owner_in.size) * owner_out.size + flat // places[1] % owner_out.size
     )
-    fixed = [a for a in [*ins, *outs] if a not in (owner_in, owner_out)]
-    return Option(owner_in if owner_in.size <= owner_out.size else owner_out, (
-        Tie(owner_in.take(pairs // owner_out.size), owner_out.take(pairs % owner_out.size)),
-        *(Freeze(a, "Reshape keeps this factor: another one carries the channels") for a in fixed),
-    ))  # fmt: skip
+    tie = Tie(owner_in.take(pairs // owner_out.size), owner_out.take(pairs % owner_out.size))
+    return Option(owner_in if owner_in.size <= owner_out.size else owner_out, (tie,))
 
 
 def _place(owner: Axis, side: list[Axis]) -> int:

@@ -152,5 +152,31 @@ def axes_of(relation: Relation) -> set[Axis]:
     return set()
 
 
+def check(relation: Relation) -> None:
+    """Raise ValueError where a relation pairs lists of unequal length or names positions that do not exist."""
+    match relation:
+        case Tie(a=a, b=b):
+            _check_pair(a, b)
+        case Contract(data=data, weight=weight) if weight is not None:
+            _check_pair(data, weight)
+        case Choice(options=options):
+            for option in options:
+                for inner in option.relations:
+                    check(inner)
+
+
+def _check_pair(a: Where, b: Where) -> None:
+    if _count(a) != _count(b):
+        raise ValueError(f"{a} has {_count(a)} positions, {b} has {_count(b)}")
+    for where in (a, b):
+        out = not isinstance(where, Axis) and len(where) and not 0 <= where.index.min() <= where.index.max() < where.axis.size
+        if out:
+            raise ValueError(f"{where} is out of range")
+
+
+def _count(where: Where) -> int:
+    return where.size if isinstance(where, Axis) else len(where)
+
+
 def _axis(where: Where) -> Axis:
     return where if isinstance(where, Axis) else where.axis

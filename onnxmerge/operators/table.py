@@ -21,7 +21,7 @@ from onnxmerge.operators import (
     recurrent,
     reduction,
 )
-from onnxmerge.operators.relations import Freeze, Relation, axes_of
+from onnxmerge.operators.relations import Choice, Freeze, Option, Relation, axes_of, check
 
 Rule = Callable[[NodeView], Iterator[Relation]]
 _CONTRIB = "com.microsoft"
@@ -145,22 +145,47 @@ def lookup(node: NodeView) -> Operator | None:
 
 
 def relations(node: NodeView) -> list[Relation]:
-    """All that is known of one node; every axis that its rule does not mention is frozen."""
+    """All that is known of one node; every axis that its rule does not mention is frozen.
+
+    A node that its rule cannot make sense of (an attribute out of range, a shape that does not fit)
+    is frozen as a whole: a strange model is optimised less, never wrongly.
+    """
     operator = lookup(node)
     if operator is None:
         name = f"{node.domain}:{node.op}" if node.domain else node.op
-        return [Freeze(axis, f"operator {name} is not in the table") for t in node.tensors for axis in t.axes]
+        return _freeze_all(node, f"operator {name} is not in the table")
     if any(t is None and s.name for t, s in zip([*node.x, *node.y], _sources(node), strict=True)):
-        return [
-            Freeze(axis, f"{node.op} has an input or output of unknown shape")
-            for t in node.tensors
-            for axis in t.axes
-        ]
-    said = list(operator.rule(node))
+        return _freeze_all(node, f"{node.op} has an input or output of unknown shape")
+    try:
+        said = [_complete(r) if isinstance(r, Choice) else r for r in operator.rule(node)]
+        for relation in said:
+            check(relation)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        return _freeze_all(node, f"{node.op} is not as its rule expects: {error}")
     mentioned = {axis for relation in said for axis in axes_of(relation)}
     missing = {axis: None for t in node.tensors for axis in t.axes if axis not in mentioned}
     said += [Freeze(axis, f"not a channel axis of {node.op}") for axis in missing if axis.size > 1]
     return said
+
+
+def _freeze_all(node: NodeView, why: str) -> list[Relation]:
+    return [Freeze(axis, why) for tensor in node.tensors for axis in tensor.axes]
+
+
+def _complete(choice: Choice) -> Choice:
+    """Every option says something about every axis of the choice: what it leaves out is frozen in it."""
+    everything = sorted(axes_of(choice), key=str)
+    return Choice(tuple(
+        Option(option.owner, (
+            *option.relations,
+            *(
+                Freeze(axis, "fixed, because another axis of the node carries the channels")
+                for axis in everything
+                if not any(axis in axes_of(r) for r in option.relations)
+            ),
+        ))
+        for option in choice.options
+    ))  # fmt: skip
 
 
 def _sources(node: NodeView):

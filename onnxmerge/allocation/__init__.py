@@ -1,0 +1,25 @@
+"""From scores and a budget to the channels that stay."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from onnxmerge.allocation.threshold import Global
+from onnxmerge.allocation.uniform import Uniform
+from onnxmerge.channels import Channels
+from onnxmerge.plan import Budget, Scores, Selection
+
+
+class Allocator(Protocol):
+    """Chooses the channels of every group so that the budget is met.
+
+    Raises:
+        BudgetError: the budget cannot be met; the message says what is reachable.
+    """
+
+    def __call__(self, channels: Channels, scores: Scores, budget: Budget) -> Selection: ...
+
+
+ALLOCATIONS = {"uniform": Uniform, "global": Global}
+
+__all__ = ["ALLOCATIONS", "Allocator", "Global", "Uniform"]

@@ -1,0 +1,109 @@
+"""What widths cost: multiplications and parameters as functions of how many channels stay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+import numpy as np
+
+from onnxmerge.channels.groups import Channels
+from onnxmerge.graph.view import Axis, NodeView
+from onnxmerge.operators.relations import Contract
+from onnxmerge.operators.table import lookup
+
+
+@dataclass(frozen=True, eq=False)
+class _Term:
+    """A number that is proportional to the lengths of some axes."""
+
+    value: int
+    axes: tuple[Axis, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class CostModel:
+    """MACs (Conv, ConvTranspose, Gemm, MatMul; batch 1) and parameters of a model at any widths."""
+
+    channels: Channels
+
+    @cached_property
+    def macs(self) -> int:
+        """Multiplications of the untouched model."""
+        return sum(term.value for term in self._macs)
+
+    @cached_property
+    def params(self) -> int:
+        """Elements of all floating-point and quantised constants of the untouched model."""
+        return sum(term.value for term in self._params)
+
+    def macs_kept(self, removed: np.ndarray) -> float:
+        """Multiplications that remain when the channels in bool [channels.count] go."""
+        return self._total(self._macs, removed)
+
+    def params_kept(self, removed: np.ndarray) -> float:
+        """Parameters that remain when the channels in bool [channels.count] go."""
+        return self._total(self._params, removed)
+
+    def _total(self, terms: list[_Term], removed: np.ndarray) -> float:
+        kept_positions = ~removed[self.channels.label]
+        lengths = np.add.reduceat(kept_positions, self.channels.classes.offset) if len(kept_positions) else []
+        number, size = self.channels.classes.number, self.channels.classes.size
+        share = lengths / np.maximum(size, 1)
+        return float(sum(term.value * prod(share[number[axis]] for axis in term.axes) for term in terms))
+
+    @cached_property
+    def _macs(self) -> list[_Term]:
+        contracted = {(node.index): c for node, c in self.channels.contracts()}
+        return [
+            _Term(operator.linear.macs(node), tuple(_macs_axes(node, contracted.get(node.index))))
+            for node in self.channels.view
+            if (operator := lookup(node)) is not None and operator.linear is not None
+        ]
+
+    @cached_property
+    def _params(self) -> list[_Term]:
+        seen: dict[str, _Term] = {}
+        for node in self.channels.view:
+            for tensor in node.x:
+                if tensor is not None and tensor.is_constant and tensor.rank and _is_weight(tensor):
+                    seen[tensor.name] = _Term(prod(tensor.shape), tuple(tensor.axes))
+        return list(seen.values())
+
+
+def _is_weight(tensor) -> bool:
+    stored = tensor.source if hasattr(tensor.source, "values") else tensor.source.inputs[0].attrs["value"]
+    return np.dtype(stored.dtype).kind not in "iuSOUb" or np.dtype(stored.dtype).itemsize == 1
+
+
+def _macs_axes(node: NodeView, contract: Contract | None) -> list[Axis]:
+    """The axes whose product the multiplications are: those of the output, and what is summed over."""
+    if node.op == "ConvTranspose":
+        return [*node.x[0].axes, node.x[1][1]]
+    axes = list(node.y[0].axes)
+    if node.op in ("Conv", "FusedConv"):
+        return [*axes, node.x[1][1]]
+    return [*axes, contract.data] if contract is not None else axes
+
+
+def share_of(cost: CostModel, kind: str):
+    """A function from a selection to the share of ``kind`` ("macs" or "params") that it keeps."""
+    total = max(getattr(cost, kind), 1)
+    kept = getattr(cost, f"{kind}_kept")
+
+    def share(selection) -> float:
+        return kept(removed_channels(cost.channels, selection.keep)) / total
+
+    return share
+
+
+def removed_channels(channels: Channels, keep: Mapping[str, np.ndarray]) -> np.ndarray:
+    """bool [channels.count] from kept indices per group name; groups that are not named stay."""
+    removed = np.zeros(channels.count, dtype=bool)
+    for group in channels.groups:
+        if group.name in keep:
+            removed[group.channels] = True
+            removed[group.channels[keep[group.name]]] = False
+    return removed

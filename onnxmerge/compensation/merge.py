@@ -1,0 +1,144 @@
+"""Neuron merging: every removed channel hands its outgoing weights, scaled, to the most similar kept one.
+
+Source: Kim et al., Neuron Merging: Compensating for Pruned Neurons (NeurIPS 2020), Algorithm 1 and
+its public implementation. The BatchNorm part of the scale is the published one, with the running
+variance where the text writes a standard deviation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxmerge.channels.filters import Filters
+from onnxmerge.channels.sites import BatchNorm, FoldSite
+from onnxmerge.compensation.mixing import fold_mixing
+
+# Default thresholds of the published experiments for fully connected and convolutional producers.
+DENSE_THRESHOLD = 0.45
+CONVOLUTION_THRESHOLD = 0.1
+_TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Merge:
+    """One-to-one merging from the weights alone.
+
+    Attributes:
+        filters: per group number the vectors of its producers, from the untouched model.
+        group_of: the group number of every channel, int64 [channels], -1 where frozen.
+        place_of: the place of every channel in its group, int64 [channels].
+        threshold: smallest cosine at which a channel is merged; None: 0.45 dense, 0.1 convolution.
+        trade_off: lambda, the weight of the cosine against the BatchNorm shift.
+    """
+
+    filters: Mapping[int, list[Filters]]
+    group_of: np.ndarray
+    place_of: np.ndarray
+    threshold: float | None = None
+    trade_off: float = 0.85
+    _partners: dict = field(default_factory=dict, compare=False, repr=False)
+
+    def __call__(
+        self, site: FoldSite, kept: np.ndarray, statistics: np.ndarray | None = None
+    ) -> tuple[np.ndarray | None, None]:
+        partner = np.full(len(kept), -1, dtype=np.int64)
+        scale = np.zeros(len(kept))
+        for number in np.unique(self.group_of[site.channel]):
+            if number >= 0:
+                chosen, factor = self._matches(int(number), kept)
+                members = np.flatnonzero(self.group_of == number)
+                members = members[np.argsort(self.place_of[members])]
+                found = chosen >= 0
+                partner[members[found]] = members[chosen[found]]
+                scale[members[found]] = factor[found]
+        return fold_mixing(site, kept, partner, scale), None
+
+    def _matches(self, number: int, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """For every channel of a group its partner's place (-1: none) and the scale."""
+        members = np.flatnonzero(self.group_of == number)
+        members = members[np.argsort(self.place_of[members])]
+        stays = kept[members]
+        key = (number, stays.tobytes())
+        if key not in self._partners:
+            filters = self.filters[number]
+            self._partners[key] = match(filters, stays, self._threshold(filters), self.trade_off)
+        return self._partners[key]
+
+    def _threshold(self, filters: list[Filters]) -> float:
+        if self.threshold is not None:
+            return self.threshold
+        return CONVOLUTION_THRESHOLD if any(f.convolution for f in filters) else DENSE_THRESHOLD
+
+
+def match(
+    filters: list[Filters], stays: np.ndarray, threshold: float, trade_off: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The partner (place among the group's channels, -1 for none) and the scale of every removed channel.
+
+    Several producers (a residual stream) are compared by the concatenation of their filters, each
+    divided by its layer's Frobenius norm; scale and shift are means over them.
+
+    Args:
+        stays: bool [C].
+    """
+    count = len(stays)
+    partner, scale = np.full(count, -1, dtype=np.int64), np.zeros(count)
+    gone, kept = np.flatnonzero(~stays), np.flatnonzero(stays)
+    if not filters or not len(gone) or not len(kept):
+        return partner, scale
+    cosine = _cosines(filters, gone, kept)
+    scales = np.mean([_scale(f, gone, kept) for f in filters], axis=0)
+    norms = [f for f in filters if f.batch_norm is not None]
+    if norms:
+        shift = np.mean([_shift(f, gone, kept) for f in norms], axis=0)
+        low, high = shift.min(axis=1, keepdims=True), shift.max(axis=1, keepdims=True)
+        shift = (shift - low) / np.where(high > low, high - low, 1.0)
+        best = np.argmin(trade_off * (1 - cosine) + (1 - trade_off) * shift, axis=1)
+    else:
+        best = np.argmax(cosine, axis=1)
+    rows = np.arange(len(gone))
+    good = (cosine[rows, best] >= threshold) & np.isfinite(scales[rows, best])
+    partner[gone[good]] = kept[best[good]]
+    scale[gone[good]] = scales[rows, best][good]
+    return partner, scale
+
+
+def _cosines(filters: list[Filters], gone: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    several = len(filters) > 1
+    parts = [f.vectors / max(np.linalg.norm(f.vectors), _TINY) if several else f.vectors for f in filters]
+    vectors = np.concatenate(parts, axis=1)
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _TINY)
+    return unit[gone] @ unit[kept].T
+
+
+def _ratios(filters: Filters, gone: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    length = np.linalg.norm(filters.vectors, axis=1)
+    return length[gone][:, None] / np.maximum(length[kept][None, :], _TINY)
+
+
+def _scale(filters: Filters, gone: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    ratio = _ratios(filters, gone, kept)
+    norm = filters.batch_norm
+    if norm is None:
+        return ratio
+    gamma_i, gamma_j = _guard(norm.gamma)[gone][:, None], norm.gamma[kept][None, :]
+    sigma_i, sigma_j = norm.variance[gone][:, None], _guard(norm.variance)[kept][None, :]
+    return ratio * (gamma_j / gamma_i) * (sigma_i / sigma_j)
+
+
+def _shift(filters: Filters, gone: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    norm: BatchNorm = filters.batch_norm  # type: ignore[assignment]
+    ratio = _ratios(filters, gone, kept)
+    gamma, sigma = _guard(norm.gamma), _guard(norm.variance)
+    inner = norm.mean[gone] - sigma[gone] * norm.beta[gone] / gamma[gone]
+    shift = (norm.gamma[kept] / sigma[kept])[None, :] * (ratio * inner[:, None] - norm.mean[kept][None, :])
+    shift = np.abs(shift + norm.beta[kept][None, :])
+    return shift / _guard(_scale(filters, gone, kept))
+
+
+def _guard(values: np.ndarray) -> np.ndarray:
+    """Values without zeros, signs kept."""
+    return np.where(np.abs(values) < _TINY, np.where(values < 0, -_TINY, _TINY), values)

@@ -1,0 +1,96 @@
+"""What is decided about a model, as data: scores, budget, selection, and the plan that can be saved.
+
+``keep`` is always integer indices into a group's channels, in ascending order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from onnxmerge.errors import UsageError
+
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Saliency of every channel, float64 [C] per group name: larger is more worth keeping."""
+
+    values: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The channels that stay, int64 indices per group name; a group that is not named stays whole."""
+
+    keep: Mapping[str, np.ndarray]
+
+    def removes(self, sizes: Mapping[str, int]) -> bool:
+        """Whether anything goes, given the number of channels of every group."""
+        return any(len(index) < sizes[name] for name, index in self.keep.items())
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may remain.
+
+    Attributes:
+        kind: ``ratio`` (share of channels removed per group), ``macs`` or ``params`` (share of the
+            model's total that is kept).
+        value: the share, 0..1.
+        share: for macs and params, what a selection would keep, as a share of the input model.
+    """
+
+    kind: str
+    value: float
+    share: Callable[[Selection], float] | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A decision that can be saved, read, edited and applied later to the same model.
+
+    Attributes:
+        fingerprint: sha256 of the model file the plan belongs to.
+        keep: kept channel indices per group name.
+        method: how it was made (criterion, compensation and their options), for people to read.
+    """
+
+    fingerprint: str
+    keep: Mapping[str, tuple[int, ...]]
+    method: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def selection(self) -> Selection:
+        return Selection({name: np.array(index, dtype=np.int64) for name, index in self.keep.items()})
+
+    def to_json(self) -> str:
+        keep = {name: list(index) for name, index in self.keep.items()}
+        content = {"plan_version": PLAN_VERSION, "fingerprint": self.fingerprint, "method": dict(self.method)}
+        return json.dumps(content | {"keep": keep}, indent=2)
+
+    @staticmethod
+    def from_json(text: str) -> Plan:
+        """Raises UsageError where the text is no plan of this version."""
+        try:
+            content = json.loads(text)
+            version = content["plan_version"]
+            keep = {name: tuple(sorted({int(i) for i in index})) for name, index in content["keep"].items()}
+            plan = Plan(content["fingerprint"], keep, content.get("method", {}))
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UsageError(f"this is not a plan: {error!r}") from error
+        if version != PLAN_VERSION:
+            raise UsageError(f"the plan has version {version}, this program reads {PLAN_VERSION}")
+        return plan
+
+    @staticmethod
+    def load(path: str | Path) -> Plan:
+        try:
+            return Plan.from_json(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UsageError(f"cannot read the plan {path}: {error.strerror or error}") from error

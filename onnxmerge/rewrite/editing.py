@@ -1,0 +1,91 @@
+"""Edits of a working graph that keep names unique and shared constants apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxmerge.graph.constants import constant_tensor, constant_values
+from onnxmerge.graph.view import Axis, NodeView
+
+
+class Editor:
+    """A copy of a working graph under edit; the graph it was made from is never changed.
+
+    Attributes:
+        graph: the copy.
+        follows: for constants that were added, the axis of the original that each of their axes
+            follows, so that they are cut with it.
+    """
+
+    def __init__(self, graph: gs.Graph):
+        self.graph = graph.copy()
+        self.follows: dict[str, dict[int, Axis]] = {}
+        self._tensors = self.graph.tensors()
+        self._nodes = list(self.graph.nodes)
+        self._names = set(self._tensors) | {node.name for node in self._nodes}
+
+    def tensor(self, name: str) -> gs.Tensor:
+        return self._tensors[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    def node(self, view: NodeView) -> gs.Node:
+        """The copy of a node of the view."""
+        return self._nodes[view.index]
+
+    def values(self, tensor: gs.Tensor) -> np.ndarray | None:
+        """The values of a constant as they are now; None for a variable."""
+        return constant_values(tensor)
+
+    def set_values(self, tensor: gs.Tensor, values: np.ndarray) -> None:
+        """Replace the values of a constant for all of its users."""
+        if isinstance(tensor, gs.Constant):
+            tensor.values = values
+        else:
+            stored = constant_tensor(tensor)
+            tensor.inputs[0].attrs["value"] = gs.Constant(stored.name, values)
+
+    def own_input(self, node: gs.Node, number: int) -> gs.Tensor:
+        """The node's constant input, made its own first where other nodes use it too."""
+        tensor = node.inputs[number]
+        if sum(x is tensor for user in tensor.outputs for x in user.inputs) <= 1:
+            return tensor
+        own = self.new_constant(tensor.name, self.values(tensor))
+        node.inputs[number] = own
+        return own
+
+    def new_constant(self, like: str, values: np.ndarray, follows: dict[int, Axis] | None = None) -> gs.Constant:
+        """A new constant under a free name derived from ``like``."""
+        constant = gs.Constant(self._free_name(like), values)
+        self._tensors[constant.name] = constant
+        if follows:
+            self.follows[constant.name] = follows
+        return constant
+
+    def new_variable(self, like: str, dtype) -> gs.Variable:
+        """A new variable under a free name derived from ``like``."""
+        variable = gs.Variable(self._free_name(like), dtype=dtype)
+        self._tensors[variable.name] = variable
+        return variable
+
+    def new_node(self, op: str, like: str, inputs: list[gs.Tensor], output: gs.Tensor, before: gs.Node) -> gs.Node:
+        """A new node that stands before another one."""
+        node = gs.Node(op, self._free_name(like), inputs=inputs, outputs=[output])
+        self.graph.nodes.insert(next(i for i, n in enumerate(self.graph.nodes) if n is before), node)
+        return node
+
+    def set_input(self, node: gs.Node, number: int, tensor: gs.Tensor) -> None:
+        """Set one input of a node; inputs left out before it become empty."""
+        while len(node.inputs) <= number:
+            node.inputs.append(gs.Variable.empty())
+        node.inputs[number] = tensor
+
+    def _free_name(self, like: str) -> str:
+        name, number = like, 0
+        while name in self._names:
+            number += 1
+            name = f"{like}_{number}"
+        self._names.add(name)
+        return name

@@ -1,0 +1,34 @@
+"""The reference for correctness: the untouched widths with a 0/1 mask before every contraction.
+
+A pruned model must give the same outputs as its masked model, for any selection and any graph.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxmerge.channels.groups import Channels
+from onnxmerge.rewrite.editing import Editor
+
+
+def mask(editor: Editor, channels: Channels, removed: np.ndarray) -> None:
+    """Multiply masks onto the data operands of the contractions in the graph under edit.
+
+    Args:
+        removed: bool [channels.count], True where a channel goes.
+    """
+    for view, contract in channels.contracts():
+        kept = ~removed[channels.of(contract.data)]
+        if kept.all():
+            continue
+        node = editor.node(view)
+        data = node.inputs[contract.operand]
+        source = view.x[contract.operand]
+        values = editor.values(data)
+        dtype = values.dtype if values is not None else (data.dtype or np.float32)
+        shape = [1] * source.rank
+        shape[contract.data.axis] = len(kept)
+        constant = editor.new_constant(f"{data.name}_kept", kept.astype(dtype).reshape(shape))
+        output = editor.new_variable(f"{data.name}_masked", dtype)
+        editor.new_node("Mul", f"{view.name}_mask", [data, constant], output, before=node)
+        node.inputs[contract.operand] = output
