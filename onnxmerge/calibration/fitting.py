@@ -41,7 +41,7 @@ def fit_array(array: np.ndarray, info: TensorInfo, source: str, whole: bool = Fa
     if info.dtype is None:
         raise CalibrationError(f"{where}: the model expects a {info.kind}, which cannot be calibrated")
     _check_shape(array, info, where, whole)
-    return np.ascontiguousarray(_cast(array, info.dtype, where))
+    return np.asarray(_cast(array, info.dtype, where), order="C")
 
 
 def _check_shape(array: np.ndarray, info: TensorInfo, where: str, whole: bool) -> None:

@@ -1,0 +1,226 @@
+"""Parity: what counts as a change, how large it is, and how sure one can be."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from scipy import stats
+
+from onnxmerge.calibration import Dataset
+from onnxmerge.errors import ModelError, UsageError
+from onnxmerge.runtime import Runtime
+from onnxmerge.validation import check_model, compare, measure, output_kinds
+
+F, I64 = TensorProto.FLOAT, TensorProto.INT64
+RNG = np.random.default_rng(0)
+
+
+def model(nodes, outputs, initializers=(), shape=("N", 4)):
+    values = [helper.make_tensor_value_info("x", F, shape)]
+    results = [helper.make_tensor_value_info(n, t, s) for n, t, s in outputs]
+    tensors = [numpy_helper.from_array(a, n) for n, a in initializers]
+    graph = helper.make_graph(nodes, "g", values, results, tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def linear(columns, outputs=(("y", F, ["N", None]),), extra=(), operator="MatMul"):
+    weights = [("w", np.ones((4, columns), np.float32)), ("b", np.ones(columns, np.float32))]
+    head = [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Add", ["b", "m"], ["y"])]
+    if operator == "Gemm":
+        weights[0] = ("w", np.ones((columns, 4), np.float32))
+        head = [helper.make_node("Gemm", ["x", "w", "b"], ["y"], transB=1)]
+    return model([*head, *extra], list(outputs), weights)
+
+
+# --- kinds -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("operator", ["MatMul", "Gemm"])
+def test_a_wide_last_layer_alone_is_classes(operator):
+    assert output_kinds(linear(10, operator=operator)) == {"y": "classes"}
+    assert output_kinds(linear(9, operator=operator)) == {"y": "values"}
+
+
+def test_softmax_and_argmax_make_classes():
+    softmax = [helper.make_node("Softmax", ["y"], ["p"]), helper.make_node("Identity", ["p"], ["q"])]
+    two = (("y", F, ["N", 3]), ("q", F, ["N", 3]))
+    assert output_kinds(linear(3, two, softmax)) == {"y": "values", "q": "classes"}
+    argmax = [helper.make_node("ArgMax", ["y"], ["i"], axis=1)]
+    assert output_kinds(linear(3, (("y", F, ["N", 3]), ("i", I64, None)), argmax)) == {
+        "y": "classes",
+        "i": "integers",
+    }
+
+
+def test_other_ranks_are_values():
+    nodes = [helper.make_node("Softmax", ["x"], ["y"])]
+    assert output_kinds(model(nodes, [("y", F, ["N", 20, 4])], shape=("N", 20, 4))) == {"y": "values"}
+
+
+def test_overrides_decide():
+    assert output_kinds(linear(3), {"y": "classes"}) == {"y": "classes"}
+    with pytest.raises(UsageError, match="outputs are y"):
+        output_kinds(linear(3), {"z": "classes"})
+    with pytest.raises(UsageError, match="one of"):
+        output_kinds(linear(3), {"y": "class"})
+
+
+# --- changes ---------------------------------------------------------------------------------------
+
+
+def one(before, after, kind):
+    return compare([{"y": np.asarray(before)}], [{"y": np.asarray(after)}], {"y": kind})
+
+
+def test_relative_error_is_over_the_whole_set():
+    x = [RNG.standard_normal((n, 5)) for n in (3, 4)]
+    y = [a + RNG.standard_normal(a.shape) * 0.1 for a in x]
+    parity = compare([{"y": a} for a in x], [{"y": a} for a in y], {"y": "values"}, source="here")
+    before, after = np.concatenate(x), np.concatenate(y)
+    assert parity.change == pytest.approx(np.linalg.norm(after - before) / np.linalg.norm(before))
+    assert parity.relative_error == parity.change
+    assert parity.max_abs_error == pytest.approx(np.abs(after - before).max())
+    assert (parity.samples, parity.source, parity.top1_agreement) == (7, "here", None)
+
+
+def test_classes_count_changed_answers():
+    before = np.eye(10, dtype=np.float32)[np.arange(8)]
+    after = before.copy()
+    after[0] = np.eye(10)[5]
+    after[1] *= 0.5
+    parity = one(before, after, "classes")
+    assert parity.top1_agreement == 7 / 8 and parity.change == 1 / 8
+    assert parity.relative_error > 0
+
+
+def test_integers_and_strings_count_what_differs():
+    assert one(np.array([1, 2, 3, 4]), np.array([1, 2, 0, 0]), "integers").change == 0.5
+    words = one(np.array(["a", "b"], object), np.array(["a", "c"], object), "integers")
+    assert words.change == 0.5 and words.top1_agreement is None
+
+
+def test_the_model_changes_as_much_as_its_worst_output():
+    before = {"a": np.ones((2, 3)), "b": np.array([[1], [2]])}
+    after = {"a": np.ones((2, 3)) * 1.1, "b": np.array([[1], [3]])}
+    parity = compare([before], [after], {"a": "values", "b": "integers"})
+    assert parity.change == 0.5 and parity.relative_error == pytest.approx(0.1)
+    assert [o.name for o in parity.outputs] == ["a", "b"]
+
+
+def test_nan_and_infinity():
+    x = np.array([[1.0, np.nan, np.inf, -np.inf]])
+    assert one(x, x.copy(), "values").change == 0
+    for y in (
+        [[np.nan, np.nan, np.inf, -np.inf]],
+        [[1.0, 1.0, np.inf, -np.inf]],
+        [[1.0, np.nan, -np.inf, -np.inf]],
+    ):
+        parity = one(x, y, "values")
+        assert parity.change == math.inf and parity.max_abs_error == math.inf
+    assert one(np.eye(3), np.where(np.eye(3) > 0, 1.0, np.nan), "classes").change == 1.0
+
+
+def test_zero_reference_and_scalars():
+    assert one(np.zeros(3), np.zeros(3), "values").change == 0
+    assert one(np.zeros(3), np.ones(3), "values").change == math.inf
+    assert one(np.float32(2), np.float32(1), "values").change == 0.5
+
+
+def test_outputs_of_another_length_have_nothing_in_common():
+    assert one(np.ones((3, 4)), np.ones((2, 4)), "values").change == math.inf
+    assert one(np.ones((3, 4)), np.ones((2, 4)), "classes").change == 1.0
+    assert one(np.ones(3, int), np.ones(2, int), "integers").change == 1.0
+
+
+def test_sequences_of_maps_are_laid_out():
+    before = [{0: 0.25, 1: 0.75}, {0: 0.5, 1: 0.5}]
+    after = [{0: 0.25, 1: 0.75}, {0: 0.5, 1: 1.0}]
+    parity = compare([{"y": before}], [{"y": after}], {"y": "values"})
+    expected = 0.5 / np.linalg.norm([0.25, 0.75, 0.5, 0.5])
+    assert parity.change == pytest.approx(expected)
+    assert compare([{"y": None}], [{"y": None}], {"y": "values"}).notes
+
+
+def test_unequal_numbers_of_feeds_are_a_mistake():
+    with pytest.raises(ValueError):
+        compare([{"y": np.ones(1)}], [], {"y": "values"})
+
+
+# --- confidence ------------------------------------------------------------------------------------
+
+
+def test_shares_have_the_clopper_pearson_bound():
+    before = np.eye(4)[np.zeros(50, int)]
+    after = before.copy()
+    after[:2] = np.eye(4)[1]
+    parity = one(before, after, "classes")
+    bound = parity.change_upper(0.9)
+    assert stats.binom.cdf(2, 50, bound) == pytest.approx(0.1)
+    assert parity.change < bound < parity.change_upper(0.99)
+    assert one(before, before, "classes").change_upper() == pytest.approx(1 - 0.1 ** (1 / 50))
+    assert one(before, np.roll(before, 1, axis=1), "classes").change_upper() == 1.0
+
+
+def test_many_integers_of_few_samples_are_few_draws():
+    before = np.zeros((4, 1000), int)
+    assert one(before, before, "integers").change_upper() == pytest.approx(1 - 0.1 ** (1 / 4))
+
+
+def test_the_bound_of_values_covers_the_truth():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(300):
+        x = rng.standard_normal((40, 8))
+        y = x + 0.1 * rng.standard_normal((40, 8))
+        covered += one(x, y, "values").change_upper(0.9) >= 0.1
+    assert 0.84 <= covered / 300 <= 0.96
+
+
+def test_a_single_sample_proves_nothing():
+    assert one(np.ones((1, 4)), np.full((1, 4), 1.1), "values").change_upper() == math.inf
+    assert one(np.ones((1, 4)), np.ones((1, 4)), "values").change_upper() == 0
+
+
+# --- with models -----------------------------------------------------------------------------------
+
+
+def test_measure_streams_a_data_set_through_both():
+    runtime = Runtime.create("cpu", threads=1)
+    proto = linear(12)
+    changed = onnx.ModelProto.FromString(proto.SerializeToString())
+    changed.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.full((4, 12), 1.01, np.float32), "w"))
+    data = Dataset("rows", arrays={"x": RNG.standard_normal((70, 4)).astype(np.float32)})
+    kinds = {"y": "values"}
+    same = measure(runtime.session(proto), runtime.session(proto), data, kinds)
+    assert (same.change, same.samples, same.source) == (0.0, 70, "rows")
+    other = measure(runtime.session(proto), runtime.session(changed), data, kinds)
+    assert 0 < other.change < 0.02 and other.change < other.change_upper()
+
+
+def test_check_model():
+    good = linear(10)
+    assert check_model(good) == []
+    bad = onnx.ModelProto.FromString(good.SerializeToString())
+    bad.graph.node[0].input[0] = "nowhere"
+    with pytest.raises(ModelError, match="nowhere"):
+        check_model(bad)
+    odd = linear(10, outputs=(("y", F, [3, 7, 7]),))
+    (warning,) = check_model(odd)
+    assert "inference" in warning and "\n" not in warning
+    custom = linear(10)
+    custom.graph.node[1].domain = "org.example"
+    (warning,) = check_model(custom)
+    assert "org.example" in warning
+
+
+def test_check_model_of_files(tmp_path):
+    path = tmp_path / "m.onnx"
+    onnx.save(linear(10), path)
+    assert check_model(path) == []
+    path.write_bytes(b"junk")
+    with pytest.raises(ModelError):
+        check_model(path)
