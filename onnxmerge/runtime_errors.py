@@ -30,7 +30,9 @@ def sentence(failure: BaseException) -> str:
         if match := re.search(pattern, text, re.DOTALL):
             return sentence.format(**match.groupdict())
     text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
-    text = re.sub(r"(Exception during initialization: )?\S*/\S+\.(cc|h|cu|hpp):\d+ ", "", text)
+    text = re.sub(r"(Exception during initialization: |Error: )?\S*\w\.(cc|h|cu|hpp):\d+( \w+ )?", "", text)
+    running = r"Non-zero status code returned while running (\w+) node. Name:'(.*?)' Status Message: "
+    text = re.sub(running, r"node '\2' (\1): ", text)
     text = re.sub(r"^Load model from .*? failed:", "", text)
     text = text.replace(" Please fix either the inputs/outputs or the model.", "")
     lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -139,7 +139,7 @@ def _candidates(inputs: tuple[TensorInfo, ...], given: Shapes) -> Iterator[Shape
     bound = _bind(inputs, given)
     free = [i for i in inputs if i.name not in given]
     first = {i.shape[0] for i in free if i.shape and isinstance(i.shape[0], str)}
-    tried = set()
+    tried: set[tuple[tuple[int, ...], ...]] = set()
     for batch in (1, None):
         for size in _SIZES:
             known = dict.fromkeys(first, batch or size) | bound
