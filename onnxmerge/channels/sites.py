@@ -18,6 +18,7 @@ class FoldSite:
     """A contraction of channels against a stored weight: a change can be folded in here.
 
     Attributes:
+        channels: the analysis that the site belongs to.
         node: the consumer.
         contract: the relation; ``contract.operand`` is the data input, ``contract.blocks`` its groups.
         data: the contracted axis of the data operand.
@@ -29,6 +30,7 @@ class FoldSite:
         output: the output's axis of these channels.
     """
 
+    channels: Channels
     node: NodeView
     contract: Contract
     weight: TensorView
@@ -101,7 +103,7 @@ def fold_sites(channels: Channels) -> list[FoldSite]:
         columns = np.arange(axis.size) if isinstance(contract.weight, Axis) else contract.weight.index
         rows, output = _rows(channels, node, weight, axis.axis)
         sites.append(
-            FoldSite(node, contract, weight, axis.axis, columns, channels.of(weight[axis.axis]), rows, output)
+            FoldSite(channels, node, contract, weight, axis.axis, columns, channels.of(weight[axis.axis]), rows, output)
         )
     return sites
 

@@ -7,12 +7,12 @@ variance where the text writes a standard deviation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxmerge.channels.filters import Filters
+from onnxmerge.channels import Channels, Group
+from onnxmerge.channels.filters import Filters, channel_filters
 from onnxmerge.channels.sites import BatchNorm, FoldSite
 from onnxmerge.compensation.mixing import fold_mixing
 
@@ -27,45 +27,36 @@ class Merge:
     """One-to-one merging from the weights alone.
 
     Attributes:
-        filters: per group number the vectors of its producers, from the untouched model.
-        group_of: the group number of every channel, int64 [channels], -1 where frozen.
-        place_of: the place of every channel in its group, int64 [channels].
         threshold: smallest cosine at which a channel is merged; None: 0.45 dense, 0.1 convolution.
         trade_off: lambda, the weight of the cosine against the BatchNorm shift.
     """
 
-    filters: Mapping[int, list[Filters]]
-    group_of: np.ndarray
-    place_of: np.ndarray
     threshold: float | None = None
     trade_off: float = 0.85
-    _partners: dict = field(default_factory=dict, compare=False, repr=False)
+    # Consumers of one group share their matches: (channels, group, kept) -> (partner, scale).
+    _found: dict = field(default_factory=dict, compare=False, repr=False)
 
     def __call__(
         self, site: FoldSite, kept: np.ndarray, statistics: np.ndarray | None = None
     ) -> tuple[np.ndarray | None, None]:
-        partner = np.full(len(kept), -1, dtype=np.int64)
-        scale = np.zeros(len(kept))
-        for number in np.unique(self.group_of[site.channel]):
+        channels = site.channels
+        partner = np.full(channels.count, -1, dtype=np.int64)
+        scale = np.zeros(channels.count)
+        for number in np.unique(channels.group_of[site.channel]):
             if number >= 0:
-                chosen, factor = self._matches(int(number), kept)
-                members = np.flatnonzero(self.group_of == number)
-                members = members[np.argsort(self.place_of[members])]
-                found = chosen >= 0
-                partner[members[found]] = members[chosen[found]]
-                scale[members[found]] = factor[found]
+                group = channels.groups[number]
+                places, factors = self._matches(channels, group, kept[group.channels])
+                found = places >= 0
+                partner[group.channels[found]] = group.channels[places[found]]
+                scale[group.channels[found]] = factors[found]
         return fold_mixing(site, kept, partner, scale), None
 
-    def _matches(self, number: int, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For every channel of a group its partner's place (-1: none) and the scale."""
-        members = np.flatnonzero(self.group_of == number)
-        members = members[np.argsort(self.place_of[members])]
-        stays = kept[members]
-        key = (number, stays.tobytes())
-        if key not in self._partners:
-            filters = self.filters[number]
-            self._partners[key] = match(filters, stays, self._threshold(filters), self.trade_off)
-        return self._partners[key]
+    def _matches(self, channels: Channels, group: Group, stays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        key = (id(channels), group.name, stays.tobytes())
+        if key not in self._found:
+            filters = channel_filters(channels, group)
+            self._found[key] = match(filters, stays, self._threshold(filters), self.trade_off)
+        return self._found[key]
 
     def _threshold(self, filters: list[Filters]) -> float:
         if self.threshold is not None:
