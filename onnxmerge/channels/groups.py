@@ -134,7 +134,8 @@ def _borders(view: GraphView):
         for tensor in node.tensors:
             if view.captured(tensor.name):
                 yield from (
-                    Said(node, Freeze(axis, f"'{tensor.name}' is used inside of a subgraph")) for axis in tensor.axes
+                    Said(node, Freeze(axis, f"'{tensor.name}' is used inside of a subgraph"))
+                    for axis in tensor.axes
                 )
 
 
@@ -176,7 +177,7 @@ def _groups(view: GraphView, classes: AxisClasses, label, blocked, said) -> tupl
 
 
 class _Description:
-    """What a person wants to know of a set of axis classes: nodes, a name, whether sums or concats join it."""
+    """What a person wants to know of axis classes: nodes, a name, whether sums or concats join them."""
 
     def __init__(self, view: GraphView, classes: AxisClasses, said: list[Said]):
         self._nodes: dict[int, dict[int, NodeView]] = {}
@@ -211,6 +212,3 @@ class _Description:
 
     def chain(self, signature) -> bool:
         return not any(number in self._joined for number in signature)
-
-
-

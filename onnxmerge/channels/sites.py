@@ -53,7 +53,7 @@ class FoldSite:
 
 @dataclass(frozen=True, eq=False)
 class BatchNorm:
-    """Inference parameters of a BatchNormalization, float64 [C] each; ``variance`` is the running variance."""
+    """Inference parameters of a BatchNormalization, float64 [C] each; ``variance`` is the running one."""
 
     node: NodeView
     gamma: np.ndarray
@@ -70,7 +70,7 @@ class Producer:
     Attributes:
         filters: what makes each channel, float64 [C, n]: its rows or kernels, flattened.
         bias: float64 [C, m], m the rows of a channel, or None.
-        batch_norm: of the BatchNormalization that is the operator's only consumer, in channel order.
+        batch_norm: of the BatchNormalization that is the only consumer, in channel order.
         depthwise: whether every channel sees only itself.
     """
 
@@ -103,12 +103,24 @@ def fold_sites(channels: Channels) -> list[FoldSite]:
         columns = np.arange(axis.size) if isinstance(contract.weight, Axis) else contract.weight.index
         rows, output = _rows(channels, node, weight, axis.axis)
         sites.append(
-            FoldSite(channels, node, contract, weight, axis.axis, columns, channels.of(weight[axis.axis]), rows, output)
+            FoldSite(
+                channels,
+                node,
+                contract,
+                weight,
+                axis.axis,
+                columns,
+                channels.of(weight[axis.axis]),
+                rows,
+                output,
+            )
         )
     return sites
 
 
-def _rows(channels: Channels, node: NodeView, weight: TensorView, contracted: int) -> tuple[int | None, Axis | None]:
+def _rows(
+    channels: Channels, node: NodeView, weight: TensorView, contracted: int
+) -> tuple[int | None, Axis | None]:
     """The weight's axis that becomes an axis of the output, and that axis."""
     y = node.y[0]
     for axis in y.axes if y is not None else ():
@@ -123,7 +135,9 @@ def producers(channels: Channels, group: Group) -> list[Producer]:
     """The linear operators with stored weights that make a group's channels, in topological order."""
     found = []
     rank = _rank_in(channels, group)
-    contracted = {(node.index, _tensor_of(c.weight)): _axis_of(c.weight) for node, c in channels.contracts() if c.weight}
+    contracted = {
+        (node.index, _tensor_of(c.weight)): _axis_of(c.weight) for node, c in channels.contracts() if c.weight
+    }
     for node in channels.view:
         linear = _linear(node)
         if linear is None:
@@ -152,7 +166,9 @@ def _rank_in(channels: Channels, group: Group) -> np.ndarray:
     return rank
 
 
-def _output_axis(channels: Channels, node: NodeView, weight: TensorView, contracted: int | None, rank) -> int | None:
+def _output_axis(
+    channels: Channels, node: NodeView, weight: TensorView, contracted: int | None, rank
+) -> int | None:
     outputs = {channels.classes.number[axis] for axis in node.y[0].axes}
     for i in range(weight.rank):
         tied = channels.classes.number[weight[i]] in outputs
@@ -167,14 +183,16 @@ def _producer(channels: Channels, group: Group, node, weight, axis: int, rank, b
     bias = node.input(bias_input) if bias_input is not None else None
     bias_values = None
     if bias is not None and bias.constant is not None and bias.rank and bias[-1].size == len(place):
-        bias_values = _by_channel(np.asarray(bias.constant, dtype=np.float64).reshape(-1, 1), place, len(group))
+        bias_values = _by_channel(
+            np.asarray(bias.constant, dtype=np.float64).reshape(-1, 1), place, len(group)
+        )
     depthwise = node.attr("group", 1) > 1 and prod(weight.shape[1:2]) == 1
     filters = _by_channel(values.reshape(len(place), -1), place, len(group))
     return Producer(node, filters, bias_values, _batch_norm(channels, node, rank, len(group)), depthwise)
 
 
 def _by_channel(rows: np.ndarray, place: np.ndarray, count: int) -> np.ndarray:
-    """Rows of the same channel side by side: [positions, n] -> [count, m*n], zero where a channel has none."""
+    """Rows of one channel side by side: [positions, n] -> [count, m*n], zero where a channel has none."""
     chosen = np.flatnonzero(place >= 0)
     order = chosen[np.argsort(place[chosen], kind="stable")]
     per_channel = np.bincount(place[chosen], minlength=count)
@@ -195,6 +213,7 @@ def _batch_norm(channels: Channels, node: NodeView, rank: np.ndarray, count: int
         return None
     place = rank[channels.of(norm.x[1][0])]
     gamma, beta, mean, variance = (
-        _by_channel(np.asarray(p.constant, dtype=np.float64).reshape(-1, 1), place, count)[:, 0] for p in parameters
+        _by_channel(np.asarray(p.constant, dtype=np.float64).reshape(-1, 1), place, count)[:, 0]
+        for p in parameters
     )
     return BatchNorm(norm, gamma, beta, mean, variance, norm.attr("epsilon", 1e-5))

@@ -9,6 +9,8 @@ One pass per function, in the order of ``canonicalize``:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
 import onnx.inliner
@@ -16,17 +18,18 @@ import onnx_graphsurgeon as gs
 from onnx.reference import ReferenceEvaluator
 
 from onnxmerge.errors import ModelError
-from onnxmerge.graph.shape_values import ShapeValues, value_of
 from onnxmerge.graph.constants import constant_tensor, constant_values
+from onnxmerge.graph.inference import fill_types, infer
+from onnxmerge.graph.shape_values import ShapeValues, value_of
 from onnxmerge.graph.working import import_model
 
 # A folded result larger than this, and than its inputs, would only bloat the file.
 MOST_FOLDED_ELEMENTS = 1 << 16
 _FOLDABLE = {
-    "Abs", "Add", "Cast", "CastLike", "Ceil", "Concat", "ConstantOfShape", "Div", "Equal", "Exp", "Expand", "Flatten",
-    "Floor", "Gather", "Identity", "Max", "Min", "Mul", "Neg", "Pow", "Range", "Reciprocal", "ReduceMax",
-    "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Shape", "Size", "Slice", "Sqrt", "Squeeze",
-    "Sub", "Tile", "Transpose", "Unsqueeze", "Where",
+    "Abs", "Add", "Cast", "CastLike", "Ceil", "Concat", "ConstantOfShape", "Div", "Equal", "Exp",
+    "Expand", "Flatten", "Floor", "Gather", "Identity", "Max", "Min", "Mul", "Neg", "Pow", "Range",
+    "Reciprocal", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Shape",
+    "Size", "Slice", "Sqrt", "Squeeze", "Sub", "Tile", "Transpose", "Unsqueeze", "Where",
 }  # fmt: skip
 
 
@@ -41,58 +44,20 @@ def canonicalize(proto: onnx.ModelProto) -> gs.Graph:
             proto = onnx.inliner.inline_local_functions(proto)
         except Exception as error:
             raise ModelError(f"local functions cannot be inlined: {error}") from error
-    static = static_shapes(proto)
+    inferred = infer(proto)
     graph = import_model(proto)
     try:
         graph.toposort(recurse_subgraphs=False, mode="nodes")
     except Exception as error:
         raise ModelError(f"the nodes cannot be put in topological order: {error}") from error
-    fold_known_integers(graph, static)
+    fill_types(graph, inferred.types)
+    fold_known_integers(graph, inferred.shapes)
     fold_constants(graph)
     _remove_dead_nodes(graph)
     return graph
 
 
-def static_shapes(proto: onnx.ModelProto) -> dict[str, list[int | None]]:
-    """Shapes with the lengths that are fixed whatever the input, None for the others.
-
-    Only inputs and initializers are believed: intermediate shapes in files are often stale.
-    """
-    skeleton = strip_weights(proto)
-    del skeleton.graph.value_info[:]
-    try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
-    except Exception:  # inference is a help, not a requirement: unknown lengths stay computed
-        inferred = skeleton.graph
-    shapes: dict[str, list[int | None]] = {t.name: list(t.dims) for t in skeleton.graph.initializer}
-    for value in [*inferred.input, *inferred.value_info]:
-        if value.type.tensor_type.HasField("shape"):
-            shapes[value.name] = [
-                d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim
-            ]
-    return shapes
-
-
-def strip_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy without the data of large initializers: small, for passes that need only types and shapes."""
-    skeleton = onnx.ModelProto(ir_version=proto.ir_version)
-    skeleton.opset_import.extend(proto.opset_import)
-    skeleton.functions.extend(proto.functions)
-    graph, source = skeleton.graph, proto.graph
-    graph.name = source.name or "graph"
-    for field in ("node", "input", "output", "value_info", "sparse_initializer"):
-        getattr(graph, field).extend(getattr(source, field))
-    for tensor in source.initializer:
-        if int(np.prod(tensor.dims)) <= 1024:
-            graph.initializer.append(tensor)
-        else:
-            graph.initializer.append(
-                onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
-            )
-    return skeleton
-
-
-def fold_known_integers(graph: gs.Graph, static: dict[str, list[int | None]]) -> None:
+def fold_known_integers(graph: gs.Graph, static: Mapping[str, list[int | None]]) -> None:
     """Replace integer tensors whose every element follows from fixed lengths by constants."""
     values = ShapeValues({name: len(shape) for name, shape in static.items()}, static)
     outputs = {tensor.name for tensor in graph.outputs}
@@ -112,7 +77,18 @@ def fold_known_integers(graph: gs.Graph, static: dict[str, list[int | None]]) ->
 def _is_integer_chain(node: gs.Node) -> bool:
     if node.op == "Cast":
         return node.attrs.get("to") in (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
-    return node.op in ("Shape", "Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Add", "Sub", "Mul", "Div")
+    return node.op in (
+        "Shape",
+        "Gather",
+        "Slice",
+        "Concat",
+        "Unsqueeze",
+        "Squeeze",
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+    )
 
 
 def _rank_of_chain(node: gs.Node) -> int:
@@ -150,9 +126,14 @@ def fold_constants(graph: gs.Graph) -> None:
             continue
         tensor = node.outputs[0]
         stored = [constant_tensor(x) for x in node.inputs]
-        if tensor.name in outputs or any(s is None and x.name for s, x in zip(stored, node.inputs, strict=True)):
+        if tensor.name in outputs or any(
+            s is None and x.name for s, x in zip(stored, node.inputs, strict=True)
+        ):
             continue
-        if node.op == "ConstantOfShape" and int(np.prod(constant_values(node.inputs[0]))) > MOST_FOLDED_ELEMENTS:
+        if (
+            node.op == "ConstantOfShape"
+            and int(np.prod(constant_values(node.inputs[0]))) > MOST_FOLDED_ELEMENTS
+        ):
             continue
         result = _evaluate(node, graph.opset or 1)
         largest = max(int(np.prod(s.shape)) for s in stored if s is not None)

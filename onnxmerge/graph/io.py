@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,12 +28,18 @@ PROTOBUF_LIMIT = 2**31 - 2**20
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in memory, with all weights, and what is known of where it came from."""
+    """A model in memory, with all weights, and what is known of where it came from.
+
+    Attributes:
+        bytes: size on disk, external data included.
+        self_contained: whether one file holds everything.
+    """
 
     proto: onnx.ModelProto
     path: Path | None
     bytes: int
     sha256: str
+    self_contained: bool = True
 
 
 def load(model: str | os.PathLike[str] | onnx.ModelProto) -> LoadedModel:
@@ -43,6 +50,11 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto) -> LoadedModel:
             truncated or outside of the model's folder.
     """
     if isinstance(model, onnx.ModelProto):
+        for tensor in _stored_tensors(model.graph):
+            if uses_external_data(tensor):
+                raise ModelError(
+                    f"the data of '{tensor.name}' is not loaded: give the model's path, or load its external data"
+                )
         # The caller's object is never touched, whatever happens to the working copy.
         proto = onnx.ModelProto()
         proto.CopyFrom(model)
@@ -64,8 +76,8 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto) -> LoadedModel:
     if not proto.graph.node and not proto.graph.output:
         raise ModelError(f"{path} is not an ONNX file: it holds no graph")
     digest = hashlib.sha256(data)
-    size = len(data) + _read_external_data(proto, path, digest)
-    return LoadedModel(proto, path, size, digest.hexdigest())
+    outside = _read_external_data(proto, path, digest)
+    return LoadedModel(proto, path, len(data) + outside, digest.hexdigest(), self_contained=not outside)
 
 
 def _read_external_data(proto: onnx.ModelProto, path: Path, digest: hashlib._Hash) -> int:
@@ -199,3 +211,13 @@ def save(proto: onnx.ModelProto, target: str | os.PathLike[str]) -> None:
         file.write(serialize(proto))
         file.flush()
         os.fsync(file.fileno())
+
+
+def copy_file(source: Path, target: str | os.PathLike[str]) -> None:
+    """Copy a file atomically.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with atomic_write(Path(target)) as part:
+        shutil.copyfile(source, part)

@@ -53,9 +53,7 @@ class ShapeValues:
         static: for tensors whose fixed lengths are known, the shape with None for the others.
     """
 
-    def __init__(
-        self, ranks: Mapping[str, int], static: Mapping[str, Sequence[int | None]] | None = None
-    ):
+    def __init__(self, ranks: Mapping[str, int], static: Mapping[str, Sequence[int | None]] | None = None):
         self._ranks = ranks
         self._static = static or {}
         self._seen: dict[str, list[Element] | None] = {}

@@ -92,7 +92,9 @@ def _slice_bounds(node: NodeView) -> list[tuple[int, int, int, int]] | None:
         starts, ends = values[0], values[1]
         axes = values[2] if values[2] is not None else range(len(starts))
         steps = values[3] if values[3] is not None else [1] * len(starts)
-    return [(int(a) % rank, int(s), int(e), int(t)) for a, s, e, t in zip(axes, starts, ends, steps, strict=True)]
+    return [
+        (int(a) % rank, int(s), int(e), int(t)) for a, s, e, t in zip(axes, starts, ends, steps, strict=True)
+    ]
 
 
 def gather(node: NodeView) -> Iterator[Relation]:

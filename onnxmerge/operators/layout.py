@@ -84,8 +84,12 @@ def stated_sizes(node: NodeView, operand: int, y_axes: list[Axis] | None = None)
     """Sizes for the lengths that a shape operand states; computed ones freeze their axis."""
     y = y_axes if y_axes is not None else node.y[0].axes
     elements = node.elements(operand)
+    # A computed shape is overridden by a Where on integers, which opset 9 brought.
+    fixed = node.opset < 9 and node.x[operand].constant is None
     if elements is None or len(elements) != len(y):
-        yield from (Freeze(axis, f"the shape that {node.op} takes is computed") for axis in y if axis.size > 1)
+        yield from (
+            Freeze(axis, f"the shape that {node.op} takes is computed") for axis in y if axis.size > 1
+        )
         return
     for i, (element, axis) in enumerate(zip(elements, y, strict=True)):
         if isinstance(element, Dim):
@@ -97,7 +101,11 @@ def stated_sizes(node: NodeView, operand: int, y_axes: list[Axis] | None = None)
         elif element is None:
             yield Freeze(axis, f"its length in {node.op} is computed")
         elif element == axis.size or (element == 0 and not node.attr("allowzero", 0)):
-            yield Size(Slot(operand, i), axis)
+            yield (
+                Freeze(axis, f"opset {node.opset} cannot override its length")
+                if fixed
+                else Size(Slot(operand, i), axis)
+            )
 
 
 def expand(node: NodeView) -> Iterator[Relation]:

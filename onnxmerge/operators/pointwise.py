@@ -8,12 +8,14 @@ from onnxmerge.graph.view import NodeView, TensorView
 from onnxmerge.operators.relations import Freeze, Mix, Relation, Tie
 
 
-def broadcast(inputs: Iterable[TensorView | None], y: TensorView, *, joins: bool = False) -> Iterator[Relation]:
+def broadcast(
+    inputs: Iterable[TensorView | None], y: TensorView, *, joins: bool = False
+) -> Iterator[Relation]:
     """Multidirectional broadcasting: axes are aligned from the right; a length of 1 ties nothing."""
     for x in inputs:
         if x is None:
             continue
-        for axis in range(1, x.rank + 1):
+        for axis in range(x.rank, 0, -1):
             if x[-axis].size == y[-axis].size:
                 yield Tie(x[-axis], y[-axis], joins=joins)
 
@@ -38,7 +40,7 @@ def same_axes(node: NodeView) -> Iterator[Relation]:
 
 
 def softmax(node: NodeView) -> Iterator[Relation]:
-    """Softmax, LogSoftmax, Hardmax: normalised over one axis (before opset 13: over all from that axis on)."""
+    """Softmax, LogSoftmax, Hardmax: over one axis (before opset 13: over all from that axis on)."""
     x, y = node.x[0], node.y[0]
     mixed = _softmax_axes(node, x.rank)
     yield from same_axes(node)

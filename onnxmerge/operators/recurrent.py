@@ -11,7 +11,8 @@ _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
 def recurrent(node: NodeView) -> Iterator[Relation]:
-    """X [T, B, I], W [D, G*H, I], R [D, G*H, H], B [D, 2*G*H], states [D, B, H], P [D, 3*H] -> Y [T, D, B, H].
+    """X [T, B, I], W [D, G*H, I], R [D, G*H, H], B [D, 2*G*H], states [D, B, H], P [D, 3*H]
+    -> Y [T, D, B, H].
 
     The recurrence sums over the hidden units inside of the operator; a mask on the columns of R is
     the same as one on the hidden state.

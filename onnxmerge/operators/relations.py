@@ -56,7 +56,7 @@ class Contract:
 
 @dataclass(frozen=True)
 class Slot:
-    """A place where a node states a length: an attribute (name) or an input (number), and the element in it."""
+    """Where a node states a length: an attribute (name) or an input (number), and the element in it."""
 
     place: str | int
     element: int | None = None
@@ -153,7 +153,7 @@ def axes_of(relation: Relation) -> set[Axis]:
 
 
 def check(relation: Relation) -> None:
-    """Raise ValueError where a relation pairs lists of unequal length or names positions that do not exist."""
+    """Raise ValueError where a relation pairs lists of unequal length, or names positions out of range."""
     match relation:
         case Tie(a=a, b=b):
             _check_pair(a, b)
@@ -169,7 +169,11 @@ def _check_pair(a: Where, b: Where) -> None:
     if _count(a) != _count(b):
         raise ValueError(f"{a} has {_count(a)} positions, {b} has {_count(b)}")
     for where in (a, b):
-        out = not isinstance(where, Axis) and len(where) and not 0 <= where.index.min() <= where.index.max() < where.axis.size
+        out = (
+            not isinstance(where, Axis)
+            and len(where)
+            and not 0 <= where.index.min() <= where.index.max() < where.axis.size
+        )
         if out:
             raise ValueError(f"{where} is out of range")
 

@@ -56,7 +56,9 @@ class Editor:
         node.inputs[number] = own
         return own
 
-    def new_constant(self, like: str, values: np.ndarray, follows: dict[int, Axis] | None = None) -> gs.Constant:
+    def new_constant(
+        self, like: str, values: np.ndarray, follows: dict[int, Axis] | None = None
+    ) -> gs.Constant:
         """A new constant under a free name derived from ``like``."""
         constant = gs.Constant(self._free_name(like), values)
         self._tensors[constant.name] = constant
@@ -70,7 +72,9 @@ class Editor:
         self._tensors[variable.name] = variable
         return variable
 
-    def new_node(self, op: str, like: str, inputs: list[gs.Tensor], output: gs.Tensor, before: gs.Node) -> gs.Node:
+    def new_node(
+        self, op: str, like: str, inputs: list[gs.Tensor], output: gs.Tensor, before: gs.Node
+    ) -> gs.Node:
         """A new node that stands before another one."""
         node = gs.Node(op, self._free_name(like), inputs=inputs, outputs=[output])
         self.graph.nodes.insert(next(i for i, n in enumerate(self.graph.nodes) if n is before), node)

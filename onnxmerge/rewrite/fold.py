@@ -93,4 +93,6 @@ def _add_node(editor: Editor, site: FoldSite, node: gs.Node, change: np.ndarray)
     if following is not None:
         editor.new_node("Add", f"{site.node.name}_bias", [inner, constant], output, before=following)
     else:
-        editor.graph.nodes.append(gs.Node("Add", f"{site.node.name}_bias", inputs=[inner, constant], outputs=[output]))
+        editor.graph.nodes.append(
+            gs.Node("Add", f"{site.node.name}_bias", inputs=[inner, constant], outputs=[output])
+        )

@@ -82,7 +82,9 @@ def _state(editor: Editor, channels: Channels, kept: np.ndarray, view: NodeView,
         _state_attribute(node, place, new, everything)
         return
     if place >= len(node.inputs) or node.inputs[place].is_empty():
-        editor.set_input(node, place, editor.new_constant(f"{view.name}_sizes", np.array(everything, dtype=np.int64)))
+        editor.set_input(
+            node, place, editor.new_constant(f"{view.name}_sizes", np.array(everything, dtype=np.int64))
+        )
         node.attrs.pop("num_outputs", None)
         return
     if editor.values(node.inputs[place]) is not None:

@@ -1,0 +1,257 @@
+"""What the tests of channel analysis share: models from text, analysis, pruning, masking, comparing.
+
+The reference for correctness is the masked model: the untouched widths with a 0/1 mask on the data
+operand of every contraction. A pruned model has to give the same outputs, for any selection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from unittest import mock
+
+import numpy as np
+import onnx
+import onnx.parser
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxmerge.channels import Channels, analyse
+from onnxmerge.channels.cost import CostModel, removed_channels
+from onnxmerge.graph import GraphView, canonicalize, export_model, load
+from onnxmerge.graph.view import NodeView
+from onnxmerge.operators import table
+from onnxmerge.operators.relations import Freeze, Mix, Relation, Tie
+from onnxmerge.plan import Selection
+from onnxmerge.rewrite.editing import Editor
+from onnxmerge.rewrite.mask import mask
+from onnxmerge.rewrite.resize import resize
+from onnxmerge.runtime import Runtime, Session
+
+RUNTIME = Runtime.create("cpu", 1)
+TOLERANCE = 1e-4
+
+Feed = Mapping[str, np.ndarray]
+
+
+# --- models from text ---------------------------------------------------------------------------------
+
+
+def model(text: str, *, opset: int = 17, contrib: bool = False, seed: int = 0) -> onnx.ModelProto:
+    """A model from the text of one graph in ONNX's own syntax.
+
+    Values that are declared between the signature and the nodes, and that no node makes, become
+    random weights: positive where the name says scale or var, integers where the type does.
+    """
+    domains = f'"" : {opset}' + (', "com.microsoft" : 1' if contrib else "")
+    ir_version = 10 if opset >= 21 else 8
+    proto = onnx.parser.parse_model(f"<ir_version: {ir_version}, opset_import: [{domains}]>\n{text}")
+    made = {name for node in proto.graph.node for name in node.output}
+    rng = np.random.default_rng(seed)
+    declared = list(proto.graph.value_info)
+    del proto.graph.value_info[:]
+    for value in declared:
+        if value.name in made:
+            proto.graph.value_info.append(value)
+        else:
+            proto.graph.initializer.append(_random_weight(rng, value))
+    return proto
+
+
+def _random_weight(rng: np.random.Generator, value: onnx.ValueInfoProto) -> TensorProto:
+    kind = value.type.tensor_type
+    shape = [d.dim_value for d in kind.shape.dim]
+    dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type)
+    if np.dtype(dtype).kind in "iu":
+        values = rng.integers(-100 if np.dtype(dtype).kind == "i" else 0, 100, shape)
+    elif any(word in value.name for word in ("scale", "var")):
+        values = rng.uniform(0.5, 1.5, shape)
+    else:
+        values = rng.standard_normal(shape)
+    return numpy_helper.from_array(np.asarray(values).astype(dtype), value.name)
+
+
+def random_feed(
+    session: Session, *, seed: int = 0, sizes: Mapping[str, int] | int = 2
+) -> dict[str, np.ndarray]:
+    """Standard normal inputs, integers in 0..2 and booleans; free lengths are ``sizes`` (by name, or all)."""
+    rng = np.random.default_rng(seed)
+    feed = {}
+    for value in session.inputs:
+        shape = [
+            d if isinstance(d, int) else sizes if isinstance(sizes, int) else sizes.get(str(d), 2)
+            for d in value.shape or ()
+        ]
+        feed[value.name] = random_values(rng, shape, value.dtype)
+    return feed
+
+
+def random_values(rng: np.random.Generator, shape: Sequence[int], dtype) -> np.ndarray:
+    kind = np.dtype(dtype).kind
+    if kind == "f":
+        return rng.standard_normal(shape).astype(dtype)
+    return rng.integers(0, 2 if kind == "b" else 3, shape).astype(dtype)
+
+
+# --- analysis and rewriting ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Analysed:
+    """A model with its channels and one feed that runs."""
+
+    original: onnx.ModelProto
+    proto: onnx.ModelProto
+    channels: Channels
+    feed: Feed
+
+    @property
+    def widths(self) -> list[int]:
+        """The numbers of channels of all groups, in the order of the graph."""
+        return [len(group) for group in self.channels.groups]
+
+    @cached_property
+    def cost(self) -> CostModel:
+        return CostModel(self.channels)
+
+    @property
+    def reach(self) -> float:
+        """The share of the multiplications that goes when every group keeps one channel."""
+        least = removed_channels(self.channels, {g.name: np.array([0]) for g in self.channels.groups})
+        return 1 - self.cost.macs_kept(least) / max(self.cost.macs, 1)
+
+    def node(self, op: str) -> NodeView:
+        """The first node of an operator."""
+        return next(node for node in self.channels.view if node.op == op)
+
+    def selection(self, seed: int, least: float = 0.0) -> Selection:
+        """Random widths, at least the share ``least`` and one channel, and random channels."""
+        rng = np.random.default_rng(seed)
+        return Selection({g.name: _chosen(rng, len(g), least) for g in self.channels.groups})
+
+    def prune(self, selection: Selection) -> onnx.ModelProto:
+        return self._rewritten(resize, selection)
+
+    def mask(self, selection: Selection) -> onnx.ModelProto:
+        return self._rewritten(mask, selection)
+
+    def _rewritten(self, rewrite, selection: Selection) -> onnx.ModelProto:
+        editor = Editor(self.channels.view.graph)
+        rewrite(editor, self.channels, removed_channels(self.channels, selection.keep))
+        return export_model(editor.graph, self.original)
+
+
+def _chosen(rng: np.random.Generator, count: int, least: float) -> np.ndarray:
+    low = max(1, int(np.ceil(least * count)))
+    return np.sort(rng.choice(count, rng.integers(low, count + 1), replace=False))
+
+
+def analysed(source, feed: Feed | None = None, *, sizes: Mapping[str, int] | int = 2) -> Analysed:
+    """Load, bring into canonical form, trace shapes and find channels."""
+    original = load(source).proto
+    graph = canonicalize(original)
+    proto = export_model(graph, original)
+    if feed is None:
+        feed = random_feed(RUNTIME.session(proto), sizes=sizes)
+    return Analysed(original, proto, analyse(GraphView(graph, RUNTIME.trace(proto, feed))), feed)
+
+
+# --- comparing ----------------------------------------------------------------------------------------
+
+
+def difference(model: Analysed, selection: Selection, *, checked: bool = True) -> float:
+    """The largest error of the pruned model against the masked one, relative to each output's range.
+
+    The range is the largest magnitude in the masked or the untouched model: a sigmoid that
+    saturates at zero in the masked model has rounding errors of its full range.
+
+    Args:
+        checked: whether the pruned model is put through the checker of the onnx package as well.
+    """
+    pruned, masked = model.prune(selection), model.mask(selection)
+    if checked:
+        onnx.checker.check_model(pruned, full_check=True)
+    before, after, reference = (RUNTIME.session(m).run(model.feed) for m in (model.proto, pruned, masked))
+    return max((_error(after[k], reference[k], before[k]) for k in reference), default=0.0)
+
+
+def _error(value, reference, original) -> float:
+    if not isinstance(reference, np.ndarray):
+        return 0.0 if str(value) == str(reference) else np.inf
+    if value.shape != reference.shape or value.dtype != reference.dtype:
+        return np.inf
+    if reference.dtype.kind != "f":
+        return float(np.mean(value != reference)) if reference.size else 0.0
+    value, reference, original = (np.asarray(v, dtype=np.float64) for v in (value, reference, original))
+    same = (value == reference) | (np.isnan(value) & np.isnan(reference))
+    delta = np.where(same, 0.0, np.abs(value - reference))
+    span = max((np.abs(v[np.isfinite(v)]).max(initial=0.0) for v in (reference, original)), default=0.0)
+    return float(np.nan_to_num(delta, nan=np.inf, posinf=np.inf).max(initial=0.0) / max(span, 1e-30))
+
+
+def check(
+    model: Analysed, *, seeds: Sequence[int] = (0, 1, 2), tolerance: float = TOLERANCE, checked=True
+) -> None:
+    """Assert that pruned and masked agree for several random selections, and that something was removed."""
+    removed = False
+    for seed in seeds:
+        selection = model.selection(seed)
+        removed |= selection.removes({g.name: len(g) for g in model.channels.groups})
+        error = difference(model, selection, checked=checked)
+        assert error <= tolerance, f"pruned and masked differ by {error:.2e} for the selection of seed {seed}"
+    assert removed or not model.channels.groups, "no selection removed anything"
+
+
+def said(node: NodeView) -> str:
+    """What the rule of a node says, as one line; axes that it leaves frozen by default are left out."""
+    default = f"not a channel axis of {node.op}"
+    return "; ".join(
+        str(r) for r in table.relations(node) if not (isinstance(r, Freeze) and r.why == default)
+    )
+
+
+# --- wrong rules --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def tied_instead(op: str, domain: str = "") -> Iterator[None]:
+    """The table with one wrong rule: whatever the operator mixes or freezes is tied instead."""
+    right = table.OPERATORS.get((domain, op))
+
+    def wrong(node: NodeView) -> Iterator[Relation]:
+        relations = list(right.rule(node)) if right else []
+        yield from (_tied(r) for r in relations)
+        inputs = [x for x in node.x if x is not None]
+        for y in (y for y in node.y if y is not None):
+            for x in inputs:
+                if x.rank == y.rank:
+                    yield from (Tie(x[i], y[i]) for i in range(x.rank) if x[i].size == y[i].size)
+        for tensor in node.tensors:
+            yield from (Tie(axis, axis) for axis in tensor.axes)
+
+    operator = replace(right, rule=wrong) if right else table.Operator(wrong)
+    with mock.patch.dict(table.OPERATORS, {(domain, op): operator}):
+        yield
+
+
+def _tied(relation: Relation) -> Relation:
+    match relation:
+        case Mix(axis=axis):
+            return Tie(axis, axis)
+        case Freeze(where=where):
+            return Tie(where, where)
+    return relation
+
+
+def disagrees(text_or_proto, op: str, domain: str = "", seeds: Sequence[int] = range(4)) -> bool:
+    """Whether the wrong rule shows: pruned and masked differ, or the pruned model does not run."""
+    with tied_instead(op, domain):
+        model = analysed(text_or_proto)
+    for seed in seeds:
+        try:
+            if difference(model, model.selection(seed)) > 10 * TOLERANCE:
+                return True
+        except Exception:  # whatever the checker or the runtime raises, the fault has shown
+            return True
+    return False
