@@ -1,0 +1,102 @@
+"""Every option of a run, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+from onnxmerge.allocation import ALLOCATIONS
+from onnxmerge.calibration import ImageOptions
+from onnxmerge.compensation import COMPENSATIONS
+from onnxmerge.criteria import CRITERIA
+from onnxmerge.errors import UsageError
+
+DEFAULT_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Config:
+    """The options of ``optimize``; see the README for what they mean together.
+
+    Attributes:
+        ratio: share of channels to remove per group, 0..1 (1 excluded).
+        macs: share of the model's multiplications to keep, 0..1.
+        params: share of the model's parameters to keep, 0..1.
+        tolerance: largest change of the answers. Without a budget the target of the search (default
+            0.01); with one, a gate.
+        threshold: merge: smallest cosine at which a channel is merged; None: per layer kind.
+        trade_off: merge: lambda, the weight of the cosine against the BatchNorm shift.
+        scope: ``all``, or ``chain`` for groups that no sum and no concat couples.
+        skip, only: globs of node or tensor names.
+        samples: most calibration samples used; None: all.
+        shapes: input shapes for made-up inputs.
+        images: how folders of images become numbers.
+        output_kinds: ``classes`` or ``values`` by output name, where the guess is wrong.
+        threads: of onnxruntime; None: all processors.
+
+    Raises:
+        UsageError: options that are out of range or contradict one another.
+    """
+
+    ratio: float | None = None
+    macs: float | None = None
+    params: float | None = None
+    tolerance: float | None = None
+    criterion: str = "l1"
+    compensation: str = "merge"
+    threshold: float | None = None
+    trade_off: float = 0.85
+    allocation: str = "uniform"
+    scope: str = "all"
+    skip: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    samples: int | None = None
+    seed: int = 0
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    images: ImageOptions = field(default_factory=ImageOptions)
+    output_kinds: Mapping[str, str] = field(default_factory=dict)
+    threads: int | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        budgets = [name for name in ("ratio", "macs", "params") if getattr(self, name) is not None]
+        if len(budgets) > 1:
+            raise UsageError(f"--{budgets[0]} and --{budgets[1]} are both budgets: give one")
+        if self.ratio is not None and not 0 <= self.ratio < 1:
+            raise UsageError(f"--ratio is the share of channels removed, from 0 to below 1, not {self.ratio}")
+        for name in ("macs", "params"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1:
+                raise UsageError(f"--{name} is the share that is kept, above 0 and at most 1, not {value}")
+        if self.tolerance is not None and not 0 <= self.tolerance:
+            raise UsageError(f"--tolerance is at least 0, not {self.tolerance}")
+        if not 0 <= self.trade_off <= 1:
+            raise UsageError(f"--lambda is from 0 to 1, not {self.trade_off}")
+        if self.samples is not None and self.samples < 1:
+            raise UsageError(f"--samples is at least 1, not {self.samples}")
+        _one_of("criterion", self.criterion, CRITERIA)
+        _one_of("compensation", self.compensation, COMPENSATIONS)
+        _one_of("allocation", self.allocation, ALLOCATIONS)
+        _one_of("scope", self.scope, ("all", "chain"))
+
+    @property
+    def budget(self) -> tuple[str, float] | None:
+        """The kind and value of the budget, or None for a search within the tolerance."""
+        for kind in ("ratio", "macs", "params"):
+            value = getattr(self, kind)
+            if value is not None:
+                return kind, value
+        return None
+
+    def as_dict(self) -> dict[str, object]:
+        """All options as plain data, for the report."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values["images"] = {f.name: getattr(self.images, f.name) for f in fields(self.images)}
+        values["shapes"] = {name: list(shape) for name, shape in self.shapes.items()}
+        values["output_kinds"] = dict(self.output_kinds)
+        return values
+
+
+def _one_of(option: str, value: str, known) -> None:
+    if value not in known:
+        raise UsageError(f"--{option} is one of {', '.join(known)}, not '{value}'")

@@ -1,0 +1,254 @@
+"""From a model to a smaller one that answers almost as before: the stages in order.
+
+``optimize`` is the whole story: prepare (load, data, analyse), decide (score, select, compensate,
+rewrite, at one budget or searching for one), prove (check, parity, latency), describe.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnxmerge.calibration import Dataset, made_up_inputs, read_calibration
+from onnxmerge.channels.explain import Explanation, explain
+from onnxmerge.channels.scope import in_scope
+from onnxmerge.clock import Clock, Progress
+from onnxmerge.config import DEFAULT_TOLERANCE, Config
+from onnxmerge.errors import InternalError, ModelError, ToleranceExceeded, UsageError
+from onnxmerge.graph.io import LoadedModel, copy_file, load, save
+from onnxmerge.plan import Plan, Selection
+from onnxmerge.recipe import Candidate, Recipe
+from onnxmerge.report import Report, describe
+from onnxmerge.runtime import Runtime, Session
+from onnxmerge.search import Found, search
+from onnxmerge.subject import Subject
+from onnxmerge.validation import Latency, Parity, check_model, compare_latency, measure, output_kinds
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What ``optimize`` gives back.
+
+    Attributes:
+        model: the smaller model, or the input model where nothing was removed.
+        report: before and after, parity, latency, groups, what was frozen and why.
+        plan: the decisions; ``optimize(model, plan=...)`` applies them again.
+        unchanged_file: the input file, where it is the result as it stands.
+    """
+
+    model: onnx.ModelProto
+    report: Report
+    plan: Plan
+    unchanged_file: Path | None = None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model, replacing an existing file at once or not at all.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        if self.unchanged_file is not None:
+            copy_file(self.unchanged_file, path)
+        else:
+            save(self.model, path)
+
+
+def optimize(
+    model: str | os.PathLike[str] | onnx.ModelProto,
+    *,
+    calibration: Any = None,
+    evaluation: Any = None,
+    plan: Plan | None = None,
+    config: Config | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Result:
+    """Remove channels from a model, compensate for them, and prove what it costs.
+
+    Args:
+        model: a path or a ModelProto; it is never changed.
+        calibration: a path (.npz, .npy, a folder of those or of images), an array, a dict of arrays, an
+            iterable of dicts, or an onnxruntime ``CalibrationDataReader``; None: made-up inputs.
+        evaluation: like ``calibration``: where parity is measured, if not on the calibration data.
+        plan: decisions made before, for the same model; it takes the place of a budget.
+        config: all options at once; or give them by name: ``ratio=0.5``, ``macs=0.5``, ...
+        progress: called with (stage, done, total).
+
+    Raises:
+        OnnxMergeError: one of its subclasses, see ``onnxmerge.errors``.
+    """
+    try:
+        config = replace(config or Config(), **options)
+    except TypeError as error:
+        raise UsageError(f"unknown option: {error}") from error
+    clock = Clock(progress)
+    prepared = prepare(model, calibration, evaluation, config, clock)
+    decision = decide(prepared, plan)
+    proof = prove(prepared, decision)
+    report = describe(prepared, decision, proof)
+    kept = {name: tuple(int(i) for i in keep) for name, keep in decision.candidate.selection.keep.items()}
+    method = {"criterion": config.criterion, "compensation": config.compensation, "seed": config.seed}
+    unchanged_file = prepared.loaded.path if decision.unchanged and prepared.loaded.self_contained else None
+    output = prepared.loaded.proto if decision.unchanged else decision.candidate.model
+    return Result(output, report, Plan(prepared.loaded.sha256, kept, method), unchanged_file)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """The model, the data and the analysis, before anything is decided."""
+
+    loaded: LoadedModel
+    reference: Session
+    kinds: dict[str, str]
+    data: Dataset
+    evaluation: Dataset | None
+    subject: Subject
+    explanation: Explanation
+    config: Config
+    runtime: Runtime
+    clock: Clock
+    warnings: tuple[str, ...]
+
+    def session(self, candidate: Candidate) -> Session:
+        """A session of a candidate; one that does not load is a defect of this program."""
+        try:
+            return self.runtime.session(candidate.model)
+        except ModelError as error:
+            raise InternalError(f"the smaller model does not load, nothing was written: {error}") from error
+
+    def parity(self, session: Session, data: Dataset) -> Parity:
+        with self.clock("parity"):
+            return measure(self.reference, session, data, self.kinds)
+
+
+def prepare(model: Any, calibration: Any, evaluation: Any, config: Config, clock: Clock) -> Prepared:
+    """Read the model and the data, and find the channels."""
+    runtime = Runtime.create(config.device, config.threads)
+    with clock("load"):
+        loaded = load(model)
+        warnings = check_model(loaded.proto)
+        reference = runtime.session(loaded.proto)
+        kinds = output_kinds(loaded.proto, config.output_kinds)
+    with clock("data"):
+        if calibration is None:
+            data = made_up_inputs(
+                loaded.proto, reference.inputs, config.shapes, config.seed, config.samples, runtime
+            )
+        else:
+            data = _read(reference, calibration, config)
+        judged = None if evaluation is None else _read(reference, evaluation, config)
+    with clock("analyse"):
+        subject = Subject.of(loaded, next(iter(data.feeds(batch=1))), runtime)
+        explanation = explain(subject.channels, subject.cost)
+        channels = in_scope(subject.channels, config.scope, config.skip, config.only)
+    notes = (*warnings, *([runtime.note] if runtime.note else []))
+    return Prepared(
+        loaded, reference, kinds, data, judged, subject.with_channels(channels), explanation, config, runtime, clock, notes
+    )
+
+
+def _read(reference: Session, what: Any, config: Config) -> Dataset:
+    """Data for the model; where the graph fixes a batch size that its inputs do not show, one by one."""
+    data = read_calibration(what, reference.inputs, config.images, config.samples, config.seed)
+    if data.batch is None and data.ready is None and len(data) > 1:
+        try:
+            reference.run(next(iter(data.feeds())))
+        except ModelError:
+            return replace(data, batch=1)
+    return data
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """What goes, and the model without it; ``data`` is where its parity is judged."""
+
+    candidate: Candidate
+    data: Dataset
+    found: Found | None
+    unchanged: bool
+
+
+def decide(prepared: Prepared, plan: Plan | None) -> Decision:
+    """The candidate of the plan or the budget, or the smallest one within the tolerance."""
+    config, subject = prepared.config, prepared.subject
+    recipe = Recipe(subject, config, prepared.data, prepared.runtime, prepared.clock)
+    found = None
+    data = prepared.evaluation or prepared.data
+    if plan is not None:
+        candidate = recipe.of(_checked(plan, prepared))
+    elif config.budget is not None:
+        candidate = recipe.at(*config.budget)
+    else:
+        fit, held_out = prepared.data.split(seed=config.seed)
+        data = prepared.evaluation or held_out
+        candidate, found = _search(prepared, recipe, fit, held_out)
+    return Decision(candidate, data, found, not subject.removed(candidate.selection).any())
+
+
+def _search(
+    prepared: Prepared, recipe: Recipe, fit: Dataset, held_out: Dataset
+) -> tuple[Candidate, Found | None]:
+    """Search on a part of the data, rebuild with all of it; the part's candidate where that falls outside."""
+    tolerance = DEFAULT_TOLERANCE if prepared.config.tolerance is None else prepared.config.tolerance
+
+    def change(candidate: Candidate) -> Parity:
+        return prepared.parity(prepared.session(candidate), held_out)
+
+    found = search(replace(recipe, data=fit), change, tolerance, prepared.clock.step)
+    if found is None:
+        return recipe.of(Selection({})), None
+    candidate = recipe.at("macs", found.share)
+    return (candidate if change(candidate).change <= tolerance else found.candidate), found
+
+
+def _checked(plan: Plan, prepared: Prepared) -> Selection:
+    if plan.fingerprint != prepared.loaded.sha256:
+        raise UsageError("the plan belongs to another model: its fingerprint differs")
+    sizes = {group.name: len(group) for group in prepared.subject.channels.groups}
+    for name, keep in plan.keep.items():
+        if name not in sizes:
+            raise UsageError(f"the plan names the group '{name}', which this model does not have")
+        if not keep or min(keep) < 0 or max(keep) >= sizes[name]:
+            raise UsageError(f"the plan keeps none or unknown channels of '{name}', which has {sizes[name]}")
+    return plan.selection
+
+
+@dataclass(frozen=True, eq=False)
+class Proof:
+    """What the new model was found to be: how it answers, and how fast."""
+
+    parity: Parity
+    latency: Latency
+
+
+def prove(prepared: Prepared, decision: Decision) -> Proof:
+    """Check the new model, compare its answers and its speed with the input's.
+
+    Raises:
+        ToleranceExceeded: a budget was given with a tolerance, and the change is above it.
+        InternalError: the new model is not valid.
+    """
+    config, clock = prepared.config, prepared.clock
+    session = prepared.reference
+    if not decision.unchanged:
+        with clock("check"):
+            try:
+                check_model(decision.candidate.model)
+            except ModelError as error:
+                raise InternalError(f"the smaller model is not valid, nothing was written: {error}") from error
+            session = prepared.session(decision.candidate)
+    parity = prepared.parity(session, decision.data)
+    if config.budget is not None and config.tolerance is not None and parity.change > config.tolerance:
+        raise ToleranceExceeded(
+            f"the change is {parity.change:.4g}, above the tolerance of {config.tolerance:.4g} "
+            f"(measured on {parity.source}); nothing was written: keep more, or allow more"
+        )
+    with clock("latency"):
+        latency = compare_latency(
+            prepared.reference, session, next(iter(decision.data.feeds(batch=1))), seconds=1.0
+        )
+    return Proof(parity, latency)

@@ -1,0 +1,133 @@
+"""What a run did, as data: before and after, parity, latency, groups, what was frozen and why."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxmerge.graph.io import atomic_write, serialize
+
+if TYPE_CHECKING:
+    from onnxmerge.pipeline import Decision, Prepared, Proof
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Report:
+    """The report of a run. ``content`` is plain data in the layout of the README's "Report" section."""
+
+    content: Mapping[str, Any]
+
+    def __getitem__(self, key: str) -> Any:
+        return self.content[key]
+
+    def to_json(self) -> str:
+        """JSON text; figures that are not finite are null."""
+        return json.dumps(_finite(self.content), indent=2)
+
+    def save(self, path: str | Path) -> None:
+        """Write JSON atomically.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        with atomic_write(Path(path)) as part:
+            part.write_text(self.to_json() + "\n", encoding="utf-8")
+
+
+def describe(prepared: Prepared, decision: Decision, proof: Proof) -> Report:
+    """The report of a run from what its stages found."""
+    subject, parity, latency = prepared.subject, proof.parity, proof.latency
+    removed = subject.removed(decision.candidate.selection)
+    params, macs = subject.cost.params_kept(removed), subject.cost.macs_kept(removed)
+    output = _size(decision, prepared)
+    facts = {group.name: group for group in subject.channels.groups}
+    keep = decision.candidate.selection.keep
+    return Report({
+        "schema_version": SCHEMA_VERSION,
+        "input": {
+            "params": subject.cost.params, "macs": subject.cost.macs,
+            "bytes": prepared.loaded.bytes, "sha256": prepared.loaded.sha256,
+        },
+        "output": {"params": round(params), "macs": round(macs), **output},
+        "unchanged": decision.unchanged,
+        "parity": {
+            "relative_error": parity.relative_error, "max_abs_error": parity.max_abs_error,
+            "top1_agreement": parity.top1_agreement, "change": parity.change,
+            "change_upper_90": parity.change_upper(0.9), "samples": parity.samples, "source": parity.source,
+            "outputs": [
+                {"name": o.name, "kind": o.kind, "change": o.change, "relative_error": o.relative_error,
+                 "max_abs_error": o.max_abs_error, "agreement": o.agreement}
+                for o in parity.outputs
+            ],
+        },
+        "latency": asdict(latency),
+        "search": _search(prepared, decision),
+        "groups": [
+            {"name": name, "before": len(group), "after": len(keep.get(name, group.channels)),
+             "nodes": list(group.nodes)}
+            for name, group in facts.items()
+        ],
+        "frozen": [
+            {"reason": f.reason, "count": f.count, "examples": list(f.examples)}
+            for f in prepared.explanation.frozen
+        ],
+        "reach": prepared.explanation.reach,
+        "calibration": {"source": prepared.data.source, "samples": len(prepared.data),
+                        "made_up": prepared.data.made_up},
+        "config": prepared.config.as_dict(),
+        "warnings": [*prepared.warnings, *parity.notes, *_warnings(prepared, decision)],
+        "seconds": {stage: round(value, 4) for stage, value in prepared.clock.seconds.items()},
+    })  # fmt: skip
+
+
+def _size(decision: Decision, prepared: Prepared) -> dict[str, Any]:
+    if decision.unchanged:
+        return {"bytes": prepared.loaded.bytes, "sha256": prepared.loaded.sha256}
+    data = serialize(decision.candidate.model)
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _search(prepared: Prepared, decision: Decision) -> dict[str, Any] | None:
+    if prepared.config.budget is not None:
+        return None
+    if decision.found is None:
+        return {"macs": 1.0, "change": 0.0, "source": prepared.data.source}
+    found = decision.found
+    return {
+        "macs": found.share,
+        "change": found.parity.change,
+        "change_upper_90": found.parity.change_upper(0.9),
+        "source": found.parity.source,
+        "samples": found.parity.samples,
+    }
+
+
+def _warnings(prepared: Prepared, decision: Decision) -> list[str]:
+    warnings = []
+    if prepared.data.made_up:
+        warnings.append(
+            f"no data was given: {prepared.data.source} were used; "
+            "a change measured on them proves little, give real inputs with --calib"
+        )
+    if not prepared.subject.channels.groups:
+        warnings.append("no channel of this model can be removed: see what is frozen and why")
+    elif decision.unchanged:
+        warnings.append("nothing was removed: the input model is the output")
+    return warnings
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

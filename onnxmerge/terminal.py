@@ -1,0 +1,92 @@
+"""What a person sees: progress and messages on stderr, the result on stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from onnxmerge.report import Report
+
+
+class Terminal:
+    """Prints for one run; ``quiet`` leaves only errors, ``verbose`` adds every group and frozen axis."""
+
+    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
+        self._quiet = quiet
+        self._verbose = verbose
+        self._out = Console(highlight=False, soft_wrap=True)
+        self._err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def error(self, message: str) -> None:
+        self._err.print(f"onnxmerge: error: {message}", markup=False)
+
+    @contextmanager
+    def progress(self) -> Iterator[Callable[[str, int, int], None] | None]:
+        """A progress line on stderr while the block runs."""
+        if self._quiet:
+            yield None
+            return
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self._err, transient=True) as bar:
+            task = bar.add_task("start", total=None)
+
+            def show(stage: str, done: int, total: int) -> None:
+                bar.update(task, description=stage, completed=done, total=total or None)
+
+            yield show
+
+    def summary(self, report: Report, target: Path) -> None:
+        """The before/after table, and what the user should know."""
+        if self._quiet:
+            return
+        self._out.print(before_after(report))
+        parity = report["parity"]
+        answers = (
+            f"top-1 agreement {parity['top1_agreement']:.2%}, "
+            if parity["top1_agreement"] is not None
+            else ""
+        )
+        self._out.print(
+            f"answers: {answers}relative error {parity['relative_error']:.3g} "
+            f"on {parity['samples']} samples of {parity['source']}",
+            markup=False,
+        )
+        if self._verbose:
+            self._out.print(_groups(report))
+            self._out.print(_frozen(report))
+        for warning in report["warnings"]:
+            self._err.print(f"onnxmerge: warning: {warning}", markup=False)
+        self._out.print(f"wrote {target}", markup=False)
+
+
+def before_after(report: Report) -> Table:
+    """The table that every run ends with."""
+    before, after, latency = report["input"], report["output"], report["latency"]
+    table = Table("", "before", "after", "kept")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, key in (("MACs", "macs"), ("parameters", "params"), ("bytes", "bytes")):
+        share = after[key] / before[key] if before[key] else 1.0
+        table.add_row(name, f"{before[key]:,}", f"{after[key]:,}", f"{share:.1%}")
+    unit = f"latency, ms ({latency['threads']} threads)"
+    table.add_row(unit, f"{latency['before_ms']:.3f}", f"{latency['after_ms']:.3f}", f"{latency['ratio']:.1%}")
+    return table
+
+
+def _groups(report: Report) -> Table:
+    table = Table("group", "before", "after")
+    for group in report["groups"]:
+        table.add_row(group["name"], str(group["before"]), str(group["after"]))
+    return table
+
+
+def _frozen(report: Report) -> Table:
+    table = Table("frozen because", "channels", "for example")
+    for entry in report["frozen"]:
+        table.add_row(entry["reason"], str(entry["count"]), "\n".join(entry["examples"]))
+    return table
