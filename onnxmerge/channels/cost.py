@@ -47,12 +47,32 @@ class CostModel:
         """Parameters that remain when the channels in bool [channels.count] go."""
         return self._total(self._params, removed)
 
+    def marginal(self, kind: str, removed: np.ndarray) -> np.ndarray:
+        """What each channel costs at the widths that remain, float64 [channels.count].
+
+        The derivative of the total of ``kind`` ("macs" or "params") with respect to the channel's
+        presence; also for channels that are removed.
+        """
+        terms = self._macs if kind == "macs" else self._params
+        share = self._shares(removed)
+        slope = np.zeros(len(share))
+        for term in terms:
+            numbers = [self.channels.classes.number[axis] for axis in term.axes]
+            for i, number in enumerate(numbers):
+                slope[number] += term.value * prod(share[n] for n in numbers[:i] + numbers[i + 1 :])
+        per_position = slope / np.maximum(self.channels.classes.size, 1)
+        weights = np.repeat(per_position, self.channels.classes.size)
+        return np.bincount(self.channels.label, weights=weights, minlength=self.channels.count)
+
     def _total(self, terms: list[_Term], removed: np.ndarray) -> float:
+        number, share = self.channels.classes.number, self._shares(removed)
+        return float(sum(term.value * prod(share[number[axis]] for axis in term.axes) for term in terms))
+
+    def _shares(self, removed: np.ndarray) -> np.ndarray:
+        """The share of positions that remains in each axis class, float64."""
         kept_positions = ~removed[self.channels.label]
         lengths = np.add.reduceat(kept_positions, self.channels.classes.offset) if len(kept_positions) else []
-        number, size = self.channels.classes.number, self.channels.classes.size
-        share = lengths / np.maximum(size, 1)
-        return float(sum(term.value * prod(share[number[axis]] for axis in term.axes) for term in terms))
+        return lengths / np.maximum(self.channels.classes.size, 1)
 
     @cached_property
     def _macs(self) -> list[_Term]:
