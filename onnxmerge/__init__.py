@@ -1,11 +1,37 @@
 """Make trained ONNX networks smaller and faster without retraining."""
 
-from onnxmerge.calibration import ImageOptions
-from onnxmerge.config import Config
-from onnxmerge.errors import OnnxMergeError
-from onnxmerge.pipeline import Result, optimize
-from onnxmerge.plan import Plan
-from onnxmerge.report import Report
+from __future__ import annotations
 
-__all__ = ["Config", "ImageOptions", "OnnxMergeError", "Plan", "Report", "Result", "optimize"]
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from onnxmerge.calibration import ImageOptions
+    from onnxmerge.config import Config
+    from onnxmerge.errors import OnnxMergeError
+    from onnxmerge.pipeline import Result, optimize
+    from onnxmerge.plan import Plan
+    from onnxmerge.report import Report
+
 __version__ = "0.1.0"
+# Loaded on first use: the command line answers --help and Ctrl-C before onnxruntime is imported.
+_HOMES = {
+    "Config": "onnxmerge.config",
+    "ImageOptions": "onnxmerge.calibration",
+    "OnnxMergeError": "onnxmerge.errors",
+    "Plan": "onnxmerge.plan",
+    "Report": "onnxmerge.report",
+    "Result": "onnxmerge.pipeline",
+    "optimize": "onnxmerge.pipeline",
+}
+__all__ = ["Config", "ImageOptions", "OnnxMergeError", "Plan", "Report", "Result", "optimize"]
+
+
+def __getattr__(name: str):
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'onnxmerge' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

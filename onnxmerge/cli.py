@@ -7,7 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from onnxmerge.errors import OnnxMergeError, UsageError
+from onnxmerge.errors import ModelError, OnnxMergeError, UsageError
+
+INTERRUPTED = 130
 
 EXIT_CODES = """\
 exit codes:
@@ -26,28 +28,30 @@ exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns the exit code."""
-    from onnxmerge.terminal import Terminal
-
     options = _parser().parse_args(arguments)
-    terminal = Terminal(quiet=options.quiet, verbose=options.verbose)
     try:
-        _optimize(options, terminal)
+        _optimize(options)
     except OnnxMergeError as error:
-        terminal.error(str(error))
-        return error.exit_code
+        return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        terminal.error("interrupted; nothing was written")
-        return 130
+        return _fail("interrupted; nothing was written", INTERRUPTED)
     except MemoryError:
-        terminal.error("not enough memory; fewer --samples need less")
-        return 3
+        return _fail("not enough memory; fewer --samples need less", ModelError.exit_code)
     return 0
 
 
-def _optimize(options: argparse.Namespace, terminal) -> None:
+def _fail(message: str, code: int) -> int:
+    print(f"onnxmerge: error: {message}", file=sys.stderr)
+    return code
+
+
+def _optimize(options: argparse.Namespace) -> None:
+    # Imported late, so that --help and mistakes in the options are answered at once.
     from onnxmerge.graph.io import check_output, same_file
     from onnxmerge.pipeline import optimize
+    from onnxmerge.terminal import Terminal
 
+    terminal = Terminal(quiet=options.quiet, verbose=options.verbose)
     source, target = Path(options.model), Path(options.output)
     check_output(source, target, clobber=not options.no_clobber)
     if options.report is not None:
@@ -103,13 +107,15 @@ def _config(options: argparse.Namespace):
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="onnxmerge",
-        description="Remove channels from a trained ONNX model, repair what they carried, and prove the result.",
+        description="Remove channels from a trained ONNX model, repair what they carried, prove the result.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("model", metavar="IN", help="the model; it is never changed")
-    parser.add_argument("output", metavar="OUT", help="the smaller model; an existing file is replaced at once")
+    parser.add_argument(
+        "output", metavar="OUT", help="the smaller model; an existing file is replaced at once"
+    )
     budget = parser.add_argument_group("how much goes (without one of these: as much as --tolerance allows)")
     budget.add_argument("--ratio", type=float, metavar="R", help="share of channels removed per group")
     budget.add_argument("--macs", type=float, metavar="F", help="share of the model's multiplications kept")
@@ -127,19 +133,27 @@ def _parser() -> argparse.ArgumentParser:
         help="merge: weight of the cosine against the BatchNorm shift (default %(default)s)",
     )  # fmt: skip
     method.add_argument("--allocation", default="uniform", help="uniform or global (default %(default)s)")
-    method.add_argument("--scope", default="all", help="all, or chain: only groups not coupled by a sum or a concat")
+    method.add_argument(
+        "--scope", default="all", help="all, or chain: only groups not coupled by a sum or a concat"
+    )
     method.add_argument("--skip", nargs="+", action="extend", default=[], metavar="GLOB",
                         help="leave groups that touch these nodes or tensors whole")  # fmt: skip
     method.add_argument("--only", nargs="+", action="extend", default=[], metavar="GLOB",
                         help="touch only groups with these nodes or tensors")  # fmt: skip
     data = parser.add_argument_group("data")
     data.add_argument("--calib", metavar="PATH", help=".npz, .npy, a folder of those, or a folder of images")
-    data.add_argument("--eval-calib", metavar="PATH", help="measure parity on these instead of the calibration data")
+    data.add_argument(
+        "--eval-calib", metavar="PATH", help="measure parity on these instead of the calibration data"
+    )
     data.add_argument("--samples", type=int, metavar="N", help="use at most N samples")
-    data.add_argument("--seed", type=int, default=0, metavar="S", help="of every random choice (default %(default)s)")
+    data.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="of every random choice (default %(default)s)"
+    )
     data.add_argument("--shape", type=_shape, nargs="+", action="extend", default=[], metavar="NAME=1,3,224,224",
                       help="input shapes for made-up inputs")  # fmt: skip
-    data.add_argument("--mean", type=_numbers, default=(0.0,), metavar="M", help="images: (x*scale - mean)/std")
+    data.add_argument(
+        "--mean", type=_numbers, default=(0.0,), metavar="M", help="images: (x*scale - mean)/std"
+    )
     data.add_argument("--std", type=_numbers, default=(1.0,), metavar="S", help="images: with x in 0..255")
     data.add_argument("--scale", type=float, default=1.0, metavar="F", help="images: for example 0.00392157")
     data.add_argument("--layout", metavar="nchw|nhwc", help="images: where the colour channels are")

@@ -68,7 +68,7 @@ class Config:
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
                 raise UsageError(f"--{name} is the share that is kept, above 0 and at most 1, not {value}")
-        if self.tolerance is not None and not 0 <= self.tolerance:
+        if self.tolerance is not None and not self.tolerance >= 0:
             raise UsageError(f"--tolerance is at least 0, not {self.tolerance}")
         if not 0 <= self.trade_off <= 1:
             raise UsageError(f"--lambda is from 0 to 1, not {self.trade_off}")

@@ -14,19 +14,20 @@ from typing import Any
 import onnx
 
 from onnxmerge.calibration import Dataset, made_up_inputs, read_calibration
-from onnxmerge.channels.explain import Explanation, explain
+from onnxmerge.channels.explain import explain
 from onnxmerge.channels.scope import in_scope
 from onnxmerge.clock import Clock, Progress
 from onnxmerge.config import DEFAULT_TOLERANCE, Config
 from onnxmerge.errors import InternalError, ModelError, ToleranceExceeded, UsageError
-from onnxmerge.graph.io import LoadedModel, copy_file, load, save
+from onnxmerge.graph.io import copy_file, load, save
 from onnxmerge.plan import Plan, Selection
 from onnxmerge.recipe import Candidate, Recipe
 from onnxmerge.report import Report, describe
 from onnxmerge.runtime import Runtime, Session
 from onnxmerge.search import Found, search
+from onnxmerge.stages import Decision, Prepared, Proof
 from onnxmerge.subject import Subject
-from onnxmerge.validation import Latency, Parity, check_model, compare_latency, measure, output_kinds
+from onnxmerge.validation import Parity, check_model, compare_latency, output_kinds
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,34 +98,6 @@ def optimize(
     return Result(output, report, Plan(prepared.loaded.sha256, kept, method), unchanged_file)
 
 
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """The model, the data and the analysis, before anything is decided."""
-
-    loaded: LoadedModel
-    reference: Session
-    kinds: dict[str, str]
-    data: Dataset
-    evaluation: Dataset | None
-    subject: Subject
-    explanation: Explanation
-    config: Config
-    runtime: Runtime
-    clock: Clock
-    warnings: tuple[str, ...]
-
-    def session(self, candidate: Candidate) -> Session:
-        """A session of a candidate; one that does not load is a defect of this program."""
-        try:
-            return self.runtime.session(candidate.model)
-        except ModelError as error:
-            raise InternalError(f"the smaller model does not load, nothing was written: {error}") from error
-
-    def parity(self, session: Session, data: Dataset) -> Parity:
-        with self.clock("parity"):
-            return measure(self.reference, session, data, self.kinds)
-
-
 def prepare(model: Any, calibration: Any, evaluation: Any, config: Config, clock: Clock) -> Prepared:
     """Read the model and the data, and find the channels."""
     runtime = Runtime.create(config.device, config.threads)
@@ -147,7 +120,17 @@ def prepare(model: Any, calibration: Any, evaluation: Any, config: Config, clock
         channels = in_scope(subject.channels, config.scope, config.skip, config.only)
     notes = (*warnings, *([runtime.note] if runtime.note else []))
     return Prepared(
-        loaded, reference, kinds, data, judged, subject.with_channels(channels), explanation, config, runtime, clock, notes
+        loaded,
+        reference,
+        kinds,
+        data,
+        judged,
+        subject.with_channels(channels),
+        explanation,
+        config,
+        runtime,
+        clock,
+        notes,
     )
 
 
@@ -160,16 +143,6 @@ def _read(reference: Session, what: Any, config: Config) -> Dataset:
         except ModelError:
             return replace(data, batch=1)
     return data
-
-
-@dataclass(frozen=True, eq=False)
-class Decision:
-    """What goes, and the model without it; ``data`` is where its parity is judged."""
-
-    candidate: Candidate
-    data: Dataset
-    found: Found | None
-    unchanged: bool
 
 
 def decide(prepared: Prepared, plan: Plan | None) -> Decision:
@@ -217,14 +190,6 @@ def _checked(plan: Plan, prepared: Prepared) -> Selection:
     return plan.selection
 
 
-@dataclass(frozen=True, eq=False)
-class Proof:
-    """What the new model was found to be: how it answers, and how fast."""
-
-    parity: Parity
-    latency: Latency
-
-
 def prove(prepared: Prepared, decision: Decision) -> Proof:
     """Check the new model, compare its answers and its speed with the input's.
 
@@ -239,7 +204,9 @@ def prove(prepared: Prepared, decision: Decision) -> Proof:
             try:
                 check_model(decision.candidate.model)
             except ModelError as error:
-                raise InternalError(f"the smaller model is not valid, nothing was written: {error}") from error
+                raise InternalError(
+                    f"the smaller model is not valid, nothing was written: {error}"
+                ) from error
             session = prepared.session(decision.candidate)
     parity = prepared.parity(session, decision.data)
     if config.budget is not None and config.tolerance is not None and parity.change > config.tolerance:
@@ -249,6 +216,6 @@ def prove(prepared: Prepared, decision: Decision) -> Proof:
         )
     with clock("latency"):
         latency = compare_latency(
-            prepared.reference, session, next(iter(decision.data.feeds(batch=1))), seconds=1.0
+            prepared.reference, session, next(iter(decision.data.feeds(batch=1))), seconds=0.5
         )
     return Proof(parity, latency)

@@ -89,7 +89,9 @@ class Recipe:
         if not isinstance(self._compensator, MeanBias):
             return None
         with self.clock("calibrate"):
-            return collect(self.subject.channels, self.subject.sites, self.subject.proto, self.data, self.runtime)
+            return collect(
+                self.subject.channels, self.subject.sites, self.subject.proto, self.data, self.runtime
+            )
 
     def _mean(self, site):
         return None if self._statistics is None else self._statistics.mean(site)

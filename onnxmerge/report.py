@@ -8,12 +8,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from onnxmerge.graph.io import atomic_write, serialize
-
-if TYPE_CHECKING:
-    from onnxmerge.pipeline import Decision, Prepared, Proof
+from onnxmerge.stages import Decision, Prepared, Proof
 
 SCHEMA_VERSION = 1
 

@@ -22,9 +22,6 @@ class Terminal:
         self._out = Console(highlight=False, soft_wrap=True)
         self._err = Console(stderr=True, highlight=False, soft_wrap=True)
 
-    def error(self, message: str) -> None:
-        self._err.print(f"onnxmerge: error: {message}", markup=False)
-
     @contextmanager
     def progress(self) -> Iterator[Callable[[str, int, int], None] | None]:
         """A progress line on stderr while the block runs."""
@@ -74,7 +71,9 @@ def before_after(report: Report) -> Table:
         share = after[key] / before[key] if before[key] else 1.0
         table.add_row(name, f"{before[key]:,}", f"{after[key]:,}", f"{share:.1%}")
     unit = f"latency, ms ({latency['threads']} threads)"
-    table.add_row(unit, f"{latency['before_ms']:.3f}", f"{latency['after_ms']:.3f}", f"{latency['ratio']:.1%}")
+    table.add_row(
+        unit, f"{latency['before_ms']:.3f}", f"{latency['after_ms']:.3f}", f"{latency['ratio']:.1%}"
+    )
     return table
 
 

@@ -20,6 +20,8 @@ from onnxmerge.compensation.mixing import fold_mixing
 DENSE_THRESHOLD = 0.45
 CONVOLUTION_THRESHOLD = 0.1
 _TINY = 1e-12
+# Filters and gammas below this share of the largest of their layer make no channel.
+DEAD = 1e-3
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,10 @@ def match(
     if not filters or not len(gone) or not len(kept):
         return partner, scale
     cosine = _cosines(filters, gone, kept)
-    scales = np.mean([_scale(f, gone, kept) for f in filters], axis=0)
+    scales = _mean([_scale(f, gone, kept) for f in filters], filters, gone, kept)
     norms = [f for f in filters if f.batch_norm is not None]
     if norms:
-        shift = np.mean([_shift(f, gone, kept) for f in norms], axis=0)
+        shift = _mean([_shift(f, gone, kept) for f in norms], norms, gone, kept)
         low, high = shift.min(axis=1, keepdims=True), shift.max(axis=1, keepdims=True)
         shift = (shift - low) / np.where(high > low, high - low, 1.0)
         best = np.argmin(trade_off * (1 - cosine) + (1 - trade_off) * shift, axis=1)
@@ -95,6 +97,29 @@ def match(
     partner[gone[good]] = kept[best[good]]
     scale[gone[good]] = scales[rows, best][good]
     return partner, scale
+
+
+def _mean(values: list[np.ndarray], filters: list[Filters], gone: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """The mean over producers, [gone, kept]; of several, those in which one of the two is dead do not count.
+
+    In a residual stream a channel is often dead in one block and alive in others: dividing by what it
+    has there would say nothing about it.
+    """
+    if len(values) == 1:
+        return values[0]
+    alive = [_alive(f) for f in filters]
+    counted = np.array([a[gone][:, None] & a[kept][None, :] for a in alive], dtype=np.float64)
+    return (counted * np.array(values)).sum(axis=0) / np.maximum(counted.sum(axis=0), 1)
+
+
+def _alive(filters: Filters) -> np.ndarray:
+    """bool [C]: whether a producer makes more than a constant of a channel."""
+    size = np.linalg.norm(filters.vectors, axis=1)
+    alive = size > DEAD * size.max(initial=0)
+    if filters.batch_norm is not None:
+        gamma = np.abs(filters.batch_norm.gamma)
+        alive &= gamma > DEAD * gamma.max(initial=0)
+    return alive
 
 
 def _cosines(filters: list[Filters], gone: np.ndarray, kept: np.ndarray) -> np.ndarray:

@@ -46,14 +46,12 @@ def canonicalize(proto: onnx.ModelProto) -> gs.Graph:
             raise ModelError(f"local functions cannot be inlined: {error}") from error
     inferred = infer(proto)
     graph = import_model(proto)
-    try:
-        graph.toposort(recurse_subgraphs=False, mode="nodes")
-    except Exception as error:
-        raise ModelError(f"the nodes cannot be put in topological order: {error}") from error
+    _sort(graph)
     fill_types(graph, inferred.types)
     fold_known_integers(graph, inferred.shapes)
     fold_constants(graph)
-    _remove_dead_nodes(graph)
+    # Dead nodes go, and the order of the others stays.
+    graph.cleanup(recurse_subgraphs=False, recurse_functions=False)
     return graph
 
 
@@ -166,6 +164,16 @@ def _evaluate(node: gs.Node, opset: int) -> np.ndarray | None:
     return result if isinstance(result, np.ndarray) else np.asarray(result)
 
 
-def _remove_dead_nodes(graph: gs.Graph) -> None:
-    graph.cleanup(recurse_subgraphs=False, recurse_functions=False)
-    graph.toposort(recurse_subgraphs=False, mode="nodes")
+def _sort(graph: gs.Graph) -> None:
+    """Put nodes in topological order where they are not; the order in a file is otherwise kept."""
+    known = {id(tensor) for node in graph.nodes for tensor in node.outputs}
+    for node in graph.nodes:
+        if any(id(tensor) in known for tensor in node.inputs):
+            break
+        known -= {id(tensor) for tensor in node.outputs}
+    else:
+        return
+    try:
+        graph.toposort(recurse_subgraphs=False, mode="nodes")
+    except Exception as error:
+        raise ModelError(f"the nodes cannot be put in topological order: {error}") from error

@@ -1,0 +1,63 @@
+"""What passes between the stages of a run: frozen, each made by one stage and only read by later ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnxmerge.calibration import Dataset
+from onnxmerge.channels.explain import Explanation
+from onnxmerge.clock import Clock
+from onnxmerge.config import Config
+from onnxmerge.errors import InternalError, ModelError
+from onnxmerge.graph.io import LoadedModel
+from onnxmerge.recipe import Candidate
+from onnxmerge.runtime import Runtime, Session
+from onnxmerge.search import Found
+from onnxmerge.subject import Subject
+from onnxmerge.validation import Latency, Parity, measure
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """The model, the data and the analysis, before anything is decided."""
+
+    loaded: LoadedModel
+    reference: Session
+    kinds: dict[str, str]
+    data: Dataset
+    evaluation: Dataset | None
+    subject: Subject
+    explanation: Explanation
+    config: Config
+    runtime: Runtime
+    clock: Clock
+    warnings: tuple[str, ...]
+
+    def session(self, candidate: Candidate) -> Session:
+        """A session of a candidate; one that does not load is a defect of this program."""
+        try:
+            return self.runtime.session(candidate.model)
+        except ModelError as error:
+            raise InternalError(f"the smaller model does not load, nothing was written: {error}") from error
+
+    def parity(self, session: Session, data: Dataset) -> Parity:
+        with self.clock("parity"):
+            return measure(self.reference, session, data, self.kinds)
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """What goes, and the model without it; ``data`` is where its parity is judged."""
+
+    candidate: Candidate
+    data: Dataset
+    found: Found | None
+    unchanged: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Proof:
+    """What the new model was found to be: how it answers, and how fast."""
+
+    parity: Parity
+    latency: Latency

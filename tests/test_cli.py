@@ -1,0 +1,344 @@
+"""The command line as a user meets it: files in, files out, exit codes, one clear sentence per mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from onnxmerge.cli import main
+
+MODELS = Path(__file__).parents[1] / "models"
+DIGITS = MODELS / "digits.onnx"
+CALIB = MODELS / "digits_calib.npz"
+
+
+def run(*arguments) -> int:
+    return main([str(a) for a in arguments])
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out.onnx"
+
+
+def leftovers(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_writes_a_smaller_model_and_a_report(out, tmp_path, capsys):
+    report = tmp_path / "report.json"
+    assert run(DIGITS, out, "--macs", 0.5, "--calib", CALIB, "--report", report) == 0
+    content = json.loads(report.read_text())
+    assert content["schema_version"] == 1
+    for key in ("params", "macs", "bytes", "sha256"):
+        assert key in content["input"] and key in content["output"]
+    assert content["output"]["macs"] <= 0.5 * content["input"]["macs"]
+    assert content["output"]["bytes"] == out.stat().st_size < DIGITS.stat().st_size
+    assert set(content["parity"]) >= {
+        "relative_error",
+        "max_abs_error",
+        "top1_agreement",
+        "samples",
+        "source",
+    }
+    assert set(content["latency"]) >= {"before_ms", "after_ms", "ratio", "provider", "threads"}
+    assert all({"name", "before", "after", "nodes"} <= set(group) for group in content["groups"])
+    assert all({"reason", "count", "examples"} <= set(entry) for entry in content["frozen"])
+    assert {"config", "warnings", "seconds"} <= set(content)
+    printed = capsys.readouterr()
+    assert "MACs" in printed.out and "before" in printed.out and str(out) in printed.out
+    onnx.checker.check_model(onnx.load(out), full_check=True)
+    assert leftovers(tmp_path) == ["out.onnx", "report.json"]
+
+
+def test_is_also_a_module_and_quiet_prints_nothing(out):
+    command = [
+        sys.executable,
+        "-m",
+        "onnxmerge",
+        str(DIGITS),
+        str(out),
+        "--ratio",
+        "0.25",
+        "-q",
+        "--calib",
+        str(CALIB),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert out.exists()
+
+
+def test_verbose_lists_groups_and_reasons(out, capsys):
+    assert run(DIGITS, out, "--ratio", 0.5, "--calib", CALIB, "-v") == 0
+    printed = capsys.readouterr().out
+    assert "/block1/conv1/Conv" in printed and "graph output" in printed
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path):
+    for name in ("a.onnx", "b.onnx"):
+        assert run(DIGITS, tmp_path / name, "--macs", 0.6, "--calib", CALIB, "-q", "--seed", 3) == 0
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_without_removal_the_file_is_copied(out):
+    assert run(DIGITS, out, "--ratio", 0, "--calib", CALIB, "-q") == 0
+    assert out.read_bytes() == DIGITS.read_bytes()
+
+
+def test_searches_within_the_default_tolerance(out, tmp_path):
+    report = tmp_path / "r.json"
+    assert run(DIGITS, out, "--calib", CALIB, "--compensation", "bias", "--report", report, "-q") == 0
+    content = json.loads(report.read_text())
+    assert content["search"]["change"] <= 0.01
+    assert content["search"]["change_upper_90"] > content["search"]["change"]
+    assert content["search"]["samples"] == 128
+    assert content["output"]["macs"] < content["input"]["macs"]
+
+
+def test_impossible_tolerance_leaves_the_model_as_it_is(out, tmp_path, capsys):
+    report = tmp_path / "r.json"
+    arguments = (DIGITS, out, "--calib", CALIB, "--output-kind", "logits=values", "--tolerance", 1e-9)
+    assert run(*arguments, "--report", report) == 0
+    assert out.read_bytes() == DIGITS.read_bytes()
+    assert any("nothing was removed" in w for w in json.loads(report.read_text())["warnings"])
+    assert "nothing was removed" in capsys.readouterr().err
+
+
+def test_a_tolerance_beside_a_budget_is_a_gate(out, tmp_path, capsys):
+    assert run(DIGITS, out, "--macs", 0.1, "--tolerance", 0.001, "--calib", CALIB) == 6
+    assert "nothing was written" in capsys.readouterr().err
+    assert leftovers(tmp_path) == []
+
+
+def test_parity_on_data_of_its_own(out, tmp_path):
+    evaluation = tmp_path / "eval.npy"
+    np.save(evaluation, np.load(MODELS / "digits_test.npz")["image"])
+    report = tmp_path / "r.json"
+    arguments = (DIGITS, out, "--ratio", 0.2, "--calib", CALIB, "--eval-calib", evaluation, "-q")
+    assert run(*arguments, "--report", report) == 0
+    parity = json.loads(report.read_text())["parity"]
+    assert parity["samples"] == 500 and "eval.npy" in parity["source"]
+
+
+def test_made_up_inputs_come_with_a_warning(out, capsys):
+    assert run(DIGITS, out, "--ratio", 0.2) == 0
+    assert "made-up inputs" in capsys.readouterr().err
+
+
+def test_skip_and_only(out, tmp_path):
+    report = tmp_path / "r.json"
+    base = (DIGITS, out, "--ratio", 0.5, "--calib", CALIB, "-q", "--report", report)
+    assert run(*base, "--only", "fc1.weight", "/block2/conv1/*") == 0
+    names = {g["name"] for g in json.loads(report.read_text())["groups"]}
+    assert names == {"/fc1/Gemm", "/block2/conv1/Conv", "/down/Conv"}
+    assert run(*base, "--skip", "/block*", "*fc1*") == 0
+    names = {g["name"] for g in json.loads(report.read_text())["groups"]}
+    assert names and not any("block" in n or "fc1" in n for n in names)
+
+
+def wrong_kind(tmp_path: Path) -> Path:
+    path = tmp_path / "text.onnx"
+    path.write_text("this is no model")
+    return path
+
+
+def truncated(tmp_path: Path) -> Path:
+    path = tmp_path / "truncated.onnx"
+    path.write_bytes(DIGITS.read_bytes()[:100_000])
+    return path
+
+
+def invalid(tmp_path: Path) -> Path:
+    proto = onnx.load(DIGITS)
+    proto.graph.node[3].input[0] = "nowhere"
+    path = tmp_path / "invalid.onnx"
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def custom_operator(tmp_path: Path) -> Path:
+    proto = onnx.load(DIGITS)
+    proto.graph.node[1].op_type, proto.graph.node[1].domain = "Unheard", "com.example"
+    proto.opset_import.append(helper.make_opsetid("com.example", 1))
+    path = tmp_path / "custom.onnx"
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def missing_external_data(tmp_path: Path) -> Path:
+    path = tmp_path / "external.onnx"
+    onnx.save(onnx.load(DIGITS), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (tmp_path / "weights.bin").unlink()
+    return path
+
+
+def escaping_external_data(tmp_path: Path) -> Path:
+    inside = tmp_path / "model"
+    inside.mkdir()
+    path = inside / "external.onnx"
+    onnx.save(onnx.load(DIGITS), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (inside / "weights.bin").rename(tmp_path / "weights.bin")
+    proto = onnx.load(path, load_external_data=False)
+    for tensor in proto.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = "../weights.bin"
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (wrong_kind, "not an ONNX file"),
+        (truncated, "truncated"),
+        (invalid, "nowhere"),
+        (custom_operator, "Unheard"),
+        (missing_external_data, "weights.bin"),
+        (escaping_external_data, "outside of the model's folder"),
+        (lambda tmp_path: tmp_path / "absent.onnx", "cannot read"),
+    ],
+)
+def test_bad_models_end_with_one_sentence(make, words, tmp_path, capsys):
+    source = make(tmp_path)
+    before = leftovers(tmp_path)
+    assert run(source, tmp_path / "out.onnx", "--ratio", 0.5) == 3
+    message = capsys.readouterr().err.strip()
+    assert words in message and message.count("onnxmerge: error:") == 1 and "Traceback" not in message
+    assert leftovers(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "arrays, words",
+    [
+        ({"picture": np.zeros((4, 1, 8, 8), np.float32), "other": np.zeros(3)}, "image"),
+        ({"image": np.zeros((4, 1, 9, 8), np.float32)}, "9"),
+        ({"image": np.full((4, 1, 8, 8), np.nan, np.float32)}, "NaN"),
+        ({"image": np.zeros((4, 1, 8, 8), np.complex64)}, "complex"),
+        ({"image": np.zeros((0, 1, 8, 8), np.float32)}, "no samples"),
+        ({"image": np.zeros((1, 8, 8), np.float32)}, "image"),
+    ],
+)
+def test_bad_calibration_ends_with_one_sentence(arrays, words, tmp_path, capsys):
+    np.savez(tmp_path / "calib.npz", **arrays)
+    assert run(DIGITS, tmp_path / "out.onnx", "--ratio", 0.5, "--calib", tmp_path / "calib.npz") == 4
+    assert words.lower() in capsys.readouterr().err.lower()
+    assert leftovers(tmp_path) == ["calib.npz"]
+
+
+def test_pickles_are_not_opened(tmp_path, capsys):
+    np.savez(tmp_path / "calib.npz", image=np.array([{"a": 1}], dtype=object))
+    assert run(DIGITS, tmp_path / "out.onnx", "--ratio", 0.5, "--calib", tmp_path / "calib.npz") == 4
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_an_impossible_budget_says_what_is_reachable(out, capsys):
+    assert run(DIGITS, out, "--macs", 0.0001, "--calib", CALIB) == 5
+    assert "smallest width" in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "extra", [("--ratio", 1.0), ("--macs", 0), ("--ratio", 0.5, "--macs", 0.5), ("--criterion", "best"),
+              ("--only", "no-such-*", "--ratio", 0.5), ("--shape", "image=1,1,9,9", "--ratio", 0.5),
+              ("--output-kind", "nothing=classes", "--ratio", 0.5)],
+)  # fmt: skip
+def test_bad_options_end_with_exit_code_2(extra, out, capsys):
+    assert run(DIGITS, out, *extra) == 2
+    assert "onnxmerge: error:" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_the_input_is_never_the_output(tmp_path, capsys):
+    source = tmp_path / "in.onnx"
+    source.write_bytes(DIGITS.read_bytes())
+    (tmp_path / "soft.onnx").symlink_to(source)
+    os.link(source, tmp_path / "hard.onnx")
+    for target in ("in.onnx", "soft.onnx", "hard.onnx"):
+        assert run(source, tmp_path / target, "--ratio", 0.5) == 2
+    assert run(source, tmp_path / "o.onnx", "--ratio", 0.5, "--report", tmp_path / "soft.onnx") == 2
+    assert source.read_bytes() == DIGITS.read_bytes()
+    assert "is the input file" in capsys.readouterr().err
+
+
+def test_no_clobber_and_replacement(out):
+    out.write_text("old")
+    assert run(DIGITS, out, "--ratio", 0.5, "--calib", CALIB, "--no-clobber", "-q") == 2
+    assert out.read_text() == "old"
+    assert run(DIGITS, out, "--ratio", 0.5, "--calib", CALIB, "-q") == 0
+    assert onnx.load(out).graph.name
+
+
+@pytest.mark.parametrize("target", ["missing/out.onnx", ""])
+def test_unwritable_output(target, tmp_path, capsys):
+    assert run(DIGITS, tmp_path / target, "--ratio", 0.5) == 7
+    assert "cannot write" in capsys.readouterr().err or target == ""
+
+
+def test_full_disk(out, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("onnxmerge.graph.io.os.fsync", full)
+    assert run(DIGITS, out, "--ratio", 0.5, "--calib", CALIB, "-q") == 7
+    assert "No space left" in capsys.readouterr().err
+    assert leftovers(out.parent) == []
+
+
+def test_cuda_that_does_not_work_is_an_error(out, capsys):
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("CUDA may work here")
+    assert run(DIGITS, out, "--ratio", 0.5, "--device", "cuda") == 8
+    assert "onnxmerge[gpu]" in capsys.readouterr().err
+
+
+def test_interruption_leaves_no_partial_file(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "onnxmerge",
+        str(DIGITS),
+        str(tmp_path / "out.onnx"),
+        "--calib",
+        str(CALIB),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode in (0, 130, -signal.SIGINT)
+    if process.returncode == 130:
+        assert b"interrupted" in errors
+        assert leftovers(tmp_path) == []
+
+
+def test_help_lists_the_exit_codes(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    assert "exit codes" in capsys.readouterr().out
+
+
+def test_external_data_is_read(tmp_path):
+    source = tmp_path / "external.onnx"
+    onnx.save(onnx.load(DIGITS), source, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    inside, outside = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    assert run(source, outside, "--ratio", 0.5, "--calib", CALIB, "-q") == 0
+    assert run(DIGITS, inside, "--ratio", 0.5, "--calib", CALIB, "-q") == 0
+    values = [
+        {t.name: numpy_helper.to_array(t) for t in onnx.load(p).graph.initializer} for p in (inside, outside)
+    ]
+    assert all(np.array_equal(values[0][name], values[1][name]) for name in values[0])
