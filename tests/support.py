@@ -6,7 +6,7 @@ operand of every contraction. A pruned model has to give the same outputs, for a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxmerge.channels import Channels, analyse
 from onnxmerge.channels.cost import CostModel, removed_channels
 from onnxmerge.graph import GraphView, canonicalize, export_model, load
-from onnxmerge.graph.view import NodeView
+from onnxmerge.graph.view import Axis, NodeView
 from onnxmerge.operators import table
 from onnxmerge.operators.relations import Freeze, Mix, Relation, Tie
 from onnxmerge.plan import Selection
@@ -204,11 +204,29 @@ def check(
 
 
 def said(node: NodeView) -> str:
-    """What the rule of a node says, as one line; axes that it leaves frozen by default are left out."""
+    """What the rule of a node says, as one line.
+
+    Axes that it leaves frozen by default are left out; "tie h ~ t" ties all axes one by one.
+    """
     default = f"not a channel axis of {node.op}"
-    return "; ".join(
-        str(r) for r in table.relations(node) if not (isinstance(r, Freeze) and r.why == default)
-    )
+    relations = [r for r in table.relations(node) if not (isinstance(r, Freeze) and r.why == default)]
+    ranks = {tensor.name: tensor.rank for tensor in node.tensors}
+    words: list[str] = []
+    while relations:
+        count = _whole_tensors(relations, ranks)
+        first = relations[0]
+        words.append(f"tie {first.a.tensor} ~ {first.b.tensor}" if count else str(first))
+        relations = relations[count or 1 :]
+    return "; ".join(words)
+
+
+def _whole_tensors(relations: list[Relation], ranks: Mapping[str, int]) -> int:
+    """How many of the first relations tie all axes of two tensors one by one; 0 if they do not."""
+    match relations[0]:
+        case Tie(a=Axis(tensor=a), b=Axis(tensor=b)) if ranks.get(a, 0) == ranks.get(b) > 1:
+            whole = [f"tie {a}[{i}] ~ {b}[{i}]" for i in range(ranks[a])]
+            return len(whole) if [str(r) for r in relations[: len(whole)]] == whole else 0
+    return 0
 
 
 # --- wrong rules --------------------------------------------------------------------------------------
@@ -244,10 +262,10 @@ def _tied(relation: Relation) -> Relation:
     return relation
 
 
-def disagrees(text_or_proto, op: str, domain: str = "", seeds: Sequence[int] = range(4)) -> bool:
+def disagrees(analyse_again: Callable[[], Analysed], op: str, domain: str, seeds: Sequence[int]) -> bool:
     """Whether the wrong rule shows: pruned and masked differ, or the pruned model does not run."""
     with tied_instead(op, domain):
-        model = analysed(text_or_proto)
+        model = analyse_again()
     for seed in seeds:
         try:
             if difference(model, model.selection(seed)) > 10 * TOLERANCE:

@@ -112,37 +112,17 @@ class TensorView:
         return [self[i] for i in range(self.rank)]
 
 
-def _only_feeds_shapes(tensor: gs.Tensor) -> bool:
-    """Whether integers end in shape operands only; lengths in other computations must not change."""
-    if not tensor.outputs:
-        return False  # a graph output, or nothing that could be followed
-    for node in tensor.outputs:
-        places = [i for i, x in enumerate(node.inputs) if x is tensor]
-        if all((node.op, i) in SHAPE_OPERANDS for i in places):
-            continue
-        if node.op not in CHAIN_OPERATORS or not all(_only_feeds_shapes(y) for y in node.outputs):
-            return False
-    return True
-
-
 class NodeView:
     """One node as its rule sees it: ``x`` the inputs and ``y`` the outputs, None where left out."""
 
-    def __init__(
-        self,
-        node: gs.Node,
-        index: int,
-        shapes: Mapping[str, tuple[int, ...]],
-        opset: int,
-        values: ShapeValues,
-    ):
-        self._values = values
+    def __init__(self, node: gs.Node, index: int, graph: GraphView):
+        self._graph = graph
         self.source = node
         self.index = index
         self.op = node.op
         self.domain = node.domain or ""
-        self.opset = opset
-        self._shapes = shapes
+        self.opset = graph.opset
+        self._shapes = graph.shapes
 
     @property
     def name(self) -> str:
@@ -173,7 +153,7 @@ class NodeView:
 
     def elements(self, i: int) -> list[Element] | None:
         """The numbers in the i-th input where it is a shape: known, lengths of axes, or computed (None)."""
-        return self._values.elements(self.source.inputs[i])
+        return self._graph.values.elements(self.source.inputs[i])
 
     def axis_of(self, dim: Dim) -> Axis | None:
         """The axis whose length an element is."""
@@ -181,9 +161,10 @@ class NodeView:
         return None if shape is None else Axis(dim.tensor, dim.axis, shape[dim.axis])
 
     @property
-    def only_feeds_shapes(self) -> bool:
-        """Whether the output is used for nothing but shape operands, through operators on integers."""
-        return all(_only_feeds_shapes(tensor) for tensor in self.source.outputs)
+    def measured(self) -> list[Axis]:
+        """For a Shape node: the axes of its input whose length is used for more than shape operands."""
+        x = self.x[0]
+        return [x[i] for i in self._graph.measured(self.source)] if x is not None else []
 
     @property
     def tensors(self) -> Iterator[TensorView]:
@@ -208,10 +189,9 @@ class GraphView:
         for name, tensor in graph.tensors().items():
             if isinstance(tensor, gs.Constant):
                 self.shapes[name] = tuple(tensor.shape)
-        opset = graph.opset or 1
-        values = ShapeValues({name: len(shape) for name, shape in self.shapes.items()})
-        self.nodes = [NodeView(node, i, self.shapes, opset, values) for i, node in enumerate(graph.nodes)]
-        self.opset = opset
+        self.opset = graph.opset or 1
+        self.values = ShapeValues({name: len(shape) for name, shape in self.shapes.items()})
+        self.nodes = [NodeView(node, i, self) for i, node in enumerate(graph.nodes)]
         self.inputs = [tensor.name for tensor in graph.inputs]
         self.outputs = [tensor.name for tensor in graph.outputs]
         self._tensors = graph.tensors()
@@ -236,6 +216,40 @@ class GraphView:
     def captured(self, name: str) -> bool:
         """Whether a subgraph (the body of an If, Loop or Scan) uses a tensor of the main graph."""
         return any(id(node) not in self._of_node for node in self._tensors[name].outputs)
+
+    def measured(self, node: gs.Node) -> list[int]:
+        """The axes that a Shape node measures for more than shape operands.
+
+        Its numbers are followed through operators on integers. Where they leave these (arithmetic, graph
+        outputs, subgraphs), the lengths among them must not change.
+        """
+        source = node.inputs[0].name
+        axes: set[int] = set()
+        pending = list(node.outputs)
+        while pending:
+            tensor = pending.pop()
+            elements = self.values.elements(tensor)
+            if elements is None:
+                return list(range(len(self.shapes[source])))
+            following = self._followed(tensor)
+            if following is None:
+                axes |= {e.axis for e in elements if isinstance(e, Dim) and e.tensor == source}
+            else:
+                pending += following
+        return sorted(axes)
+
+    def _followed(self, tensor: gs.Tensor) -> list[gs.Tensor] | None:
+        """The integers computed from integers; None where some use of them cannot be followed."""
+        if tensor.name in self.outputs or self.captured(tensor.name):
+            return None
+        following: list[gs.Tensor] = []
+        for node in tensor.outputs:
+            if all((node.op, i) in SHAPE_OPERANDS for i, x in enumerate(node.inputs) if x is tensor):
+                continue
+            if node.op not in CHAIN_OPERATORS:
+                return None
+            following += node.outputs
+        return following
 
     def __iter__(self) -> Iterator[NodeView]:
         return iter(self.nodes)

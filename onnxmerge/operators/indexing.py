@@ -149,16 +149,10 @@ def _pads(node: NodeView) -> tuple[list[int] | None, list[int], str | int]:
 
 
 def shape_of(node: NodeView) -> Iterator[Relation]:
-    """Shape: harmless where its numbers only end in shape operands, which are followed element by element."""
+    """Shape: harmless where its numbers end in shape operands only, which are followed one by one."""
+    measured = node.x[0].axes if node.op == "Size" else node.measured
     for axis in node.x[0].axes:
-        if node.only_feeds_shapes:
-            yield Tie(axis, axis)  # free to shrink
-        elif axis in _measured(node):
+        if axis in measured:
             yield Freeze(axis, "its length is used in a computation")
         else:
-            yield Tie(axis, axis)
-
-
-def _measured(node: NodeView) -> list[Axis]:
-    axes = node.x[0].axes
-    return axes[slice(node.attr("start", 0), node.attr("end"))] if node.op == "Shape" else axes
+            yield Tie(axis, axis)  # free to shrink

@@ -115,6 +115,9 @@ def expand(node: NodeView) -> Iterator[Relation]:
     for axis in range(1, x.rank + 1):
         if x[-axis].size == y[-axis].size:
             yield Tie(x[-axis], y[-axis])
+        else:
+            yield Tie(y[-axis], y[-axis])  # copies of one position: any may go
+    yield from (Tie(axis, axis) for axis in y.axes[: y.rank - x.rank])
     yield from stated_sizes(node, 1, y.axes[y.rank - len(elements) :] if elements else None)
 
 
@@ -128,7 +131,13 @@ def tile(node: NodeView) -> Iterator[Relation]:
 
 def constant_of_shape(node: NodeView) -> Iterator[Relation]:
     """ConstantOfShape: every element alike, so any position may go."""
+    yield from (Tie(axis, axis) for axis in node.y[0].axes)
     yield from stated_sizes(node, 0)
+
+
+def reverse_sequence(node: NodeView) -> Iterator[Relation]:
+    """ReverseSequence works on the first two axes."""
+    yield from (Tie(node.x[0][i], node.y[0][i]) for i in range(2, node.x[0].rank))
 
 
 def depth_to_space(node: NodeView) -> Iterator[Relation]:

@@ -8,7 +8,7 @@ from onnxmerge.graph.view import NodeView
 from onnxmerge.operators.relations import Contract, Freeze, Mix, Relation, Tie
 
 # A position that is zero adds nothing to these: removing equals masking.
-_SUMS = {"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
+_SUMS = {"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum"}
 
 
 def reduced_axes(node: NodeView) -> list[int] | None:

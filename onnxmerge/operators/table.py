@@ -112,6 +112,8 @@ _ONNX: dict[str, Operator] = {
     "GroupNormalization": Operator(normalization.group_norm),
     "MatMul": Operator(linear.matmul, _MATMUL),
     "Pad": Operator(indexing.pad),
+    "ReverseSequence": Operator(layout.reverse_sequence),
+    "RotaryEmbedding": Operator(attention.rotary_embedding),
     "Slice": Operator(indexing.slice_),
     "SpaceToDepth": Operator(layout.space_to_depth),
     "Split": Operator(indexing.split),
@@ -133,6 +135,7 @@ _MICROSOFT: dict[str, Operator] = {
     "FusedMatMul": Operator(linear.matmul, _MATMUL),
     "GroupQueryAttention": Operator(attention.grouped_attention),
     "MultiHeadAttention": Operator(attention.multi_head_attention),
+    "RotaryEmbedding": Operator(attention.rotary_embedding),
 }
 # onnxruntime registers this one under the standard domain.
 _ONNX["SimplifiedLayerNormalization"] = _MICROSOFT["SimplifiedLayerNormalization"]
@@ -182,7 +185,7 @@ def _complete(choice: Choice) -> Choice:
         Option(option.owner, (
             *option.relations,
             *(
-                Freeze(axis, "fixed, because another axis of the node carries the channels")
+                Freeze(axis, "another axis of the node carries the channels")
                 for axis in everything
                 if not any(axis in axes_of(r) for r in option.relations)
             ),

@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from onnxmerge.channels.groups import Channels
 from onnxmerge.graph.view import Axis, NodeView
-from onnxmerge.operators.relations import Index, Size, positions
+from onnxmerge.operators.relations import Index, Size, Slot, positions
 from onnxmerge.rewrite.editing import Editor
 
 
@@ -71,12 +71,16 @@ def _count(channels: Channels, kept: np.ndarray, where) -> tuple[int, int]:
 
 def _state(editor: Editor, channels: Channels, kept: np.ndarray, view: NodeView, sizes: list[Size]) -> None:
     """Write the new numbers of one attribute or shape operand of one node."""
-    counts = [(size, *_count(channels, kept, size.of)) for size in sizes]
-    new = {size.slot.element: size.scale * now for size, now, before in counts if now != before}
-    if not new:
-        return
     node = editor.node(view)
     place = sizes[0].slot.place
+    counts = [(size, *_count(channels, kept, size.of)) for size in sizes]
+    new = {
+        size.slot.element: size.scale * now
+        for size, now, before in counts
+        if now != before or (_shrinks(channels, kept, size) and _from_the_end(editor, node, size.slot))
+    }
+    if not new:
+        return
     everything = [size.scale * now for size, now, _ in counts]
     if isinstance(place, str):
         _state_attribute(node, place, new, everything)
@@ -95,6 +99,22 @@ def _state(editor: Editor, channels: Channels, kept: np.ndarray, view: NodeView,
         editor.set_values(operand, values)
         return
     _override(editor, view, node, place, new)
+
+
+def _shrinks(channels: Channels, kept: np.ndarray, size: Size) -> bool:
+    """Whether any position of the axis goes, counted or not."""
+    return not kept[channels.classes.ids(positions(size.of).axis)].all()
+
+
+def _from_the_end(editor: Editor, node: gs.Node, slot: Slot) -> bool:
+    """Whether the stated number is negative: it counts from the end, which moves."""
+    if isinstance(slot.place, str):
+        stated = node.attrs.get(slot.place)
+    elif slot.place < len(node.inputs):
+        stated = editor.values(node.inputs[slot.place])
+    else:
+        return False
+    return slot.element is not None and stated is not None and int(np.ravel(stated)[slot.element]) < 0
 
 
 def _state_attribute(node: gs.Node, name: str, new: dict[int | None, int], everything: list[int]) -> None:
