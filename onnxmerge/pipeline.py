@@ -7,6 +7,7 @@ rewrite, at one budget or searching for one), prove (check, parity, latency), de
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from onnxmerge.errors import InternalError, ModelError, ToleranceExceeded, Usage
 from onnxmerge.graph.io import copy_file, load, save
 from onnxmerge.plan import Plan, Selection
 from onnxmerge.recipe import Candidate, Recipe
-from onnxmerge.report import Report, describe
+from onnxmerge.report import Report, describe, describe_inspection, describe_sweep
 from onnxmerge.runtime import Runtime, Session
 from onnxmerge.search import Found, search
 from onnxmerge.stages import Decision, Prepared, Proof
@@ -82,10 +83,7 @@ def optimize(
     Raises:
         OnnxMergeError: one of its subclasses, see ``onnxmerge.errors``.
     """
-    try:
-        config = replace(config or Config(), **options)
-    except TypeError as error:
-        raise UsageError(f"unknown option: {error}") from error
+    config = configured(config, options)
     clock = Clock(progress)
     prepared = prepare(model, calibration, evaluation, config, clock)
     decision = decide(prepared, plan)
@@ -96,6 +94,71 @@ def optimize(
     unchanged_file = prepared.loaded.path if decision.unchanged and prepared.loaded.self_contained else None
     output = prepared.loaded.proto if decision.unchanged else decision.candidate.model
     return Result(output, report, Plan(prepared.loaded.sha256, kept, method), unchanged_file)
+
+
+def inspect(
+    model: str | os.PathLike[str] | onnx.ModelProto,
+    *,
+    config: Config | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Report:
+    """Which channels of a model could be removed, and what stays and why; nothing is changed.
+
+    Raises:
+        OnnxMergeError: one of its subclasses, see ``onnxmerge.errors``.
+    """
+    config = configured(config, options | {"samples": 1})
+    return describe_inspection(prepare(model, None, None, config, Clock(progress)))
+
+
+def sweep(
+    model: str | os.PathLike[str] | onnx.ModelProto,
+    *,
+    steps: Sequence[float] = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3),
+    calibration: Any = None,
+    evaluation: Any = None,
+    config: Config | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Report:
+    """The trade-off curve: for shares of MACs kept the measured change and latency; writes no model.
+
+    Without evaluation data the change is measured on a part of the data that is held out. Shares that
+    cannot be reached are left out.
+
+    Raises:
+        OnnxMergeError: one of its subclasses, see ``onnxmerge.errors``.
+    """
+    config = configured(config, options)
+    clock = Clock(progress)
+    prepared = prepare(model, calibration, evaluation, config, clock)
+    fit, held_out = (
+        (prepared.data, prepared.evaluation)
+        if prepared.evaluation is not None
+        else prepared.data.split(seed=config.seed)
+    )
+    recipe = Recipe(prepared.subject, config, fit, prepared.runtime, clock)
+    points = []
+    for number, share in enumerate(sorted({float(s) for s in steps}, reverse=True)):
+        clock.step("sweep", number, len(steps))
+        if share >= recipe.smallest("macs"):
+            candidate = recipe.at("macs", share)
+            decision = Decision(candidate, held_out, None, unchanged=False)
+            points.append((decision, prove(prepared, decision)))
+    return describe_sweep(prepared, points)
+
+
+def configured(config: Config | None, options: dict[str, Any]) -> Config:
+    """A configuration with some options replaced.
+
+    Raises:
+        UsageError: unknown options, or values out of range.
+    """
+    try:
+        return replace(config or Config(), **options)
+    except TypeError as error:
+        raise UsageError(f"unknown option: {error}") from error
 
 
 def prepare(model: Any, calibration: Any, evaluation: Any, config: Config, clock: Clock) -> Prepared:

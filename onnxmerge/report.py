@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,17 +72,74 @@ def describe(prepared: Prepared, decision: Decision, proof: Proof) -> Report:
              "nodes": list(group.nodes)}
             for name, group in facts.items()
         ],
-        "frozen": [
-            {"reason": f.reason, "count": f.count, "examples": list(f.examples)}
-            for f in prepared.explanation.frozen
-        ],
+        "frozen": _frozen(prepared),
         "reach": prepared.explanation.reach,
         "calibration": {"source": prepared.data.source, "samples": len(prepared.data),
                         "made_up": prepared.data.made_up},
         "config": prepared.config.as_dict(),
         "warnings": [*prepared.warnings, *parity.notes, *_warnings(prepared, decision)],
-        "seconds": {stage: round(value, 4) for stage, value in prepared.clock.seconds.items()},
+        "seconds": _seconds(prepared),
     })  # fmt: skip
+
+
+def describe_inspection(prepared: Prepared) -> Report:
+    """What could be removed, and what stays and why."""
+    cost, explanation = prepared.subject.cost, prepared.explanation
+    scope = {group.name for group in prepared.subject.channels.groups}
+    return Report({
+        "schema_version": SCHEMA_VERSION,
+        "input": {
+            "params": cost.params, "macs": cost.macs,
+            "bytes": prepared.loaded.bytes, "sha256": prepared.loaded.sha256,
+        },
+        "reach": explanation.reach,
+        "groups": [
+            {"name": g.name, "channels": g.channels, "macs_share": g.macs_share, "params_share": g.params_share,
+             "nodes": list(g.nodes)}
+            for g in explanation.groups if g.name in scope
+        ],
+        "frozen": _frozen(prepared),
+        "inputs": prepared.data.source,
+        "warnings": list(prepared.warnings),
+        "seconds": _seconds(prepared),
+    })  # fmt: skip
+
+
+def describe_sweep(prepared: Prepared, points: Sequence[tuple[Decision, Proof]]) -> Report:
+    """The trade-off curve: one entry per budget."""
+    cost = prepared.subject.cost
+    curve = []
+    for decision, proof in points:
+        removed = prepared.subject.removed(decision.candidate.selection)
+        curve.append({
+            "macs": cost.macs_kept(removed) / max(cost.macs, 1),
+            "params": cost.params_kept(removed) / max(cost.params, 1),
+            "change": proof.parity.change,
+            "change_upper_90": proof.parity.change_upper(0.9),
+            "top1_agreement": proof.parity.top1_agreement,
+            "relative_error": proof.parity.relative_error,
+            "latency": proof.latency.ratio,
+        })  # fmt: skip
+    return Report({
+        "schema_version": SCHEMA_VERSION,
+        "input": {"params": cost.params, "macs": cost.macs, "sha256": prepared.loaded.sha256},
+        "points": curve,
+        "source": points[0][1].parity.source if points else prepared.data.source,
+        "config": prepared.config.as_dict(),
+        "warnings": list(prepared.warnings),
+        "seconds": _seconds(prepared),
+    })  # fmt: skip
+
+
+def _frozen(prepared: Prepared) -> list[dict[str, Any]]:
+    return [
+        {"reason": f.reason, "count": f.count, "examples": list(f.examples)}
+        for f in prepared.explanation.frozen
+    ]
+
+
+def _seconds(prepared: Prepared) -> dict[str, float]:
+    return {stage: round(value, 4) for stage, value in prepared.clock.seconds.items()}
 
 
 def _size(decision: Decision, prepared: Prepared) -> dict[str, Any]:

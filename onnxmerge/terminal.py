@@ -56,9 +56,44 @@ class Terminal:
         if self._verbose:
             self._out.print(_groups(report))
             self._out.print(_frozen(report))
+        self._warn(report)
+        self._out.print(f"wrote {target}", markup=False)
+
+    def inspection(self, report: Report) -> None:
+        """What could be removed, and what stays."""
+        if self._quiet:
+            return
+        table = Table("group", "channels", "MACs each", "parameters each", "nodes")
+        for group in report["groups"]:
+            nodes = group["nodes"] if self._verbose else group["nodes"][:3]
+            more = f" and {len(group['nodes']) - len(nodes)} more" if len(nodes) < len(group["nodes"]) else ""
+            shares = (f"{group['macs_share']:.3%}", f"{group['params_share']:.3%}")
+            table.add_row(group["name"], str(group["channels"]), *shares, ", ".join(nodes) + more)
+        self._out.print(table)
+        self._out.print(_frozen(report))
+        self._out.print(
+            f"reach: {report['reach']:.1%} of the MACs go with every group at its smallest width",
+            markup=False,
+        )
+        self._warn(report)
+
+    def curve(self, report: Report) -> None:
+        """The trade-off curve."""
+        if self._quiet:
+            return
+        table = Table("MACs kept", "parameters kept", "change", "90% bound", "latency")
+        for point in report["points"]:
+            table.add_row(*(f"{point[key]:.2%}" for key in _CURVE))
+        self._out.print(table)
+        self._out.print(f"change measured on {report['source']}", markup=False)
+        self._warn(report)
+
+    def _warn(self, report: Report) -> None:
         for warning in report["warnings"]:
             self._err.print(f"onnxmerge: warning: {warning}", markup=False)
-        self._out.print(f"wrote {target}", markup=False)
+
+
+_CURVE = ("macs", "params", "change", "change_upper_90", "latency")
 
 
 def before_after(report: Report) -> Table:

@@ -342,3 +342,33 @@ def test_external_data_is_read(tmp_path):
         {t.name: numpy_helper.to_array(t) for t in onnx.load(p).graph.initializer} for p in (inside, outside)
     ]
     assert all(np.array_equal(values[0][name], values[1][name]) for name in values[0])
+
+
+def test_inspect_shows_groups_and_reasons(tmp_path, capsys):
+    report = tmp_path / "r.json"
+    assert run("inspect", DIGITS, "--report", report) == 0
+    content = json.loads(report.read_text())
+    assert {g["name"] for g in content["groups"]} >= {"/stem/Conv", "/fc1/Gemm"}
+    assert content["reach"] > 0.99
+    assert any("graph output" in entry["reason"] for entry in content["frozen"])
+    printed = capsys.readouterr().out
+    assert "/stem/Conv" in printed and "reach" in printed
+
+
+def test_sweep_measures_a_curve(tmp_path, capsys):
+    report, plot = tmp_path / "r.json", tmp_path / "curve.png"
+    arguments = ("--calib", CALIB, "--compensation", "bias", "--steps", "0.9,0.5,0.0001")
+    assert run("sweep", DIGITS, *arguments, "--report", report, "--plot", plot) == 0
+    points = json.loads(report.read_text())["points"]
+    assert [round(p["macs"], 1) for p in points] == [0.9, 0.5], "what cannot be reached is left out"
+    assert points[0]["change"] < points[1]["change"]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert "MACs kept" in capsys.readouterr().out
+    assert leftovers(tmp_path) == ["curve.png", "r.json"]
+
+
+def test_a_file_named_like_a_verb_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "inspect").write_bytes(DIGITS.read_bytes())
+    assert run("./inspect", "out.onnx", "--ratio", 0.5, "--calib", CALIB, "-q") == 0
+    assert leftovers(tmp_path) == ["inspect", "out.onnx"]

@@ -1,0 +1,190 @@
+"""What can be said on the command line, and the Config that it makes."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from onnxmerge.config import Config
+
+EXIT_CODES = """\
+verbs, in the place of IN (a file of that name is given as ./inspect):
+  onnxmerge inspect IN    what could be removed, what stays and why
+  onnxmerge sweep IN      the trade-off curve: size and speed against change
+
+exit codes:
+  0  done, OUT was written (unchanged, if nothing could be removed)
+  2  options or paths that contradict each other, or IN is OUT
+  3  the model cannot be read, is not valid, or does not run in onnxruntime
+  4  the calibration data does not fit the model
+  5  the budget cannot be met
+  6  the change exceeds --tolerance at the given budget
+  7  OUT or the report cannot be written
+  8  the device does not work here
+  9  a rewritten model failed its own checks: a defect of onnxmerge
+  130  interrupted
+"""
+
+
+def optimize_parser() -> argparse.ArgumentParser:
+    """``onnxmerge IN OUT``."""
+    parser = _parser(
+        "onnxmerge", "Remove channels from a trained ONNX model, repair what they carried, prove the result."
+    )
+    parser.add_argument("output", metavar="OUT", help="the smaller model; an existing file is replaced")
+    budget = parser.add_argument_group("how much goes (without a budget: as much as --tolerance allows)")
+    budget.add_argument("--ratio", type=float, metavar="R", help="share of channels removed per group")
+    budget.add_argument("--macs", type=float, metavar="F", help="share of the model's multiplications kept")
+    budget.add_argument("--params", type=float, metavar="F", help="share of the model's parameters kept")
+    _add(budget, "--tolerance", "largest change of the answers (default 0.01 without a budget; "
+         "with one, exceeding it is an error)", type=float, metavar="T")  # fmt: skip
+    _add_method(parser)
+    _add_data(parser)
+    _add_evaluation(parser)
+    running = _add_running(parser)
+    running.add_argument("--no-clobber", action="store_true", help="refuse to replace an existing OUT")
+    return parser
+
+
+def inspect_parser() -> argparse.ArgumentParser:
+    """``onnxmerge inspect IN``."""
+    parser = _parser("onnxmerge inspect", "Show which channels could be removed, and what stays and why.")
+    _add_scope(parser.add_argument_group("which groups"))
+    _add_shape(parser.add_argument_group("data"))
+    _add_running(parser)
+    return parser
+
+
+def sweep_parser() -> argparse.ArgumentParser:
+    """``onnxmerge sweep IN``."""
+    parser = _parser(
+        "onnxmerge sweep", "Measure change and latency over a range of budgets; writes no model."
+    )
+    _add(parser, "--steps", "shares of MACs kept (default %(default)s)", type=_numbers,
+         default=(0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3), metavar="0.9,0.8,...")  # fmt: skip
+    _add(parser, "--plot", "write the curve as a picture (.png, .svg or .pdf)", metavar="FILE")
+    _add_method(parser)
+    _add_data(parser)
+    _add_evaluation(parser)
+    _add_running(parser)
+    return parser
+
+
+def config_of(options: argparse.Namespace) -> Config:
+    """The Config of parsed options; what a verb does not offer keeps its default.
+
+    Raises:
+        UsageError: options that are out of range or contradict one another.
+    """
+    from onnxmerge.calibration import ImageOptions
+    from onnxmerge.config import Config
+
+    given = {name: value for name, value in vars(options).items() if name in _CONFIG}
+    for name in ("skip", "only"):
+        given[name] = tuple(given[name])
+    for name in ("shapes", "output_kinds"):
+        given[name] = dict(given.get(name, ()))
+    if hasattr(options, "mean"):
+        given["images"] = ImageOptions(
+            tuple(options.mean), tuple(options.std), options.scale, options.layout, options.resize
+        )
+    return Config(**given)
+
+
+_CONFIG = {
+    "ratio", "macs", "params", "tolerance", "criterion", "compensation", "threshold", "trade_off",
+    "allocation", "scope", "skip", "only", "samples", "seed", "shapes", "output_kinds", "threads", "device",
+}  # fmt: skip
+
+
+def _parser(prog: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", metavar="IN", help="the model; it is never changed")
+    return parser
+
+
+def _add(group, flag: str, text: str, **how) -> None:
+    group.add_argument(flag, help=text, **how)
+
+
+def _add_method(parser: argparse.ArgumentParser) -> None:
+    method = parser.add_argument_group("how it is done")
+    _add(method, "--criterion", "l1, l2, gm or random (default %(default)s)", default="l1")
+    _add(method, "--compensation", "none, bias or merge (default %(default)s)", default="merge")
+    _add(method, "--threshold", "merge: smallest cosine that is merged", type=float, metavar="T")
+    _add(method, "--lambda", "merge: weight of the cosine against the BatchNorm shift (default %(default)s)",
+         dest="trade_off", type=float, default=0.85, metavar="L")  # fmt: skip
+    _add(method, "--allocation", "uniform or global (default %(default)s)", default="uniform")
+    _add_scope(method)
+
+
+def _add_scope(group) -> None:
+    several = {"nargs": "+", "action": "extend", "default": [], "metavar": "GLOB"}
+    _add(group, "--scope", "all, or chain: only groups not coupled by a sum or a concat", default="all")
+    _add(group, "--skip", "leave groups that touch these nodes or tensors whole", **several)
+    _add(group, "--only", "touch only groups with these nodes or tensors", **several)
+
+
+def _add_shape(group) -> None:
+    _add(group, "--shape", "input shapes for made-up inputs", dest="shapes", type=_shape, nargs="+",
+         action="extend", default=[], metavar="NAME=1,3,224,224")  # fmt: skip
+    _add(group, "--seed", "of every random choice (default %(default)s)", type=int, default=0, metavar="S")
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    data = parser.add_argument_group("data")
+    _add(data, "--calib", ".npz, .npy, a folder of those, or a folder of images", metavar="PATH")
+    _add(data, "--samples", "use at most N samples", type=int, metavar="N")
+    _add_shape(data)
+    _add(data, "--mean", "images become (x*scale - mean)/std", type=_numbers, default=(0.0,), metavar="M")
+    _add(data, "--std", "with x in 0..255", type=_numbers, default=(1.0,), metavar="S")
+    _add(data, "--scale", "for example 0.00392157", type=float, default=1.0, metavar="F")
+    _add(data, "--layout", "where the colour channels of images are", metavar="nchw|nhwc")
+    _add(data, "--resize", "size of images before the centre crop", type=_size, metavar="H,W")
+
+
+def _add_evaluation(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("measuring")
+    _add(group, "--eval-calib", "measure parity on these instead of the calibration data", metavar="PATH")
+    _add(group, "--output-kind", "what an output holds, where the guess is wrong", dest="output_kinds",
+         type=_kind, nargs="+", action="extend", default=[], metavar="NAME=classes|values")  # fmt: skip
+
+
+def _add_running(parser: argparse.ArgumentParser):
+    running = parser.add_argument_group("running and reporting")
+    _add(running, "--threads", "of onnxruntime (default: all processors)", type=int, metavar="N")
+    _add(running, "--device", "(default %(default)s)", default="auto", metavar="auto|cpu|cuda")
+    _add(running, "--report", "write what was found as JSON", metavar="FILE")
+    running.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
+    running.add_argument("-v", "--verbose", action="store_true", help="print more: every group and reason")
+    return running
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
+def _size(text: str) -> tuple[int, int]:
+    parts = [int(part) for part in text.split(",")]
+    return (parts[0], parts[-1])
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, dims = text.rpartition("=")
+    if not name:
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form NAME=1,3,224,224")
+    return name, tuple(int(d) for d in dims.split(","))
+
+
+def _kind(text: str) -> tuple[str, str]:
+    name, _, kind = text.rpartition("=")
+    if not name:
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form NAME=classes")
+    return name, kind

@@ -1,0 +1,39 @@
+"""The trade-off curve as a picture; needs matplotlib, which only this module imports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from onnxmerge.errors import UsageError
+from onnxmerge.graph.io import atomic_write
+from onnxmerge.report import Report
+
+
+def save_curve(report: Report, path: Path) -> None:
+    """Change and latency against the share of MACs kept, in the format of the file's suffix.
+
+    Raises:
+        UsageError: matplotlib is not installed, or it does not know the suffix.
+        OutputError: the file cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UsageError('--plot needs matplotlib: pip install "onnxmerge[plot]"') from error
+    points = sorted(report["points"], key=lambda point: point["macs"])
+    shares = [point["macs"] for point in points]
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    change = figure.subplots()
+    change.plot(shares, [point["change"] for point in points], "o-", color="tab:blue", label="change")
+    change.set_xlabel("share of MACs kept")
+    change.set_ylabel("change of the answers", color="tab:blue")
+    change.set_ylim(bottom=0)
+    latency = change.twinx()
+    latency.plot(shares, [point["latency"] for point in points], "s--", color="tab:orange", label="latency")
+    latency.set_ylabel("latency, share of the input's", color="tab:orange")
+    latency.set_ylim(bottom=0)
+    with atomic_write(path) as part:
+        try:
+            figure.savefig(part, format=path.suffix.removeprefix(".") or "png")
+        except ValueError as error:
+            raise UsageError(f"--plot {path}: {error}") from error
