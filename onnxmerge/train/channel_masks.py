@@ -1,0 +1,125 @@
+"""One gate per channel: what is learned can be cut out of the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from onnxmerge.train.exporting import Example, Exporter, inputs_of, to_onnx
+from onnxmerge.train.mapping import ChannelMap, map_channels
+from onnxmerge.train.masks import Auxiliary, Masks
+from onnxmerge.train.methods import HardStep, Method
+
+
+class ChannelMasks(Masks):
+    """The masks of a module's channels; make them with ``wrap``.
+
+    Attributes:
+        skipped: channels that have no gate, by the reason.
+    """
+
+    kinds = ("macs", "params")
+
+    def __init__(self, module: nn.Module, found: ChannelMap, method: Method, seed: int):
+        device = next(module.parameters()).device
+        start = torch.full((len(found.component),), method.initial, device=device)
+        auxiliary = Auxiliary(nn.Parameter(start))
+        gates = {name: (auxiliary, torch.from_numpy(index).to(device)) for name, index in found.index.items()}
+        super().__init__(module, method, [auxiliary], gates, seed)
+        self.skipped: Mapping[str, int] = found.skipped
+        self._found = found
+        self._known: tuple[bytes, dict[str, float], dict[str, list[Tensor]]] = (b"", {}, {})
+
+    @property
+    def widths(self) -> dict[str, tuple[int, int]]:
+        """Open gates and all gates of every group that has any, by its name."""
+        opened = self.opened[0].cpu().numpy()
+        groups = self._found.channels.groups
+        return {
+            groups[n].name: (int(opened[self._found.group == n].sum()), int((self._found.group == n).sum()))
+            for n in np.unique(self._found.group)
+        }
+
+    def share(self, kind: str, opened: Sequence[Tensor] | None = None) -> float:
+        removed = self._removed(self.opened if opened is None else opened)
+        if opened is not None:
+            return self._share(kind, removed)
+        shares = self._cached(removed)[1]
+        if kind not in shares:
+            shares[kind] = self._share(kind, removed)
+        return shares[kind]
+
+    def costs(self, kind: str) -> list[Tensor]:
+        values = self.parameters[0]
+        if kind == "none":
+            return [torch.ones_like(values)]
+        removed = self._removed(self.opened)
+        costs = self._cached(removed)[2]
+        if kind not in costs:
+            each = self._found.subject.cost.marginal(kind, removed)[self._found.component]
+            costs[kind] = [torch.from_numpy(each / max(each.mean(), 1e-12)).to(values)]
+        return costs[kind]
+
+    @torch.no_grad()
+    def strongest(self) -> list[Tensor]:
+        values = self.parameters[0]
+        order = values.cpu().argsort(descending=True, stable=True)
+        _, first = np.unique(self._found.group[order.numpy()], return_index=True)
+        needed = torch.zeros(len(values), dtype=torch.bool)
+        needed[order[torch.from_numpy(first)]] = True
+        return [needed.to(values.device)]
+
+    @torch.no_grad()
+    def keep_alive(self) -> None:
+        values = self.parameters[0]
+        opened = self.opened[0].cpu().numpy()
+        alive = np.bincount(self._found.group, weights=opened)[self._found.group] > 0
+        lost = self.strongest()[0] & torch.from_numpy(~alive).to(values.device)
+        values[lost] = self.method.threshold + 1e-3
+
+    def _removed(self, opened: Sequence[Tensor]) -> np.ndarray:
+        removed = np.zeros(self._found.channels.count, dtype=bool)
+        removed[self._found.component] = ~opened[0].cpu().numpy()
+        return removed
+
+    def _share(self, kind: str, removed: np.ndarray) -> float:
+        cost = self._found.subject.cost
+        return getattr(cost, f"{kind}_kept")(removed) / max(getattr(cost, kind), 1)
+
+    def _cached(self, removed: np.ndarray):
+        """What was worked out for these gates; gates change rarely, and are asked for at every step."""
+        key = removed.tobytes()
+        if self._known[0] != key:
+            self._known = (key, {}, {})
+        return self._known
+
+
+def wrap(
+    module: nn.Module,
+    example: Example,
+    *,
+    method: Method | None = None,
+    exporter: Exporter = to_onnx,
+    seed: int = 0,
+) -> ChannelMasks:
+    """Put one gate before every channel of a module; its code and its parameters stay as they are.
+
+    The channels are those of the core's analysis of the exported module: one that runs through a
+    residual sum or a depthwise layer has one gate for all its positions.
+
+    Args:
+        module: any module that can be exported; float32 weights are gated.
+        example: one input tensor, or a tuple of them, with a batch axis.
+        method: how gates are learned; None: ``HardStep()``.
+        exporter: makes an ONNX model of (module, example).
+        seed: of the noise of random gates.
+
+    Raises:
+        ModelError: the module cannot be exported, or has no channel that could be removed.
+    """
+    device = next(module.parameters()).device
+    example = tuple(x.to(device) for x in inputs_of(example))
+    return ChannelMasks(module, map_channels(module, example, exporter), method or HardStep(), seed)
