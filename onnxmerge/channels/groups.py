@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxmerge.channels.choices import decide
 from onnxmerge.channels.units import AxisClasses, axis_classes, connect, edges, frozen_where
+from onnxmerge.graph.constants import is_sparse
 from onnxmerge.graph.view import Axis, GraphView, NodeView
 from onnxmerge.operators.relations import Choice, Contract, Freeze, Index, Mix, Relation, Size, Tie
 from onnxmerge.operators.table import lookup, relations
@@ -132,11 +133,13 @@ def _borders(view: GraphView):
                 yield from (Said(None, Freeze(axis, f"{why} '{name}'")) for axis in view.tensor(name).axes)
     for node in view:
         for tensor in node.tensors:
+            why = None
             if view.captured(tensor.name):
-                yield from (
-                    Said(node, Freeze(axis, f"'{tensor.name}' is used inside of a subgraph"))
-                    for axis in tensor.axes
-                )
+                why = f"'{tensor.name}' is used inside of a subgraph"
+            elif is_sparse(tensor.source):
+                why = f"'{tensor.name}' is stored sparse"
+            if why is not None:
+                yield from (Said(node, Freeze(axis, why)) for axis in tensor.axes)
 
 
 def _frozen(classes, label, said) -> tuple[tuple[Said, np.ndarray], ...]:

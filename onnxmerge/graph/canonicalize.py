@@ -10,6 +10,7 @@ One pass per function, in the order of ``canonicalize``:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf, prod
 
 import numpy as np
 import onnx
@@ -30,6 +31,11 @@ _FOLDABLE = {
     "Expand", "Flatten", "Floor", "Gather", "Identity", "Max", "Min", "Mul", "Neg", "Pow", "Range",
     "Reciprocal", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Shape",
     "Size", "Slice", "Sqrt", "Squeeze", "Sub", "Tile", "Transpose", "Unsqueeze", "Where",
+}  # fmt: skip
+# Of these, the ones whose result has no more elements than their operands together.
+_REARRANGING = {
+    "Concat", "Flatten", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "Reshape",
+    "Shape", "Size", "Slice", "Squeeze", "Transpose", "Unsqueeze",
 }  # fmt: skip
 
 
@@ -122,21 +128,44 @@ def fold_constants(graph: gs.Graph) -> None:
     for node in graph.nodes:
         if node.op not in _FOLDABLE or node.domain or len(node.outputs) != 1 or not node.inputs:
             continue
-        tensor = node.outputs[0]
-        stored = [constant_tensor(x) for x in node.inputs]
-        if tensor.name in outputs or any(
-            s is None and x.name for s, x in zip(stored, node.inputs, strict=True)
-        ):
+        used = [x for x in node.inputs if x.name]
+        if node.outputs[0].name in outputs or any(constant_tensor(x) is None for x in used):
             continue
-        if (
-            node.op == "ConstantOfShape"
-            and int(np.prod(constant_values(node.inputs[0]))) > MOST_FOLDED_ELEMENTS
-        ):
-            continue
-        result = _evaluate(node, graph.opset or 1)
-        largest = max(int(np.prod(s.shape)) for s in stored if s is not None)
-        if result is not None and result.size <= max(largest, MOST_FOLDED_ELEMENTS):
-            _make_constant(node, result)
+        sizes = [_count(constant_tensor(x)) for x in used]
+        shared = any(
+            size > MOST_FOLDED_ELEMENTS and len(x.outputs) > 1 for size, x in zip(sizes, used, strict=True)
+        )
+        if shared:
+            continue  # the original stays for its other users, so a result would be a second copy
+        if _result_count(node) <= max([*sizes, MOST_FOLDED_ELEMENTS]):
+            result = _evaluate(node, graph.opset or 1)
+            if result is not None and result.size <= max([*sizes, MOST_FOLDED_ELEMENTS]):
+                _make_constant(node, result)
+
+
+def _count(tensor: gs.Constant) -> int:
+    return prod(tensor.shape)
+
+
+def _result_count(node: gs.Node) -> float:
+    """About how many elements a node on constants gives, infinite where nothing sensible is stated."""
+    shapes = [tuple(constant_tensor(x).shape) for x in node.inputs if x.name]
+    try:
+        if node.op in ("ConstantOfShape", "Expand"):
+            wanted = [int(v) for v in constant_values(node.inputs[-1]).reshape(-1)]
+            return prod(np.broadcast_shapes(wanted, shapes[0] if node.op == "Expand" else ()))
+        if node.op == "Tile":
+            return prod(shapes[0]) * prod(int(v) for v in constant_values(node.inputs[1]).reshape(-1))
+        if node.op == "Range":
+            start, limit, delta = (float(constant_values(x)) for x in node.inputs)
+            return abs(limit - start) / abs(delta)
+        if node.op == "Gather":
+            return prod(shapes[0]) // max(shapes[0][node.attrs.get("axis", 0)], 1) * prod(shapes[1])
+        if node.op in _REARRANGING:
+            return sum(prod(shape) for shape in shapes)
+        return prod(np.broadcast_shapes(*shapes))
+    except (TypeError, ValueError, ZeroDivisionError, IndexError):
+        return inf
 
 
 def _evaluate(node: gs.Node, opset: int) -> np.ndarray | None:
@@ -145,8 +174,6 @@ def _evaluate(node: gs.Node, opset: int) -> np.ndarray | None:
         return next(iter(feed.values()))
     if node.op == "Transpose":
         return np.ascontiguousarray(np.transpose(feed[node.inputs[0].name], node.attrs.get("perm")))
-    if node.op == "Expand" and np.prod(feed[node.inputs[1].name], dtype=np.int64) > MOST_FOLDED_ELEMENTS:
-        return None
     exported = gs.exporters.onnx_exporter.OnnxExporter.export_node(node)
     inputs = [
         onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)

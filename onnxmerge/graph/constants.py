@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.ir.tensor import SparseValues
 
 
 def constant_tensor(tensor: gs.Tensor) -> gs.Constant | None:
-    """The stored constant behind a tensor: an initializer, or the value of a Constant node."""
+    """The stored constant behind a tensor: a dense initializer, or the value of a Constant node."""
     if isinstance(tensor, gs.Constant):
-        return tensor
+        return None if is_sparse(tensor) else tensor
     if len(tensor.inputs) == 1 and tensor.inputs[0].op == "Constant":
         value = tensor.inputs[0].attrs.get("value")
         return value if isinstance(value, gs.Constant) else None
     return None
+
+
+def is_sparse(tensor: gs.Tensor) -> bool:
+    """Whether a tensor is a sparse initializer; these are passed on as they are, and never read."""
+    return isinstance(tensor, gs.Constant) and isinstance(tensor._values, SparseValues)
 
 
 def constant_values(tensor: gs.Tensor) -> np.ndarray | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxmerge.graph.view import Axis, NodeView
+from onnxmerge.graph.view import NodeView
 from onnxmerge.operators.relations import Freeze, Index, Relation, Size, Slot, Tie
 
 
