@@ -23,12 +23,16 @@ from onnxmerge.errors import InternalError, ModelError, ToleranceExceeded, Usage
 from onnxmerge.graph.io import copy_file, load, save
 from onnxmerge.plan import Plan, Selection
 from onnxmerge.recipe import Candidate, Recipe
+from onnxmerge.reference import trusted
 from onnxmerge.report import Report, describe, describe_inspection, describe_sweep
 from onnxmerge.runtime import Runtime, Session
 from onnxmerge.search import Found, search
 from onnxmerge.stages import Decision, Prepared, Proof
 from onnxmerge.subject import Subject
 from onnxmerge.validation import Parity, check_model, compare_latency, output_kinds
+
+# Above this size in bytes a second copy of the model is too much to ask for a check of ourselves.
+LARGEST_SELF_CHECK = 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,7 +226,12 @@ def decide(prepared: Prepared, plan: Plan | None) -> Decision:
         fit, held_out = prepared.data.split(seed=config.seed)
         data = prepared.evaluation or held_out
         candidate, found = _search(prepared, recipe, fit, held_out)
-    return Decision(candidate, data, found, not subject.removed(candidate.selection).any())
+    distrusted: list[str] = []
+    if subject.removed(candidate.selection).any() and prepared.loaded.bytes <= LARGEST_SELF_CHECK:
+        with prepared.clock("check"):
+            candidate, distrusted = trusted(recipe, candidate, next(iter(prepared.data.feeds(batch=1))))
+    unchanged = not subject.removed(candidate.selection).any()
+    return Decision(candidate, data, found, unchanged, tuple(distrusted))
 
 
 def _search(

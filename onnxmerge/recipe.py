@@ -64,6 +64,10 @@ class Recipe:
             model = self.subject.pruned(selection, folds)
         return Candidate(selection, folds, model)
 
+    def cut(self, selection: Selection) -> Candidate:
+        """The candidate for a selection without any compensation."""
+        return Candidate(selection, (), self.subject.pruned(selection, ()))
+
     def smallest(self, kind: str) -> float:
         """The share of ``kind`` that remains with every group at its smallest width."""
         tiny = Selection({group.name: np.zeros(1, dtype=np.int64) for group in self.subject.channels.groups})

@@ -165,7 +165,11 @@ def _search(prepared: Prepared, decision: Decision) -> dict[str, Any] | None:
 
 
 def _warnings(prepared: Prepared, decision: Decision) -> list[str]:
-    warnings = []
+    warnings = [
+        f"the group '{name}' was left whole: without it the model would not answer like its masked reference, "
+        "which is a defect of onnxmerge; please report it"
+        for name in decision.distrusted
+    ]
     if prepared.data.made_up:
         warnings.append(
             f"no data was given: {prepared.data.source} were used; "

@@ -47,12 +47,19 @@ class Prepared:
 
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """What goes, and the model without it; ``data`` is where its parity is judged."""
+    """What goes, and the model without it.
+
+    Attributes:
+        data: where parity is judged.
+        found: the result of the search, where no budget was given.
+        distrusted: groups that stay whole because their removal did not equal their mask.
+    """
 
     candidate: Candidate
     data: Dataset
     found: Found | None
     unchanged: bool
+    distrusted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
