@@ -1,99 +1,155 @@
-"""What a person wants to know of an analysis: the groups and their weight, and what stays and why."""
+"""What can be removed and what cannot, for people: groups with their shares, frozen channels with reasons."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnxmerge.channels.cost import CostModel
-from onnxmerge.channels.groups import Channels
-from onnxmerge.graph.view import Axis
-from onnxmerge.operators.relations import Mix
+from onnxmerge.channels.cost import CostModel, removed_channels
+from onnxmerge.channels.groups import Channels, Said
+from onnxmerge.graph.view import Axis, GraphView, NodeView
+from onnxmerge.operators.relations import Freeze
 from onnxmerge.operators.table import lookup
+
+# How many axes and nodes are named as examples of one reason.
+MOST_EXAMPLES = 5
 
 
 @dataclass(frozen=True)
-class GroupFacts:
-    """One group: how many channels, and the share of the model that each of them carries."""
+class GroupEntry:
+    """One group of channels.
+
+    Attributes:
+        macs: share (0..1) of the model's multiplications that goes with one channel, all others kept.
+        params: the same for parameters.
+        nodes: names of the nodes that the channels pass through, in order.
+    """
 
     name: str
     channels: int
-    macs_share: float
-    params_share: float
+    macs: float
+    params: float
     nodes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class FrozenFacts:
-    """Channels that stay for one reason; ``examples`` are axes, with the node that says so."""
+class FrozenEntry:
+    """Channels made by linear operators that stay, all for one reason.
+
+    Attributes:
+        channels: how many.
+        axes: examples of their axes, as tensor[axis].
+        nodes: examples of the operators that make them.
+        causes: examples of the nodes that keep them; empty where it is the model's border.
+    """
 
     reason: str
-    count: int
-    examples: tuple[str, ...]
+    channels: int
+    axes: tuple[str, ...]
+    nodes: tuple[str, ...]
+    causes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """The groups, what is frozen among the outputs of linear operators, and the reach of pruning.
+    """The result of channel analysis in plain types; ``dataclasses.asdict`` makes it JSON.
 
-    ``reach`` is 1 - MACs(all groups at their smallest widths) / MACs.
+    Attributes:
+        reach: share (0..1) of the multiplications that goes when every group keeps one channel.
     """
 
-    groups: tuple[GroupFacts, ...]
-    frozen: tuple[FrozenFacts, ...]
+    groups: tuple[GroupEntry, ...]
+    frozen: tuple[FrozenEntry, ...]
+    macs: int
+    params: int
     reach: float
 
 
 def explain(channels: Channels, cost: CostModel) -> Explanation:
-    """The facts of an analysis."""
-    everything = np.zeros(channels.count, dtype=bool)
-    groups = []
+    """Describe the groups and the frozen output channels of linear operators, most channels first."""
+    least = removed_channels(channels, {group.name: np.array([0]) for group in channels.groups})
+    return Explanation(
+        groups=tuple(_groups(channels, cost)),
+        frozen=tuple(sorted(_frozen(channels), key=lambda entry: -entry.channels)),
+        macs=cost.macs,
+        params=cost.params,
+        reach=1 - cost.macs_kept(least) / cost.macs if cost.macs else 0.0,
+    )
+
+
+def _groups(channels: Channels, cost: CostModel) -> Iterator[GroupEntry]:
     for group in channels.groups:
-        one = np.zeros(channels.count, dtype=bool)
-        one[group.channels[0]] = True
-        everything[group.channels[1:]] = True
-        groups.append(
-            GroupFacts(
-                group.name,
-                len(group),
-                1 - cost.macs_kept(one) / max(cost.macs, 1),
-                1 - cost.params_kept(one) / max(cost.params, 1),
-                group.nodes,
-            )
+        removed = np.zeros(channels.count, dtype=bool)
+        removed[group.channels[0]] = True
+        yield GroupEntry(
+            name=group.name,
+            channels=len(group),
+            macs=1 - cost.macs_kept(removed) / max(cost.macs, 1),
+            params=1 - cost.params_kept(removed) / max(cost.params, 1),
+            nodes=group.nodes,
         )
-    reach = 1 - cost.macs_kept(everything) / cost.macs if cost.macs else 0.0
-    return Explanation(tuple(groups), _frozen(channels), reach)
 
 
-def _frozen(channels: Channels) -> tuple[FrozenFacts, ...]:
-    """Frozen output channels of linear operators, each under the first reason that froze it."""
-    reason: dict[int, str] = {}
-    for said, components in channels.frozen:
-        why = said.relation.why
-        where = f" at {said.node}" if said.node is not None and isinstance(said.relation, Mix) else ""
-        for component in components.tolist():
-            reason.setdefault(component, why + where)
-    counts: dict[str, int] = defaultdict(int)
-    examples: dict[str, list[str]] = defaultdict(list)
-    for axis, node in _output_channels(channels):
-        for component in np.unique(channels.of(axis)).tolist():
-            if component in reason and channels.group_of[component] < 0:
-                why = reason[component]
-                counts[why] += 1
-                text = f"{node} {axis}"
-                if text not in examples[why] and len(examples[why]) < 3:
-                    examples[why].append(text)
-    return tuple(FrozenFacts(why, counts[why], tuple(examples[why])) for why in counts)
+def _frozen(channels: Channels) -> Iterator[FrozenEntry]:
+    causes = _causes(channels)
+    found: dict[str, tuple[set[int], dict[str, None], dict[str, None], dict[str, None]]] = {}
+    for node, axis in _made_axes(channels):
+        for channel in np.unique(channels.of(axis)):
+            if channels.group_of[channel] >= 0:
+                continue
+            said = causes.get(int(channel))
+            reason = said.relation.why if said else "it is the only channel of its kind"
+            members, axes, nodes, keepers = found.setdefault(reason, (set(), {}, {}, {}))
+            members.add(int(channel))
+            axes[str(axis)] = nodes[node.name] = None
+            if said is not None and said.node is not None:
+                keepers[said.node.name] = None
+    for reason, (members, *examples) in found.items():
+        yield FrozenEntry(reason, len(members), *(tuple(e)[:MOST_EXAMPLES] for e in examples))
 
 
-def _output_channels(channels: Channels) -> list[tuple[Axis, str]]:
-    found = []
+def _made_axes(channels: Channels) -> Iterator[tuple[NodeView, Axis]]:
+    """The output axes that linear operators fill from stored weights."""
+    number = channels.classes.number
     for node in channels.view:
         operator = lookup(node)
-        if operator is None or operator.linear is None or node.y[0] is None or node.y[0].rank < 2:
+        if operator is None or operator.linear is None or not node.y or node.y[0] is None:
             continue
-        axis = 1 if node.op in ("Conv", "ConvTranspose", "FusedConv") else -1
-        found.append((node.y[0][axis], node.name))
-    return found
+        outputs = {number[axis]: axis for axis in node.y[0].axes if axis.size > 1}
+        for weight in node.x[:2]:
+            if weight is not None and _is_stored(channels.view, weight.name):
+                yield from ((node, outputs[number[a]]) for a in weight.axes if number[a] in outputs)
+
+
+def _is_stored(view: GraphView, name: str) -> bool:
+    """Whether a tensor is a constant, or computed from constants alone (a dequantised weight)."""
+    if view.tensor(name).is_constant:
+        return True
+    maker = view.producer(name)
+    return maker is not None and all(_is_stored(view, x.name) for x in maker.x if x is not None)
+
+
+def _causes(channels: Channels) -> dict[int, Said]:
+    """For every frozen channel what keeps it: the most telling of all reasons, the first in the graph."""
+    causes: dict[int, tuple[int, Said]] = {}
+    for said, members in channels.frozen:
+        weight = _weight_of(said)
+        for channel in members:
+            known = causes.get(int(channel))
+            if known is None or weight < known[0]:
+                causes[int(channel)] = (weight, said)
+    return {channel: said for channel, (_, said) in causes.items()}
+
+
+def _weight_of(said: Said) -> int:
+    """Lower is more telling: the border, then what a rule says, then what follows from it."""
+    if said.node is None:
+        return 0
+    if isinstance(said.relation, Freeze):
+        if said.relation.why.startswith("another axis"):
+            return 2
+        if said.relation.why.startswith("not a channel axis"):
+            return 3
+    return 1

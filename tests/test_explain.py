@@ -1,0 +1,57 @@
+"""What `inspect` shows: groups with their shares, and what is frozen by root cause."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import pytest
+import support
+
+from onnxmerge.channels.explain import explain
+
+
+def explained(text: str):
+    model = support.analysed(support.model(text))
+    return explain(model.channels, model.cost)
+
+
+def test_groups_carry_their_share_of_the_costs():
+    result = explained("""g (float[N,4] x) => (float[N,3] y) <float[4,8] w1, float[8] b, float[8,3] w2> {
+        h = Gemm(x, w1, b)  a = Relu(h)  y = MatMul(a, w2) }""")
+    (group,) = result.groups
+    assert (group.name, group.channels) == ("Gemm:h", 8)
+    assert group.nodes == ("Gemm:h", "Relu:a", "MatMul:y")
+    assert result.macs == 2 * (4 * 8 + 8 * 3), "of the traced batch"
+    assert result.params == 4 * 8 + 8 + 8 * 3
+    assert group.macs == pytest.approx(1 / 8)
+    assert group.params == pytest.approx((4 + 1 + 3) / result.params)
+    assert result.reach == pytest.approx(7 / 8)
+
+
+def test_frozen_channels_are_told_by_their_root_cause():
+    result = explained("""g (float[N,5,4] x) => (float[N,5,3] y)
+        <float[4,8] w1, float[8,8] w2, float[8,3] w3, float[8] scale, float[8] b> {
+        h = MatMul(x, w1)  k = MatMul(h, w2)  s = Add(h, k)  n = LayerNormalization(s, scale, b)
+        y = MatMul(n, w3) }""")
+    assert result.groups == ()
+    reasons = {entry.reason: entry for entry in result.frozen}
+    assert set(reasons) == {"LayerNormalization normalises over it", "graph output 'y'"}
+    stream = reasons["LayerNormalization normalises over it"]
+    assert stream.channels == 8
+    assert stream.nodes == ("MatMul:h", "MatMul:k")
+    assert stream.axes == ("h[2]", "k[2]")
+    assert stream.causes == ("LayerNormalization:n",)
+    assert result.frozen[0] is stream, "most channels first"
+
+
+def test_an_explanation_is_json():
+    result = explained("""g (float[N,4,5,5] x) => (float[N,3,5,5] y) <float[8,4,1,1] w, float[3,8,1,1] v> {
+        h = Conv(x, w)  t = Relu(h)  y = Conv(t, v) }""")
+    assert json.loads(json.dumps(asdict(result)))["groups"][0]["channels"] == 8
+
+
+def test_weights_behind_dequantization_count_as_stored():
+    result = explained("""g (float[N,4] x) => (float[N,8] y) <int8[4,8] w, float[8] scale> {
+        v = DequantizeLinear<axis = 1>(w, scale)  y = MatMul(x, v) }""")
+    assert [(e.reason, e.channels) for e in result.frozen] == [("graph output 'y'", 8)]
