@@ -5,6 +5,7 @@ import math
 import pytest
 
 torch = pytest.importorskip("torch", reason="the trainer needs torch")
+import train_nets  # noqa: E402, F401 - one thread
 from torch import nn  # noqa: E402
 
 from onnxmerge.train import HardConcrete, HardStep, LeakyRelu, Linear, Softplus, Trainer  # noqa: E402

@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+# Threads cost more than these nets do, and several processes share the machine.
+torch.set_num_threads(1)
+
 
 class Vgg(nn.Module):
     """Conv, BatchNorm, pooling, Flatten, Linear: every width of its own."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +54,5 @@ def load_checkpoint(path: str | os.PathLike[str], trainer: Trainer, scheduler: A
             torch.cuda.set_rng_state_all(state["random_cuda"])
     except (OSError, KeyError, TypeError, RuntimeError, ValueError, EOFError) as error:
         raise ModelError(f"cannot go on from {path}: {error}") from error
+    except pickle.UnpicklingError as error:
+        raise ModelError(f"cannot go on from {path}: it is no checkpoint") from error
