@@ -111,14 +111,16 @@ def _frozen(channels: Channels) -> Iterator[FrozenEntry]:
 
 
 def _made_axes(channels: Channels) -> Iterator[tuple[NodeView, Axis]]:
-    """The output axes that linear operators fill from stored weights."""
+    """The output axes that linear operators, recurrent layers included, fill from stored weights."""
     number = channels.classes.number
+    summing = {node.index for node, contract in channels.contracts() if contract.weight is not None}
     for node in channels.view:
         operator = lookup(node)
-        if operator is None or operator.linear is None or not node.y or node.y[0] is None:
+        linear = node.index in summing or (operator is not None and operator.linear is not None)
+        if not linear or not node.y or node.y[0] is None:
             continue
         outputs = {number[axis]: axis for axis in node.y[0].axes if axis.size > 1}
-        for weight in node.x[:2]:
+        for weight in node.x[:3]:
             if weight is not None and _is_stored(channels.view, weight.name):
                 yield from ((node, outputs[number[a]]) for a in weight.axes if number[a] in outputs)
 
