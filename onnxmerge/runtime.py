@@ -10,8 +10,10 @@ import contextlib
 import ctypes
 import functools
 import io
+import json
 import os
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ from onnx import TensorProto, helper
 from onnxmerge.errors import DeviceError, ModelError, UsageError
 from onnxmerge.runtime_bytes import Model, opened, patch, serialized, tensors
 from onnxmerge.runtime_errors import sentence
+from onnxmerge.runtime_types import TensorInfo, tensor_info
 
 try:
     import onnxruntime as ort
@@ -39,22 +42,6 @@ _CUDA_OPTIONS = {"use_tf32": "0"}
 _FATAL_ONLY = 4  # every failure is raised as an exception too: logging it as well would say it twice
 
 
-@dataclass(frozen=True)
-class TensorInfo:
-    """An input or output of a session.
-
-    `dtype` is the numpy type to feed or expect (bfloat16 is exchanged as float32; strings as object),
-    None for sequences, maps and optionals. `shape` has an int for a fixed dimension, a str for a named
-    one (equal names are equal sizes) and None for an unknown one; it is None where not even the rank is
-    known. `kind` is onnxruntime's own word, such as 'tensor(float)'.
-    """
-
-    name: str
-    dtype: np.dtype | None
-    shape: tuple[int | str | None, ...] | None
-    kind: str
-
-
 class Session:
     """A loaded model. `provider` is the one that really runs it, `threads` its intra-op threads."""
 
@@ -62,8 +49,8 @@ class Session:
         self._session = session
         self.provider: str = session.get_providers()[0]
         self.threads = threads
-        self.inputs: tuple[TensorInfo, ...] = tuple(_info(i) for i in session.get_inputs())
-        self.outputs: tuple[TensorInfo, ...] = tuple(_info(o) for o in session.get_outputs())
+        self.inputs: tuple[TensorInfo, ...] = tuple(tensor_info(i) for i in session.get_inputs())
+        self.outputs: tuple[TensorInfo, ...] = tuple(tensor_info(o) for o in session.get_outputs())
         # numpy has no bfloat16, and onnxruntime refuses to convert it in either direction.
         self._narrow_in = {i.name for i in self.inputs if i.kind == "tensor(bfloat16)"}
         self._narrow_out = any(o.kind == "tensor(bfloat16)" for o in self.outputs)
@@ -86,6 +73,10 @@ class Session:
             raise
         except Exception as failure:  # onnxruntime raises a dozen unrelated classes
             raise ModelError(f"the model does not run: {sentence(failure)}") from failure
+
+    def end_profiling(self) -> str:
+        """Stop the profiling that the session was loaded with; returns the path of its trace."""
+        return self._session.end_profiling()
 
 
 @dataclass(frozen=True)
@@ -132,6 +123,24 @@ class Runtime:
         """
         source = serialized(model) if isinstance(model, onnx.ModelProto) else model
         return self._load(source, None, optimize, prepack)
+
+    def profile(self, model: Model, feed: Mapping[str, np.ndarray], runs: int = 20) -> dict[str, float]:
+        """Median seconds of every kernel over some runs, by onnxruntime's name of it (after its fusions).
+
+        Raises ModelError.
+        """
+        source = serialized(model) if isinstance(model, onnx.ModelProto) else model
+        with tempfile.TemporaryDirectory() as folder:
+            session = self._load(source, None, True, True, profile=str(Path(folder) / "run"))
+            for _ in range(runs):
+                session.run(feed)
+            events = json.loads(Path(session.end_profiling()).read_text())
+        times: dict[str, list[float]] = {}
+        for event in events:
+            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+                name = event["name"].removesuffix("_kernel_time")
+                times.setdefault(name, []).append(event["dur"] * 1e-6)
+        return {name: float(np.median(values[len(values) // 4 :])) for name, values in times.items()}
 
     def trace(self, model: Model, feed: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
         """The concrete shape of every tensor of the main graph for one feed, initializers included.
@@ -191,9 +200,17 @@ class Runtime:
         return {name: found[name] for name in names}
 
     def _load(
-        self, source: bytes | str | os.PathLike[str], folder: str | None, optimize: bool, prepack: bool
+        self,
+        source: bytes | str | os.PathLike[str],
+        folder: str | None,
+        optimize: bool,
+        prepack: bool,
+        profile: str | None = None,
     ) -> Session:
         options = ort.SessionOptions()
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = profile
         options.log_severity_level = _FATAL_ONLY
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
@@ -252,21 +269,6 @@ def _cpu_count() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on Linux
         return os.cpu_count() or 1
-
-
-def _info(value: Any) -> TensorInfo:
-    words = re.fullmatch(r"tensor\((\w+)\)", value.type)
-    if not words:
-        return TensorInfo(value.name, None, None, value.type)
-    word = {"float": "float32", "double": "float64", "bfloat16": "float32", "string": "object"}
-    try:
-        dtype = np.dtype(word.get(words[1], words[1]))
-    except TypeError:  # float8 and 4-bit integers: numpy has no such types
-        dtype = None
-    # Exporters write 0, -1 and '?' where they mean that nothing is known.
-    dims = (d if (isinstance(d, int) and d > 0) or (isinstance(d, str) and d.strip("?")) else None
-            for d in value.shape)  # fmt: skip
-    return TensorInfo(value.name, dtype, tuple(dims), value.type)
 
 
 def _to_bfloat16(value: np.ndarray) -> ort.OrtValue:
