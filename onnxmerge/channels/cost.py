@@ -16,11 +16,12 @@ from onnxmerge.operators.table import lookup
 
 
 @dataclass(frozen=True, eq=False)
-class _Term:
-    """A number that is proportional to the lengths of some axes."""
+class Term:
+    """A number that is proportional to the lengths of some axes, and the node that it belongs to."""
 
     value: int
     axes: tuple[Axis, ...]
+    node: NodeView
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +39,11 @@ class CostModel:
     def params(self) -> int:
         """Elements of all floating-point and quantised constants of the untouched model."""
         return sum(term.value for term in self._params)
+
+    @property
+    def layers(self) -> list[Term]:
+        """The multiplications of every linear node of the untouched model."""
+        return self._macs
 
     def macs_kept(self, removed: np.ndarray) -> float:
         """Multiplications that remain when the channels in bool [channels.count] go."""
@@ -64,7 +70,7 @@ class CostModel:
         weights = np.repeat(per_position, self.channels.classes.size)
         return np.bincount(self.channels.label, weights=weights, minlength=self.channels.count)
 
-    def _total(self, terms: list[_Term], removed: np.ndarray) -> float:
+    def _total(self, terms: list[Term], removed: np.ndarray) -> float:
         number, share = self.channels.classes.number, self._shares(removed)
         return float(sum(term.value * prod(share[number[axis]] for axis in term.axes) for term in terms))
 
@@ -75,21 +81,21 @@ class CostModel:
         return lengths / np.maximum(self.channels.classes.size, 1)
 
     @cached_property
-    def _macs(self) -> list[_Term]:
+    def _macs(self) -> list[Term]:
         contracted = {(node.index): c for node, c in self.channels.contracts()}
         return [
-            _Term(operator.linear.macs(node), tuple(_macs_axes(node, contracted.get(node.index))))
+            Term(operator.linear.macs(node), tuple(_macs_axes(node, contracted.get(node.index))), node)
             for node in self.channels.view
             if (operator := lookup(node)) is not None and operator.linear is not None
         ]
 
     @cached_property
-    def _params(self) -> list[_Term]:
-        seen: dict[str, _Term] = {}
+    def _params(self) -> list[Term]:
+        seen: dict[str, Term] = {}
         for node in self.channels.view:
             for tensor in node.x:
                 if tensor is not None and tensor.is_constant and tensor.rank and _is_weight(tensor):
-                    seen[tensor.name] = _Term(prod(tensor.shape), tuple(tensor.axes))
+                    seen[tensor.name] = Term(prod(tensor.shape), tuple(tensor.axes), node)
         return list(seen.values())
 
 
