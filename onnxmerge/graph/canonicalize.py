@@ -24,6 +24,8 @@ from onnxmerge.graph.inference import fill_types, infer
 from onnxmerge.graph.shape_values import ShapeValues, value_of
 from onnxmerge.graph.working import import_model
 
+# A length that becomes known makes further shapes known: chains of chunks and views need a round per link.
+MOST_ROUNDS = 32
 # A folded result larger than this, and than its inputs, would only bloat the file.
 MOST_FOLDED_ELEMENTS = 1 << 16
 _FOLDABLE = {
@@ -54,17 +56,24 @@ def canonicalize(proto: onnx.ModelProto) -> gs.Graph:
     graph = import_model(proto)
     _sort(graph)
     fill_types(graph, inferred.types)
-    fold_known_integers(graph, inferred.shapes)
+    known: dict[str, np.ndarray] = {}
+    for _ in range(MOST_ROUNDS):
+        found = fold_known_integers(graph, inferred.shapes)
+        if not found:
+            break
+        known |= found
+        inferred = infer(proto, known)
     fold_constants(graph)
     # Dead nodes go, and the order of the others stays.
     graph.cleanup(recurse_subgraphs=False, recurse_functions=False)
     return graph
 
 
-def fold_known_integers(graph: gs.Graph, static: Mapping[str, list[int | None]]) -> None:
-    """Replace integer tensors whose every element follows from fixed lengths by constants."""
+def fold_known_integers(graph: gs.Graph, static: Mapping[str, list[int | None]]) -> dict[str, np.ndarray]:
+    """Replace integer tensors whose every element follows from fixed lengths by constants; returns them."""
     values = ShapeValues({name: len(shape) for name, shape in static.items()}, static)
     outputs = {tensor.name for tensor in graph.outputs}
+    folded: dict[str, np.ndarray] = {}
     for node in graph.nodes:
         if node.op == "Constant" or len(node.outputs) != 1 or node.outputs[0].name in outputs:
             continue
@@ -75,7 +84,9 @@ def fold_known_integers(graph: gs.Graph, static: Mapping[str, list[int | None]])
         scalar = _rank_of_chain(node) == 0
         dtype = np.int32 if node.op == "Cast" and node.attrs.get("to") == onnx.TensorProto.INT32 else np.int64
         array = np.array([value_of(e) for e in elements], dtype=dtype)
-        _make_constant(node, array.reshape(()) if scalar else array)
+        folded[tensor.name] = array.reshape(()) if scalar else array
+        _make_constant(node, folded[tensor.name])
+    return folded
 
 
 def _is_integer_chain(node: gs.Node) -> bool:

@@ -26,12 +26,22 @@ class Inferred:
     types: Mapping[str, np.dtype]
 
 
-def infer(proto: onnx.ModelProto) -> Inferred:
+def infer(proto: onnx.ModelProto, known: Mapping[str, np.ndarray] | None = None) -> Inferred:
     """Shapes and types of a model's tensors.
 
     Only inputs and initializers are believed: intermediate shapes in files are often stale.
+
+    Args:
+        known: computed tensors whose values were found out otherwise.
     """
     skeleton = strip_weights(proto)
+    if known:
+        computed = [node for node in skeleton.graph.node if not set(node.output) & known.keys()]
+        del skeleton.graph.node[:]
+        skeleton.graph.node.extend(computed)
+        skeleton.graph.initializer.extend(
+            onnx.numpy_helper.from_array(value, name) for name, value in known.items()
+        )
     stated = list(skeleton.graph.value_info)
     del skeleton.graph.value_info[:]
     try:
