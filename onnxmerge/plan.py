@@ -19,9 +19,14 @@ PLAN_VERSION = 1
 
 @dataclass(frozen=True)
 class Scores:
-    """Saliency of every channel, float64 [C] per group name: larger is more worth keeping."""
+    """Saliency of every channel, float64 [C] per group name: larger is more worth keeping.
+
+    ``curves`` says, where the criterion knows, what keeping only the best 1, 2, .., C channels of a
+    group costs, float64 [C] per group name, in a unit that is the same for all groups.
+    """
 
     values: Mapping[str, np.ndarray]
+    curves: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

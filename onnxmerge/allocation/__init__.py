@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from onnxmerge.allocation.cost_curves import CostCurves
 from onnxmerge.allocation.threshold import Global
 from onnxmerge.allocation.uniform import Uniform
 from onnxmerge.channels import Channels
@@ -20,6 +21,6 @@ class Allocator(Protocol):
     def __call__(self, channels: Channels, scores: Scores, budget: Budget) -> Selection: ...
 
 
-ALLOCATIONS = {"uniform": Uniform, "global": Global}
+ALLOCATIONS = {"auto": CostCurves, "uniform": Uniform, "global": Global}
 
-__all__ = ["ALLOCATIONS", "Allocator", "Global", "Uniform"]
+__all__ = ["ALLOCATIONS", "Allocator", "CostCurves", "Global", "Uniform"]

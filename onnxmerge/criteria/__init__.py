@@ -7,6 +7,7 @@ from typing import Protocol
 from onnxmerge.channels import Channels
 from onnxmerge.criteria.norms import GeometricMedian, L1Norm, L2Norm
 from onnxmerge.criteria.random import Random
+from onnxmerge.criteria.reconstruction import Reconstruction
 from onnxmerge.plan import Scores
 
 
@@ -16,6 +17,12 @@ class Criterion(Protocol):
     def __call__(self, channels: Channels, statistics: object | None) -> Scores: ...
 
 
-CRITERIA = {"l1": L1Norm, "l2": L2Norm, "gm": GeometricMedian, "random": Random}
+CRITERIA = {
+    "reconstruction": Reconstruction,
+    "l1": L1Norm,
+    "l2": L2Norm,
+    "gm": GeometricMedian,
+    "random": Random,
+}
 
-__all__ = ["CRITERIA", "Criterion", "GeometricMedian", "L1Norm", "L2Norm", "Random"]
+__all__ = ["CRITERIA", "Criterion", "GeometricMedian", "L1Norm", "L2Norm", "Random", "Reconstruction"]

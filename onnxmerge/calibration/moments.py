@@ -1,0 +1,74 @@
+"""Second moments of features and targets, accumulated batch by batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg.blas import ssyrk
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Centred second moments of n rows; everything float64.
+
+    Attributes:
+        gram: covariance of the features, [F, F].
+        cross: covariance of targets and features, [O, F].
+        feature_mean, target_mean: [F], [O].
+        target_variance: [O].
+        rows: how many rows were seen.
+    """
+
+    gram: np.ndarray
+    cross: np.ndarray
+    feature_mean: np.ndarray
+    target_mean: np.ndarray
+    target_variance: np.ndarray
+    rows: int
+
+
+class Accumulator:
+    """Sums products of rows: float32 within a batch, float64 between batches.
+
+    Rows are shifted by the means of the first batch, so that centring at the end cancels little.
+    """
+
+    def __init__(self) -> None:
+        self._rows = 0
+        self._shift: tuple[np.ndarray, np.ndarray] | None = None
+
+    def add(self, features: np.ndarray, targets: np.ndarray) -> None:
+        """Add rows: float32 [n, F] and [n, O]."""
+        if not len(features):
+            return
+        if self._shift is None:
+            self._shift = features.mean(axis=0), targets.mean(axis=0)
+            f, o = features.shape[1], targets.shape[1]
+            self._gram, self._cross = np.zeros((f, f)), np.zeros((o, f))
+            self._sums = np.zeros(f), np.zeros(o)
+            self._squares = np.zeros(o)
+        p, t = features - self._shift[0], targets - self._shift[1]
+        # The rows are C-ordered, so their transpose is what BLAS takes without a copy; one triangle is enough.
+        self._gram += ssyrk(1.0, p.T, lower=1)
+        self._cross += t.T @ p
+        self._sums[0][:] += p.sum(axis=0, dtype=np.float64)
+        self._sums[1][:] += t.sum(axis=0, dtype=np.float64)
+        self._squares += np.einsum("no,no->o", t, t, dtype=np.float64)
+        self._rows += len(features)
+
+    def moments(self) -> Moments:
+        """What was seen so far; at least one row."""
+        assert self._shift is not None
+        n = self._rows
+        gram = np.tril(self._gram)
+        gram += np.tril(gram, -1).T
+        p, t = self._sums[0] / n, self._sums[1] / n
+        return Moments(
+            gram / n - np.outer(p, p),
+            self._cross / n - np.outer(t, p),
+            p + self._shift[0],
+            t + self._shift[1],
+            np.maximum(self._squares / n - t**2, 0),
+            n,
+        )

@@ -1,0 +1,76 @@
+"""How well least squares can do without a channel: the default criterion where there is data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxmerge.calibration.statistics import Features, Statistics
+from onnxmerge.channels import Channels
+from onnxmerge.channels.residual import feeds
+from onnxmerge.channels.sites import FoldSite, fold_sites
+from onnxmerge.criteria.elimination import Regression, eliminate, precision
+from onnxmerge.errors import UsageError
+from onnxmerge.plan import Scores
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Backward elimination by the error of the consumers' outputs after a least-squares refit.
+
+    The error of a consumer counts as a share of the variance of the tensor that it feeds (after the
+    residual sum, where there is one); a group's error is the sum over all of its consumers.
+    """
+
+    def __call__(self, channels: Channels, statistics: Statistics | None) -> Scores:
+        """Raises UsageError without statistics."""
+        if statistics is None:
+            raise UsageError("the criterion 'reconstruction' needs calibration data: give some, or take l1")
+        sites = [s for s in fold_sites(channels) if s.node.index in statistics.features]
+        values, curves = {}, {}
+        for number, group in enumerate(channels.groups):
+            regressions = []
+            for site in sites:
+                if (channels.group_of[site.channel] == number).any():
+                    regressions += _regressions(channels, site, group, statistics)
+            order, costs = eliminate(regressions, len(group))
+            # What goes last is worth most; the best channel never goes and tops them all.
+            score = np.full(len(group), 2 * costs.max(initial=0.0) + 1e-30)
+            score[order] = costs + np.arange(1, len(costs) + 1) * 1e-30
+            values[group.name] = score
+            curves[group.name] = np.concatenate([costs[::-1], [0.0]])
+        return Scores(values, curves)
+
+
+def _regressions(channels: Channels, site: FoldSite, group, statistics: Statistics) -> list[Regression]:
+    features: Features = statistics.features[site.node.index]
+    place = np.full(channels.count, -1, dtype=np.int64)
+    place[group.channels] = np.arange(len(group))
+    scale, variance = np.ones(1), 1.0
+    if site.output is not None:
+        fed = feeds(site)
+        scale, variance = fed.scale, float(statistics.variance(fed.total, fed.axis).sum())
+    factor = 1 / np.sqrt(max(variance, 1e-30))
+    if features.form is None:
+        return [_by_channel(site, features.grams[0], scale, factor, place)]
+    form, found = features.form, []
+    matrix = form.matrix() * (scale * factor).reshape(form.blocks, -1)[:, :, None]
+    for block, gram in zip(matrix, features.grams, strict=True):
+        found.append(Regression(precision(gram), block, place[form.channel]))
+    return found
+
+
+def _by_channel(site: FoldSite, gram: np.ndarray, scale: np.ndarray, factor: float, place) -> Regression:
+    """One feature per data position; all that the weight makes of it is the targets."""
+    weight = np.moveaxis(np.asarray(site.weight.constant, dtype=np.float64), site.axis, -1)
+    if site.rows is not None:
+        rows = site.rows - (site.rows > site.axis)
+        shape = [1] * weight.ndim
+        shape[rows] = -1
+        weight = weight * scale.reshape(shape)
+    weight = weight.reshape(-1, weight.shape[-1])[:, site.columns] * factor
+    # Only the product of the targets with themselves matters: its root has at most F rows.
+    if len(weight) > weight.shape[1]:
+        weight = np.linalg.qr(weight, mode="r")
+    return Regression(precision(gram), weight, place[site.channel[site.columns]])
