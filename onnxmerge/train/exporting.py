@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from onnxmerge.errors import ModelError
+from onnxmerge.train.executor import OnnxModule
 
 Example = Tensor | Sequence[Tensor]
 Exporter = Callable[[nn.Module, Example], onnx.ModelProto]
@@ -47,9 +48,13 @@ def to_onnx(module: nn.Module, example: Example) -> onnx.ModelProto:
     parameter its name. Inputs are named ``input`` (or ``input_0``, ...), outputs ``output`` (or
     ``output_0``, ...).
 
+    A module that was made from an ONNX file gives that file back, with its weights as they are now.
+
     Raises:
         ModelError: the module cannot be exported.
     """
+    if isinstance(module, OnnxModule):
+        return module.to_model()
     inputs = inputs_of(example)
     with evaluating(module):
         result = module(*inputs)

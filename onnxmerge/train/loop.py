@@ -27,6 +27,7 @@ def fit(
     loss: Loss,
     *,
     mask_data: Batches | None = None,
+    teacher: nn.Module | None = None,
     scheduler: Any = None,
     processes: Processes | None = None,
     autocast: torch.dtype | None = None,
@@ -40,6 +41,8 @@ def fit(
     Args:
         data: for the weights.
         loss: called with (what the module returns, *targets of the batch); a scalar.
+        teacher: a frozen module in evaluation mode; ``loss`` then gets what it answers to the same
+            inputs before the targets. With a teacher no targets are needed.
         mask_data: for the masks, in bilevel learning; None: the same data.
         scheduler: of the weights' learning rate; stepped with every update of the weights.
         processes: from ``Processes.start``; None: this process alone.
@@ -67,7 +70,8 @@ def fit(
             number = trainer.turns["masks"] if masks_only else trainer.done - trainer.turns["masks"]
             batch = [t.to(device) for t in source.batch(number, processes.rank, processes.world)]
             with torch.autocast(device.type, autocast) if autocast else nullcontext():
-                value = loss(module(batch[0]), *batch[1:])
+                answers = [] if teacher is None else [_asked(teacher, batch[0])]
+                value = loss(module(batch[0]), *answers, *batch[1:])
             trainer.backward(value)
             trainer.step(value)
             if scheduler is not None and turn != "masks":
@@ -77,6 +81,11 @@ def fit(
             if checkpoint is not None and processes.rank == 0 and _due(trainer, checkpoint_every):
                 save_checkpoint(checkpoint, trainer, scheduler)
             progress.update(task, completed=trainer.done, description=_line(trainer))
+
+
+@torch.no_grad()
+def _asked(teacher: nn.Module, inputs: Tensor):
+    return teacher(inputs)
 
 
 def _due(trainer: Trainer, every: int) -> bool:

@@ -121,7 +121,7 @@ class Trainer:
         _take_out(optimizer, masks)
         keep_behind_gates(optimizer, masks)
         make = mask_optimizer or (lambda parameters: SGD(parameters, lr=self.learning.lr))
-        self.mask_optimizer = make(masks.parameters)
+        self.mask_optimizer = make(masks.parameters) if masks.parameters else None
 
     def _check_budget(self) -> None:
         budget = self.learning.budget
@@ -169,7 +169,8 @@ class Trainer:
         if self._scaler is not None:
             self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.mask_optimizer.zero_grad(set_to_none=True)
+        if self.mask_optimizer is not None:
+            self.mask_optimizer.zero_grad(set_to_none=True)
         self.done += 1
         self.turns[turn] += 1
         if self.progress >= 1 and not self.masks.fixed:
@@ -187,6 +188,7 @@ class Trainer:
 
     def _step_masks(self) -> None:
         """m <- m - eta * (gradient of the loss + mu * gradient of R); mu follows the budget."""
+        assert self.mask_optimizer is not None
         learning, budget = self.learning, self.pressure.budget
         kind = budget.kind if budget else "macs" if "macs" in self.masks.kinds else "params"
         before = self.masks.opened
@@ -223,7 +225,7 @@ class Trainer:
         opened = self.masks.opened
         return {
             **{kind: self.masks.share(kind) for kind in self.masks.kinds},
-            "open": sum(int(o.sum()) for o in opened) / sum(o.numel() for o in opened),
+            "open": sum(int(o.sum()) for o in opened) / max(1, sum(o.numel() for o in opened)),
             "mu": self.pressure.mu,
             "recovered": self.recovered,
         }
@@ -233,7 +235,7 @@ class Trainer:
         return {
             "module": self.masks.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "mask_optimizer": self.mask_optimizer.state_dict(),
+            "mask_optimizer": None if self.mask_optimizer is None else self.mask_optimizer.state_dict(),
             "scaler": None if self._scaler is None else self._scaler.state_dict(),
             "fixed": self.masks.fixed,
             "noise": self.masks.generator.get_state(),
@@ -248,7 +250,8 @@ class Trainer:
         """Go on from a state; module, optimizer and options have to be those that it was made with."""
         self.masks.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.mask_optimizer.load_state_dict(state["mask_optimizer"])
+        if self.mask_optimizer is not None:
+            self.mask_optimizer.load_state_dict(state["mask_optimizer"])
         if self._scaler is not None and state["scaler"] is not None:
             self._scaler.load_state_dict(state["scaler"])
         self.masks.fixed = state["fixed"]

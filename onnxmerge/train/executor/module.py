@@ -1,0 +1,167 @@
+"""An ONNX graph as a torch module: its weights can be trained and written back under their names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import torch
+from torch import Tensor, nn
+
+from onnxmerge.errors import ModelError
+from onnxmerge.graph import canonicalize, export_model
+from onnxmerge.graph.constants import constant_tensor, constant_values
+from onnxmerge.rewrite.editing import Editor
+from onnxmerge.train.executor import layout, pointwise, resize, sums, windows
+from onnxmerge.train.executor.call import Call, Function
+
+FUNCTIONS: Mapping[str, Function] = {
+    **pointwise.FUNCTIONS,
+    **windows.FUNCTIONS,
+    **sums.FUNCTIONS,
+    **layout.FUNCTIONS,
+    **resize.FUNCTIONS,
+}
+# Inputs that hold weights, whatever their size; elsewhere a constant of one element is no weight.
+_WEIGHTS = {
+    "Conv": (1, 2),
+    "ConvTranspose": (1, 2),
+    "Gemm": (0, 1, 2),
+    "MatMul": (0, 1),
+    "BatchNormalization": (1, 2),
+    "InstanceNormalization": (1, 2),
+    "LayerNormalization": (1, 2),
+    "GroupNormalization": (1, 2),
+    "PRelu": (1,),
+}
+_AFFINE = {"Add", "Sub", "Mul", "Div"}
+
+
+class Step(nn.Module):
+    """One node; its weights are parameters ``constant_<input>``, its other constants buffers."""
+
+    def __init__(self, node: gs.Node, opset: int):
+        super().__init__()
+        self.op = node.op
+        self.function = FUNCTIONS[node.op]
+        self.attributes = dict(node.attrs)
+        self.opset = opset
+        self.inputs = [x.name for x in node.inputs]
+        self.outputs = [y.name for y in node.outputs]
+
+    def forward(self, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        operands = [
+            getattr(self, f"constant_{i}")
+            if hasattr(self, f"constant_{i}")
+            else values[name]
+            if name
+            else None
+            for i, name in enumerate(self.inputs)
+        ]
+        call = Call(self.attributes, self.opset, len(self.outputs), self.training)
+        result = self.function(call, *operands)
+        return (result,) if isinstance(result, Tensor) else result
+
+
+class OnnxModule(nn.Module):
+    """A model whose graph is executed by torch, node by node.
+
+    Inputs are taken in the graph's order; the result is one tensor, or a tuple for several outputs.
+
+    Args:
+        proto: the model; it is not changed.
+        outputs: names of the tensors to return, of any in the graph; None: the graph's outputs.
+
+    Raises:
+        ModelError: an operator is not covered, or an output is not in the graph.
+    """
+
+    def __init__(self, proto: onnx.ModelProto, outputs: Sequence[str] | None = None):
+        super().__init__()
+        self._proto = proto
+        self._graph = canonicalize(proto)
+        self.inputs = [x.name for x in self._graph.inputs]
+        own = [y.name for y in self._graph.outputs]
+        self._outputs = own if outputs is None else list(outputs)
+        nodes = [node for node in self._graph.nodes if node.op != "Constant"]
+        unknown = sorted({node.op for node in nodes if node.op not in FUNCTIONS or node.domain})
+        if unknown:
+            raise ModelError(f"the model cannot be trained: {', '.join(unknown)} is not covered")
+        self.steps = nn.ModuleList(Step(node, self._graph.opset or 1) for node in nodes)
+        self._stored: dict[str, tuple[Step, str]] = {}
+        made: dict[str, Tensor] = {}
+        for node, step in zip(nodes, self._steps, strict=True):
+            self._register(node, step, made)
+        self._constant_outputs = {
+            name: torch.from_numpy(values.copy())
+            for name, tensor in zip(own, self._graph.outputs, strict=True)
+            if (values := constant_values(tensor)) is not None
+        }
+        lost = set(self._outputs) - {*self.made, *self._constant_outputs}
+        if lost:
+            raise ModelError(f"the graph computes no tensor named '{min(lost)}'")
+        self._last_use = {name: i for i, step in enumerate(self._steps) for name in step.inputs}
+
+    def _register(self, node: gs.Node, step: Step, made: dict[str, Tensor]) -> None:
+        """Put a node's constants into its step; one that several nodes use is one parameter."""
+        for i, x in enumerate(node.inputs):
+            if constant_tensor(x) is None:
+                continue
+            if x.name not in made:
+                values = torch.from_numpy(np.array(constant_values(x)))
+                made[x.name] = nn.Parameter(values) if _is_weight(node, i, values) else values
+            value, slot = made[x.name], f"constant_{i}"
+            if isinstance(value, nn.Parameter):
+                step.register_parameter(slot, value)
+            elif value.is_floating_point():
+                step.register_buffer(slot, value)
+            else:
+                # Lengths and indices stay on the CPU, and are no part of the state.
+                setattr(step, slot, value)
+                continue
+            self._stored.setdefault(x.name, (step, slot))
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        values = self.run(dict(zip(self.inputs, inputs, strict=True)), self._outputs)
+        return values[0] if len(values) == 1 else tuple(values)
+
+    def run(self, feed: Mapping[str, Tensor], names: list[str]) -> list[Tensor]:
+        """The values of any tensors of the graph, intermediate ones included, by name."""
+        values = {**feed, **self._constant_outputs}
+        wanted = {*names, *self._outputs}
+        for i, step in enumerate(self._steps):
+            values.update(zip(step.outputs, step(values), strict=False))
+            for name in set(step.inputs):
+                if self._last_use[name] == i and name not in wanted:
+                    values.pop(name, None)
+        return [values[name] for name in names]
+
+    @property
+    def made(self) -> list[str]:
+        """The names of all tensors that nodes compute."""
+        return [name for step in self._steps for name in step.outputs if name]
+
+    @property
+    def sums(self) -> list[str]:
+        """The names of all sums of two computed tensors: residual streams, where there are any."""
+        made = set(self.made)
+        return [s.outputs[0] for s in self._steps if s.op == "Add" and made.issuperset(s.inputs)]
+
+    @property
+    def _steps(self) -> list[Step]:
+        return [step for step in self.steps if isinstance(step, Step)]
+
+    def to_model(self) -> onnx.ModelProto:
+        """The model with the weights as they are now; names and everything else as in the original."""
+        editor = Editor(self._graph)
+        for name, (step, slot) in self._stored.items():
+            editor.set_values(editor.tensor(name), getattr(step, slot).detach().cpu().numpy())
+        return export_model(editor.graph, self._proto)
+
+
+def _is_weight(node: gs.Node, i: int, values: Tensor) -> bool:
+    if values.dtype != torch.float32:
+        return False
+    return i in _WEIGHTS.get(node.op, ()) or (node.op in _AFFINE and values.numel() > 1)
