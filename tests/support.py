@@ -163,8 +163,8 @@ def analysed(source, feed: Feed | None = None, *, sizes: Mapping[str, int] | int
 def difference(model: Analysed, selection: Selection, *, checked: bool = True) -> float:
     """The largest error of the pruned model against the masked one, relative to each output's range.
 
-    The range is the largest magnitude in the masked or the untouched model: a sigmoid that
-    saturates at zero in the masked model has rounding errors of its full range.
+    The range is the largest magnitude in the masked or the untouched model, and 1 for a sigmoid or
+    softmax, whose rounding errors are of that size even where it saturates at zero.
 
     Args:
         checked: whether the pruned model is put through the checker of the onnx package as well.
@@ -173,10 +173,25 @@ def difference(model: Analysed, selection: Selection, *, checked: bool = True) -
     if checked:
         onnx.checker.check_model(pruned, full_check=True)
     before, after, reference = (RUNTIME.session(m).run(model.feed) for m in (model.proto, pruned, masked))
-    return max((_error(after[k], reference[k], before[k]) for k in reference), default=0.0)
+    units = _units(model.proto.graph)
+    return max((_error(after[k], reference[k], before[k], units.get(k, 0.0)) for k in reference), default=0.0)
 
 
-def _error(value, reference, original) -> float:
+def _units(graph: onnx.GraphProto) -> dict[str, float]:
+    """By name, the range of the outputs that a sigmoid or softmax bounds, whatever rearranges them."""
+    makers = {name: node for node in graph.node for name in node.output}
+    rearranging = ("Concat", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+    units = {}
+    for output in graph.output:
+        node = makers.get(output.name)
+        while node is not None and node.op_type in rearranging:
+            node = makers.get(node.input[0])
+        if node is not None and node.op_type in ("HardSigmoid", "Sigmoid", "Softmax"):
+            units[output.name] = 1.0
+    return units
+
+
+def _error(value, reference, original, unit: float) -> float:
     if not isinstance(reference, np.ndarray):
         return 0.0 if str(value) == str(reference) else np.inf
     if value.shape != reference.shape or value.dtype != reference.dtype:
@@ -186,7 +201,7 @@ def _error(value, reference, original) -> float:
     value, reference, original = (np.asarray(v, dtype=np.float64) for v in (value, reference, original))
     same = (value == reference) | (np.isnan(value) & np.isnan(reference))
     delta = np.where(same, 0.0, np.abs(value - reference))
-    span = max((np.abs(v[np.isfinite(v)]).max(initial=0.0) for v in (reference, original)), default=0.0)
+    span = max(np.abs(v[np.isfinite(v)]).max(initial=unit) for v in (reference, original))
     return float(np.nan_to_num(delta, nan=np.inf, posinf=np.inf).max(initial=0.0) / max(span, 1e-30))
 
 

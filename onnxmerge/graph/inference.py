@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from onnxmerge.graph.stand_ins import with_stand_ins
+
 # Inference reads small integer tensors (shapes, axes); larger ones are weights.
 MOST_READ_ELEMENTS = 1024
 
@@ -35,10 +37,10 @@ def infer(proto: onnx.ModelProto, known: Mapping[str, np.ndarray] | None = None)
         known: computed tensors whose values were found out otherwise.
     """
     skeleton = strip_weights(proto)
+    nodes = with_stand_ins(skeleton.graph.node)
+    del skeleton.graph.node[:]
+    skeleton.graph.node.extend(node for node in nodes if not known or not set(node.output) & known.keys())
     if known:
-        computed = [node for node in skeleton.graph.node if not set(node.output) & known.keys()]
-        del skeleton.graph.node[:]
-        skeleton.graph.node.extend(computed)
         skeleton.graph.initializer.extend(
             onnx.numpy_helper.from_array(value, name) for name, value in known.items()
         )

@@ -1,0 +1,63 @@
+"""Known architectures from both exporters of torch, and what onnxruntime's optimizer makes of them."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import support
+
+pytest.importorskip("torch", reason="the exporters belong to the test extra")
+pytest.importorskip("onnxscript", reason="the exporters belong to the test extra")
+
+import exporting
+from exporting import ARCHITECTURES
+
+
+@cache
+def exported(name: str, dynamo: bool) -> onnx.ModelProto:
+    return exporting.export(name, dynamo)
+
+
+def analysed(name: str, proto: onnx.ModelProto) -> support.Analysed:
+    return support.analysed(proto, {proto.graph.input[0].name: ARCHITECTURES[name].sample(full=False)})
+
+
+@pytest.mark.parametrize("dynamo", [False, True], ids=["torchscript", "dynamo"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_reach_and_equality(name: str, dynamo: bool):
+    model = analysed(name, exported(name, dynamo))
+    assert model.reach >= ARCHITECTURES[name].reach
+    support.check(model, seeds=(0, 1))
+    before = support.RUNTIME.session(model.proto).run(model.feed)
+    after = support.RUNTIME.session(model.prune(model.selection(0))).run(model.feed)
+    assert not all(np.allclose(before[k], after[k]) for k in before), "the removed channels carried nothing"
+
+
+@pytest.mark.parametrize(
+    ("name", "fused"),
+    [
+        ("resnet", {"FusedConv"}),
+        ("yolo", {"QuickGelu"}),
+        ("vit", {"BiasGelu", "FusedMatMul", "SkipLayerNormalization"}),
+        ("gpt", {"BiasGelu", "FusedMatMul", "SkipLayerNormalization"}),
+        ("llama", {"FusedMatMul", "QuickGelu"}),
+    ],
+)
+def test_fused_by_onnxruntime(name: str, fused: set[str], tmp_path):
+    """A file that onnxruntime's optimizer wrote reaches as far as the file that it was given."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = os.fspath(tmp_path / "optimized.onnx")
+    options.log_severity_level = 4
+    plain = exported(name, True)
+    onnxruntime.InferenceSession(plain.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    proto = onnx.load(options.optimized_model_filepath)
+    assert fused <= {node.op_type for node in proto.graph.node if node.domain == "com.microsoft"}
+    model = analysed(name, proto)
+    assert model.reach == pytest.approx(analysed(name, plain).reach, abs=0.02)
+    support.check(model, seeds=(0, 1), checked=False)
