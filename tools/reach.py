@@ -46,7 +46,7 @@ def summary(rows: list[dict]) -> str:
     convolutional = [row["reach"] for row in analysed if row["convolutions"]]
     mean = sum(convolutional) / max(len(convolutional), 1)
     text = [
-        f"{len(rows)} files, {len(analysed)} analysed, {len(rows) - len(analysed)} refused with a clear error; "
+        f"{len(rows)} files, {len(analysed)} analysed, {len(rows) - len(analysed)} refused; "
         f"mean reach {mean:.3f} over {len(convolutional)} files with convolutions"
     ]
     for row in (row for row in analysed if row["reach"] < LOW_REACH):

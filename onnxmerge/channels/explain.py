@@ -99,7 +99,7 @@ def _frozen(channels: Channels) -> Iterator[FrozenEntry]:
         for channel in np.unique(channels.of(axis)):
             if channels.group_of[channel] >= 0:
                 continue
-            said = causes.get(int(channel))
+            said = channels.frozen[causes[channel]][0] if causes[channel] >= 0 else None
             reason = said.relation.why if said else "it is the only channel of its kind"
             members, axes, nodes, keepers = found.setdefault(reason, (set(), {}, {}, {}))
             members.add(int(channel))
@@ -133,19 +133,21 @@ def _is_stored(view: GraphView, name: str) -> bool:
     return maker is not None and all(_is_stored(view, x.name) for x in maker.x if x is not None)
 
 
-def _causes(channels: Channels) -> dict[int, Said]:
-    """For every frozen channel what keeps it: the most telling of all reasons, the first in the graph."""
-    causes: dict[int, tuple[int, Said]] = {}
-    for said, members in channels.frozen:
-        weight = _weight_of(said)
-        for channel in members:
-            known = causes.get(int(channel))
-            if known is None or weight < known[0]:
-                causes[int(channel)] = (weight, said)
-    return {channel: said for channel, (_, said) in causes.items()}
+def _causes(channels: Channels) -> np.ndarray:
+    """For every channel the number in ``channels.frozen`` of what keeps it, -1 where nothing does.
+
+    Of several the most telling one, and of equals the first in the graph.
+    """
+    cause = np.full(channels.count, -1, dtype=np.int64)
+    best = np.full(channels.count, np.iinfo(np.int64).max)
+    for number, (said, members) in enumerate(channels.frozen):
+        rank = _rank_of(said)
+        chosen = members[best[members] > rank]
+        best[chosen], cause[chosen] = rank, number
+    return cause
 
 
-def _weight_of(said: Said) -> int:
+def _rank_of(said: Said) -> int:
     """Lower is more telling: the border, then what a rule says, then what follows from it."""
     if said.node is None:
         return 0
