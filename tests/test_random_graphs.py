@@ -1,0 +1,20 @@
+"""Pruned equals masked on random graphs: any graph, any selection."""
+
+from __future__ import annotations
+
+import support
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from random_graphs import random_graph
+from random_steps import STEPS
+
+
+@settings(
+    max_examples=50, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+)
+@given(data=st.data())
+def test_pruned_equals_masked(data):
+    proto = random_graph(lambda count: data.draw(st.integers(0, count - 1)), STEPS)
+    model = support.analysed(proto)
+    for seed in (0, 1):
+        assert support.difference(model, model.selection(seed)) <= support.TOLERANCE
