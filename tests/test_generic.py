@@ -1,0 +1,229 @@
+"""Generic photographs in place of data: the pack, the crops, which inputs are images, the normalisation."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxmerge.calibration.generic import generic_dataset
+from onnxmerge.calibration.image_inputs import image_input
+from onnxmerge.calibration.images import ImageOptions
+from onnxmerge.calibration.normalisation import BYTES, CIFAR, IMAGENET, SYMMETRIC, UNIT
+from onnxmerge.calibration.pictures import generic_images
+from onnxmerge.runtime import Runtime
+
+PACK = Path(__file__).parents[1] / "onnxmerge" / "calibration" / "generic_images"
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="module")
+def runtime():
+    return Runtime.create("cpu", 1)
+
+
+def network(
+    normalisation, shape=("n", 3, 32, 32), dtype=TensorProto.FLOAT, head=(), batch_norm=False, seed=0
+):
+    """A convolution that expects this normalisation: BatchNorm folded into its bias, or kept."""
+    generator = np.random.default_rng(seed)
+    channels, last = (shape[1], False) if shape[1] in (1, 3) else (shape[3], True)
+    pixels = generic_images(64, (32, 32), channels, seed=5)
+    # The first layer's statistics under the right input, as training would have left them.
+    values = normalisation.apply(pixels).transpose(0, 3, 1, 2)
+    weight = generator.normal(0, 1, (16, channels, 1, 1)).astype(np.float32)
+    summed = np.einsum("oc,nchw->nohw", weight[:, :, 0, 0], values)
+    mean, deviation = summed.mean((0, 2, 3)), summed.std((0, 2, 3))
+    beta = generator.normal(-0.2, 0.5, 16).astype(np.float32)
+    nodes, tensors, data = list(head), [], "x" if not head else head[-1].output[0]
+    if last:
+        nodes.append(helper.make_node("Transpose", [data], ["planes"], perm=[0, 3, 1, 2]))
+        data = "planes"
+    if batch_norm:
+        nodes.append(helper.make_node("Conv", [data, "w"], ["c"]))
+        nodes.append(helper.make_node("BatchNormalization", ["c", "g", "b", "m", "v"], ["z"]))
+        parts = {"w": weight, "g": np.ones(16), "b": beta, "m": mean, "v": deviation**2}
+    else:
+        nodes.append(helper.make_node("Conv", [data, "w", "b"], ["z"]))
+        parts = {"w": weight / deviation[:, None, None, None], "b": beta - mean / deviation}
+    nodes.append(helper.make_node("Relu", ["z"], ["y"]))
+    tensors += [numpy_helper.from_array(np.asarray(a, np.float32), name) for name, a in parts.items()]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", dtype, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        tensors,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+
+def dataset(model, runtime, **options):
+    return generic_dataset(model, runtime.session(model).inputs, runtime, **options)
+
+
+def test_the_pack_is_small_and_every_picture_has_its_provenance():
+    files = sorted(PACK.glob("*.webp"))
+    assert len(files) >= 20
+    assert sum(f.stat().st_size for f in PACK.iterdir()) < 3_000_000
+    rows = [line for line in (PACK / "PROVENANCE.md").read_text().splitlines() if ".webp" in line]
+    assert [row.split("|")[1].strip() for row in sorted(rows)] == [f.name for f in files]
+    assert all(cell.strip() for row in rows for cell in row.split("|")[1:6])
+
+
+@pytest.mark.parametrize("size, channels", [((32, 32), 3), ((20, 70), 1), ((224, 160), 3)])
+def test_images_are_pixels_of_the_size_asked_for(size, channels):
+    images = generic_images(12, size, channels, seed=3)
+    assert images.shape == (12, *size, channels) and images.dtype == np.float32
+    assert images.min() >= 0 and images.max() <= 255
+    assert images.std(axis=(1, 2, 3)).min() > 5  # no flat ones
+    assert np.array_equal(images, generic_images(12, size, channels, seed=3))
+    assert not np.array_equal(images, generic_images(12, size, channels, seed=4))
+
+
+def test_images_have_the_statistics_of_photographs():
+    images = generic_images(200, (32, 32), 3, seed=0)
+    assert 90 < images.mean() < 150
+    assert 30 < images.std(axis=(1, 2)).mean() < 70
+    flat = images.mean(axis=3)
+    neighbours = np.corrcoef(flat[:, :, :-1].ravel(), flat[:, :, 1:].ravel())[0, 1]
+    assert 0.8 < neighbours < 0.99  # noise has 0, a blurred picture 1
+
+
+@pytest.mark.parametrize(
+    "shape, layout",
+    [
+        ((1, 3, 32, 32), "nchw"),
+        ((1, 48, 64, 3), "nhwc"),
+        (("n", 1, 28, 28), "nchw"),
+        (("n", 3, "h", "w"), "nchw"),
+        ((1, 3, 32, 192), "nchw"),
+        ((1, 1, 49, 10), None),
+        ((1, 76, 32, 1), None),
+        ((1, 1, 1, 5), None),
+        ((1, 4, 32, 32), None),
+        ((1, 3, 4, 4), None),
+        ((1, 3, 32), None),
+    ],
+)
+def test_which_shapes_are_images(shape, layout, runtime):
+    rank = len(shape)
+    channels = 3 if 3 in (shape[1], shape[-1]) else shape[-1] if shape[-1] == 1 else shape[1]
+    nodes = [helper.make_node("Conv", ["t" if shape[-1] == channels != shape[1] else "x", "w"], ["y"])]
+    if shape[-1] == channels != shape[1]:
+        nodes.insert(0, helper.make_node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]))
+    weight = np.ones((2, channels, *[1] * (rank - 2)), np.float32)
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    found = image_input(model, runtime.session(model).inputs)
+    assert (found.layout if found else None) == layout
+
+
+def test_an_image_feeds_a_convolution_and_is_no_sound(runtime):
+    flat = helper.make_graph(
+        [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("MatMul", ["f", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 1, 28, 28))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.ones((784, 2), np.float32), "w")],
+    )
+    model = helper.make_model(flat, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    assert dataset(model, runtime) is None
+    model = network(UNIT, (1, 1, 64, 64))
+    model.graph.input[0].name = model.graph.node[0].input[0] = "log_mel"
+    assert dataset(model, runtime) is None
+
+
+@pytest.mark.parametrize(
+    "truth, shape",
+    [
+        (BYTES, ("n", 3, 32, 32)),
+        (BYTES, ("n", 1, 64, 64)),
+        (UNIT, ("n", 3, 96, 96)),
+        (UNIT, ("n", 80, 80, 3)),
+        (SYMMETRIC, ("n", 3, 96, 96)),
+        (IMAGENET, ("n", 3, 96, 96)),
+        (CIFAR, ("n", 3, 32, 32)),
+    ],
+)
+def test_the_normalisation_is_recognised_by_batch_norm(truth, shape, runtime):
+    data = dataset(network(truth, shape, batch_norm=True), runtime, samples=8)
+    assert f"normalised to {truth.name}:" in data.source
+    assert data.made_up and len(data) == 8
+    (values,) = data.arrays.values()
+    channels = 3 if shape[1] not in (1, 3) else 1
+    per_channel = values.mean(tuple(i for i in range(4) if i != channels))
+    low, high = (truth.apply(np.full(len(per_channel), value)) for value in (0.0, 255.0))
+    share = (per_channel - low) / (high - low)
+    assert ((share > 0.3) & (share < 0.7)).all()
+    assert values.min() >= low.min() - 1e-5 and values.max() <= high.max() + 1e-5
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("truth", [BYTES, UNIT, SYMMETRIC, CIFAR])
+def test_the_range_is_recognised_where_batch_norm_was_folded(truth, seed, runtime):
+    data = dataset(network(truth, seed=seed), runtime, samples=8)
+    assert (data.arrays["x"].max() > 100) == (truth is BYTES)
+
+
+def test_a_normalisation_inside_the_graph_is_part_of_the_model(runtime):
+    head = [helper.make_node("Sub", ["x", "half"], ["s"]), helper.make_node("Div", ["s", "half"], ["d"])]
+    model = network(SYMMETRIC, head=head)
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(127.5), "half"))
+    assert "normalised to 0..255:" in dataset(model, runtime, samples=4).source
+
+
+def test_bytes_are_fed_as_bytes(runtime):
+    cast = [helper.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT)]
+    data = dataset(network(BYTES, dtype=TensorProto.UINT8, head=cast), runtime, samples=4)
+    assert data.arrays["x"].dtype == np.uint8 and data.arrays["x"].max() > 100
+    assert "takes integers" in data.source
+
+
+def test_given_options_win(runtime):
+    options = ImageOptions(mean=(0.5,), std=(0.25,), scale=1 / 255)
+    data = dataset(network(BYTES), runtime, samples=4, images=options)
+    assert data.arrays["x"].min() >= -2 and data.arrays["x"].max() <= 2
+    assert "mean 0.5, std 0.25" in data.source
+
+
+def test_a_fixed_batch_an_open_size_and_given_shapes(runtime):
+    assert dataset(network(UNIT, (4, 3, 32, 32)), runtime, samples=8).batch == 4
+    open_size = network(UNIT, ("n", 3, "h", "w"))
+    assert dataset(open_size, runtime, samples=2).arrays["x"].shape == (2, 3, 224, 224)
+    shapes = {"x": (1, 3, 40, 48)}
+    assert dataset(open_size, runtime, samples=2, shapes=shapes).arrays["x"].shape == (2, 3, 40, 48)
+
+
+def test_other_inputs_get_made_up_values(runtime):
+    model = network(UNIT)
+    model.graph.input.append(helper.make_tensor_value_info("gain", TensorProto.FLOAT, ("n", 1)))
+    model.graph.node.append(helper.make_node("ReduceSum", ["gain"], ["total"], keepdims=0))
+    model.graph.output.append(helper.make_tensor_value_info("total", TensorProto.FLOAT, None))
+    data = dataset(model, runtime, samples=6)
+    assert data.arrays["x"].shape == (6, 3, 32, 32) and data.arrays["gain"].shape == (6, 1)
+    runtime.session(model).run(next(iter(data.feeds())))
+
+
+@pytest.mark.skipif(not (SHARED / "models").exists(), reason="the shared models are not here")
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("resnet56_bn", "CIFAR mean and std"),
+        ("resnet56_folded", "CIFAR mean and std"),
+        ("resnet8", "0..255"),
+        ("mlperftiny_mobilenetv1_0.25_vww", "0..1"),
+        ("mlperftiny_dscnn_kws_dequant", None),
+    ],
+)
+def test_real_models(name, expected, runtime):
+    data = dataset(onnx.load(SHARED / "models" / f"{name}.onnx"), runtime, samples=2)
+    assert (data is None) == (expected is None)
+    assert data is None or f"normalised to {expected}:" in data.source
