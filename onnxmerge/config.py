@@ -28,7 +28,10 @@ class Config:
         trade_off: merge: lambda, the weight of the cosine against the BatchNorm shift.
         scope: ``all``, or ``chain`` for groups that no sum and no concat couples.
         skip, only: globs of node or tensor names.
-        samples: most calibration samples used; None: all.
+        criterion, allocation, compensation: a method by name, or ``auto``.
+        align: widths are multiples of this where a group is that wide; a ``ratio`` is never aligned.
+        samples: most calibration samples used.
+        patches: rows per layer for least squares, spread over the samples.
         shapes: input shapes for made-up inputs.
         images: how folders of images become numbers.
         output_kinds: ``classes`` or ``values`` by output name, where the guess is wrong.
@@ -42,15 +45,17 @@ class Config:
     macs: float | None = None
     params: float | None = None
     tolerance: float | None = None
-    criterion: str = "l1"
-    compensation: str = "merge"
+    criterion: str = "auto"
+    compensation: str = "auto"
     threshold: float | None = None
     trade_off: float = 0.85
-    allocation: str = "uniform"
+    allocation: str = "auto"
+    align: int = 1
     scope: str = "all"
     skip: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
-    samples: int | None = None
+    samples: int = 512
+    patches: int = 40_000
     seed: int = 0
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     images: ImageOptions = field(default_factory=ImageOptions)
@@ -72,11 +77,12 @@ class Config:
             raise UsageError(f"--tolerance is at least 0, not {self.tolerance}")
         if not 0 <= self.trade_off <= 1:
             raise UsageError(f"--lambda is from 0 to 1, not {self.trade_off}")
-        if self.samples is not None and self.samples < 1:
-            raise UsageError(f"--samples is at least 1, not {self.samples}")
-        _one_of("criterion", self.criterion, CRITERIA)
-        _one_of("compensation", self.compensation, COMPENSATIONS)
-        _one_of("allocation", self.allocation, ALLOCATIONS)
+        for name in ("samples", "patches", "align"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name} is at least 1, not {getattr(self, name)}")
+        _one_of("criterion", self.criterion, ("auto", *CRITERIA))
+        _one_of("compensation", self.compensation, ("auto", "lstsq", *COMPENSATIONS))
+        _one_of("allocation", self.allocation, ("auto", *ALLOCATIONS))
         _one_of("scope", self.scope, ("all", "chain"))
 
     @property

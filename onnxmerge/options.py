@@ -94,7 +94,8 @@ def config_of(options: argparse.Namespace) -> Config:
 
 _CONFIG = {
     "ratio", "macs", "params", "tolerance", "criterion", "compensation", "threshold", "trade_off",
-    "allocation", "scope", "skip", "only", "samples", "seed", "shapes", "output_kinds", "threads", "device",
+    "allocation", "align", "patches", "scope", "skip", "only", "samples", "seed", "shapes", "output_kinds",
+    "threads", "device",
 }  # fmt: skip
 
 
@@ -116,12 +117,17 @@ def _add(group, flag: str, text: str, **how) -> None:
 
 def _add_method(parser: argparse.ArgumentParser) -> None:
     method = parser.add_argument_group("how it is done")
-    _add(method, "--criterion", "l1, l2, gm or random (default %(default)s)", default="l1")
-    _add(method, "--compensation", "none, bias or merge (default %(default)s)", default="merge")
+    _add(method, "--criterion", "reconstruction, l1, l2, gm or random (default: reconstruction where there "
+         "are data, else l1)", default="auto")  # fmt: skip
+    _add(method, "--compensation", "lstsq, gaussian, merge, bias or none (default: lstsq where there are "
+         "data, else gaussian where BatchNorm survived, else merge)", default="auto")  # fmt: skip
     _add(method, "--threshold", "merge: smallest cosine that is merged", type=float, metavar="T")
     _add(method, "--lambda", "merge: weight of the cosine against the BatchNorm shift (default %(default)s)",
          dest="trade_off", type=float, default=0.85, metavar="L")  # fmt: skip
-    _add(method, "--allocation", "uniform or global (default %(default)s)", default="uniform")
+    _add(method, "--allocation", "curves, uniform or global (default: curves, under --ratio uniform)",
+         default="auto")  # fmt: skip
+    _add(method, "--align", "widths are multiples of N where a group is that wide (default %(default)s; "
+         "never under --ratio)", type=int, default=1, metavar="N")  # fmt: skip
     _add_scope(method)
 
 
@@ -141,7 +147,9 @@ def _add_shape(group) -> None:
 def _add_data(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
     _add(data, "--calib", ".npz, .npy, a folder of those, or a folder of images", metavar="PATH")
-    _add(data, "--samples", "use at most N samples", type=int, metavar="N")
+    _add(data, "--samples", "use at most N samples (default %(default)s)", type=int, default=512, metavar="N")
+    _add(data, "--patches", "rows per layer for least squares (default %(default)s)", type=int,
+         default=40_000, metavar="N")  # fmt: skip
     _add_shape(data)
     _add(data, "--mean", "images become (x*scale - mean)/std", type=_numbers, default=(0.0,), metavar="M")
     _add(data, "--std", "with x in 0..255", type=_numbers, default=(1.0,), metavar="S")

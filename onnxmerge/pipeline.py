@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from onnxmerge.clock import Clock, Progress
 from onnxmerge.config import DEFAULT_TOLERANCE, Config
 from onnxmerge.errors import InternalError, ModelError, ToleranceExceeded, UsageError
 from onnxmerge.graph.io import copy_file, load, save
+from onnxmerge.method import choose_method
 from onnxmerge.plan import Plan, Selection
 from onnxmerge.recipe import Candidate, Recipe
 from onnxmerge.reference import trusted
@@ -31,6 +32,8 @@ from onnxmerge.stages import Decision, Prepared, Proof
 from onnxmerge.subject import Subject
 from onnxmerge.validation import Parity, check_model, compare_latency, output_kinds
 
+# Made-up inputs prove little; more of them would not prove more.
+MADE_UP_SAMPLES = 64
 # Above this size in bytes a second copy of the model is too much to ask for a check of ourselves.
 LARGEST_SELF_CHECK = 1 << 30
 
@@ -94,7 +97,7 @@ def optimize(
     proof = prove(prepared, decision)
     report = describe(prepared, decision, proof)
     kept = {name: tuple(int(i) for i in keep) for name, keep in decision.candidate.selection.keep.items()}
-    method = {"criterion": config.criterion, "compensation": config.compensation, "seed": config.seed}
+    method = asdict(prepared.method) | {"seed": config.seed}
     unchanged_file = prepared.loaded.path if decision.unchanged and prepared.loaded.self_contained else None
     output = prepared.loaded.proto if decision.unchanged else decision.candidate.model
     return Result(output, report, Plan(prepared.loaded.sha256, kept, method), unchanged_file)
@@ -142,7 +145,7 @@ def sweep(
         if prepared.evaluation is not None
         else prepared.data.split(seed=config.seed)
     )
-    recipe = Recipe(prepared.subject, config, fit, prepared.runtime, clock)
+    recipe = prepared.recipe(fit)
     points = []
     for number, share in enumerate(sorted({float(s) for s in steps}, reverse=True)):
         clock.step("sweep", number, len(steps))
@@ -174,36 +177,43 @@ def prepare(model: Any, calibration: Any, evaluation: Any, config: Config, clock
         reference = runtime.session(loaded.proto)
         kinds = output_kinds(loaded.proto, config.output_kinds)
     with clock("data"):
-        if calibration is None:
-            data = made_up_inputs(
-                loaded.proto, reference.inputs, config.shapes, config.seed, config.samples, runtime
-            )
-        else:
-            data = _read(reference, calibration, config)
-        judged = None if evaluation is None else _read(reference, evaluation, config)
+        data, kind = _data(loaded.proto, reference, calibration, config, runtime)
+        judged = None if evaluation is None else _read(reference, evaluation, config, None)
     with clock("analyse"):
         subject = Subject.of(loaded, next(iter(data.feeds(batch=1))), runtime)
         explanation = explain(subject.channels, subject.cost)
         channels = in_scope(subject.channels, config.scope, config.skip, config.only)
     notes = (*warnings, *([runtime.note] if runtime.note else []))
     return Prepared(
-        loaded,
-        reference,
-        kinds,
-        data,
-        judged,
-        subject.with_channels(channels),
-        explanation,
-        config,
-        runtime,
-        clock,
-        notes,
+        loaded=loaded,
+        reference=reference,
+        kinds=kinds,
+        data=data,
+        data_kind=kind,
+        evaluation=judged,
+        method=choose_method(config, channels, kind),
+        subject=subject.with_channels(channels),
+        explanation=explanation,
+        config=config,
+        runtime=runtime,
+        clock=clock,
+        warnings=notes,
     )
 
 
-def _read(reference: Session, what: Any, config: Config) -> Dataset:
+def _data(
+    proto: onnx.ModelProto, reference: Session, calibration: Any, config: Config, runtime: Runtime
+) -> tuple[Dataset, str]:
+    """What the user gave, else made-up inputs, and which of them it is."""
+    if calibration is not None:
+        return _read(reference, calibration, config, config.samples), "given"
+    made_up = made_up_inputs(proto, reference.inputs, config.shapes, config.seed, MADE_UP_SAMPLES, runtime)
+    return made_up, "made up"
+
+
+def _read(reference: Session, what: Any, config: Config, samples: int | None) -> Dataset:
     """Data for the model; where the graph fixes a batch size that its inputs do not show, one by one."""
-    data = read_calibration(what, reference.inputs, config.images, config.samples, config.seed)
+    data = read_calibration(what, reference.inputs, config.images, samples, config.seed)
     if data.batch is None and data.ready is None and len(data) > 1:
         try:
             reference.run(next(iter(data.feeds())))
@@ -215,7 +225,7 @@ def _read(reference: Session, what: Any, config: Config) -> Dataset:
 def decide(prepared: Prepared, plan: Plan | None) -> Decision:
     """The candidate of the plan or the budget, or the smallest one within the tolerance."""
     config, subject = prepared.config, prepared.subject
-    recipe = Recipe(subject, config, prepared.data, prepared.runtime, prepared.clock)
+    recipe = prepared.recipe()
     found = None
     data = prepared.evaluation or prepared.data
     if plan is not None:
@@ -243,7 +253,7 @@ def _search(
     def change(candidate: Candidate) -> Parity:
         return prepared.parity(prepared.session(candidate), held_out)
 
-    found = search(replace(recipe, data=fit), change, tolerance, prepared.clock.step)
+    found = search(prepared.recipe(fit), change, tolerance, prepared.clock.step)
     if found is None:
         return recipe.of(Selection({})), None
     candidate = recipe.at("macs", found.share)

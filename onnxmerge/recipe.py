@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import onnx
 
-from onnxmerge.allocation import ALLOCATIONS
+from onnxmerge.allocation import ALLOCATIONS, Allocator, CostCurves
 from onnxmerge.calibration import Dataset
 from onnxmerge.calibration.statistics import Statistics, collect
 from onnxmerge.channels.cost import share_of
@@ -16,7 +16,9 @@ from onnxmerge.clock import Clock
 from onnxmerge.compensation import COMPENSATIONS, Compensator, MeanBias, Merge
 from onnxmerge.config import Config
 from onnxmerge.criteria import CRITERIA, Criterion, Random
+from onnxmerge.method import Method
 from onnxmerge.plan import Budget, Scores, Selection
+from onnxmerge.reconstruction import Options, reconstruct
 from onnxmerge.rewrite import Fold
 from onnxmerge.runtime import Runtime
 from onnxmerge.subject import Subject
@@ -33,10 +35,11 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class Recipe:
-    """Criterion, allocation and compensation of a configuration, on one subject and one data set."""
+    """Criterion, allocation and compensation on one subject and one data set."""
 
     subject: Subject
     config: Config
+    method: Method
     data: Dataset
     runtime: Runtime
     clock: Clock
@@ -47,19 +50,27 @@ class Recipe:
         Raises:
             BudgetError: the budget cannot be met.
         """
+        scores = self._scores
         with self.clock("select"):
             share = None if kind == "ratio" else share_of(self.subject.cost, kind)
-            allocator = ALLOCATIONS[self.config.allocation]()
-            selection = allocator(self.subject.channels, self._scores, Budget(kind, value, share))
-        return self.of(selection)
+            selection = self._allocator(self.subject.channels, scores, Budget(kind, value, share))
+        return self.of(selection, reselect=self.method.criterion == "reconstruction")
 
-    def of(self, selection: Selection) -> Candidate:
-        """The candidate for a selection."""
-        with self.clock("compensate"):
-            kept = ~self.subject.removed(selection)
-            folds = tuple(
-                Fold(site, *self._compensator(site, kept, self._mean(site))) for site in self.subject.sites
-            )
+    def of(self, selection: Selection, *, reselect: bool = False) -> Candidate:
+        """The candidate for a selection; with ``reselect`` only its widths are binding."""
+        folds: tuple[Fold, ...]
+        if not self.subject.removed(selection).any():
+            folds = ()
+        elif self.method.compensation == "lstsq":
+            with self.clock("reconstruct"):
+                selection, folds = self._reconstructed(selection, reselect)
+        else:
+            mean = self._statistics.mean if self._needs_means else lambda site: None
+            with self.clock("compensate"):
+                kept = ~self.subject.removed(selection)
+                folds = tuple(
+                    Fold(site, *self._compensator(site, kept, mean(site))) for site in self.subject.sites
+                )
         with self.clock("rewrite"):
             model = self.subject.pruned(selection, folds)
         return Candidate(selection, folds, model)
@@ -73,29 +84,53 @@ class Recipe:
         tiny = Selection({group.name: np.zeros(1, dtype=np.int64) for group in self.subject.channels.groups})
         return share_of(self.subject.cost, kind)(tiny)
 
+    def _reconstructed(self, selection: Selection, reselect: bool) -> tuple[Selection, tuple[Fold, ...]]:
+        options = Options(patches=self.config.patches, reselect=reselect, seed=self.config.seed)
+        chosen, folds = reconstruct(
+            self.subject.channels,
+            self.subject.proto,
+            selection,
+            self.data,
+            self.runtime,
+            options,
+            self.clock.step,
+        )
+        return chosen, tuple(folds)
+
     @cached_property
     def _criterion(self) -> Criterion:
-        chosen = CRITERIA[self.config.criterion]
+        chosen = CRITERIA[self.method.criterion]
         return chosen(self.config.seed) if chosen is Random else chosen()
 
     @cached_property
+    def _allocator(self) -> Allocator:
+        chosen = ALLOCATIONS[self.method.allocation]
+        return chosen(align=self.config.align) if chosen is CostCurves else chosen()
+
+    @cached_property
     def _compensator(self) -> Compensator:
-        chosen = COMPENSATIONS[self.config.compensation]
+        chosen = COMPENSATIONS[self.method.compensation]
         return chosen(self.config.threshold, self.config.trade_off) if chosen is Merge else chosen()
 
     @cached_property
     def _scores(self) -> Scores:
+        statistics = self._statistics if self.method.criterion == "reconstruction" else None
         with self.clock("score"):
-            return self._criterion(self.subject.channels, None)
+            return self._criterion(self.subject.channels, statistics)
+
+    @property
+    def _needs_means(self) -> bool:
+        return isinstance(self._compensator, MeanBias)
 
     @cached_property
-    def _statistics(self) -> Statistics | None:
-        if not isinstance(self._compensator, MeanBias):
-            return None
-        with self.clock("calibrate"):
+    def _statistics(self) -> Statistics:
+        with self.clock("statistics"):
             return collect(
-                self.subject.channels, self.subject.sites, self.subject.proto, self.data, self.runtime
+                self.subject.channels,
+                self.subject.sites,
+                self.subject.proto,
+                self.data,
+                self.runtime,
+                self.clock.step,
+                seed=self.config.seed,
             )
-
-    def _mean(self, site):
-        return None if self._statistics is None else self._statistics.mean(site)

@@ -76,6 +76,7 @@ def describe(prepared: Prepared, decision: Decision, proof: Proof) -> Report:
         "reach": prepared.explanation.reach,
         "calibration": {"source": prepared.data.source, "samples": len(prepared.data),
                         "made_up": prepared.data.made_up},
+        "method": asdict(prepared.method),
         "config": prepared.config.as_dict(),
         "warnings": [*prepared.warnings, *parity.notes, *_warnings(prepared, decision)],
         "seconds": _seconds(prepared),
@@ -94,8 +95,8 @@ def describe_inspection(prepared: Prepared) -> Report:
         },
         "reach": explanation.reach,
         "groups": [
-            {"name": g.name, "channels": g.channels, "macs_share": g.macs_share, "params_share": g.params_share,
-             "nodes": list(g.nodes)}
+            {"name": g.name, "channels": g.channels, "macs_share": g.macs,
+             "params_share": g.params, "nodes": list(g.nodes)}
             for g in explanation.groups if g.name in scope
         ],
         "frozen": _frozen(prepared),
@@ -132,10 +133,12 @@ def describe_sweep(prepared: Prepared, points: Sequence[tuple[Decision, Proof]])
 
 
 def _frozen(prepared: Prepared) -> list[dict[str, Any]]:
+    """Why channels stay: the reason, how many, which operators make them and which nodes keep them."""
     return [
-        {"reason": f.reason, "count": f.count, "examples": list(f.examples)}
-        for f in prepared.explanation.frozen
-    ]
+        {"reason": entry.reason, "count": entry.channels, "examples": list(entry.nodes),
+         "axes": list(entry.axes), "causes": list(entry.causes)}
+        for entry in prepared.explanation.frozen
+    ]  # fmt: skip
 
 
 def _seconds(prepared: Prepared) -> dict[str, float]:
@@ -166,8 +169,8 @@ def _search(prepared: Prepared, decision: Decision) -> dict[str, Any] | None:
 
 def _warnings(prepared: Prepared, decision: Decision) -> list[str]:
     warnings = [
-        f"the group '{name}' was left whole: without it the model would not answer like its masked reference, "
-        "which is a defect of onnxmerge; please report it"
+        f"the group '{name}' was left whole: without it the model would not answer like its masked "
+        "reference, which is a defect of onnxmerge; please report it"
         for name in decision.distrusted
     ]
     if prepared.data.made_up:

@@ -10,7 +10,8 @@ from onnxmerge.clock import Clock
 from onnxmerge.config import Config
 from onnxmerge.errors import InternalError, ModelError
 from onnxmerge.graph.io import LoadedModel
-from onnxmerge.recipe import Candidate
+from onnxmerge.method import Method
+from onnxmerge.recipe import Candidate, Recipe
 from onnxmerge.runtime import Runtime, Session
 from onnxmerge.search import Found
 from onnxmerge.subject import Subject
@@ -19,19 +20,28 @@ from onnxmerge.validation import Latency, Parity, measure
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """The model, the data and the analysis, before anything is decided."""
+    """The model, the data and the analysis, before anything is decided.
+
+    ``data_kind`` is ``given``, ``generic`` (images shipped with the package) or ``made up``.
+    """
 
     loaded: LoadedModel
     reference: Session
     kinds: dict[str, str]
     data: Dataset
+    data_kind: str
     evaluation: Dataset | None
+    method: Method
     subject: Subject
     explanation: Explanation
     config: Config
     runtime: Runtime
     clock: Clock
     warnings: tuple[str, ...]
+
+    def recipe(self, data: Dataset | None = None) -> Recipe:
+        """How candidates are made, from all of the data or from a part of it."""
+        return Recipe(self.subject, self.config, self.method, data or self.data, self.runtime, self.clock)
 
     def session(self, candidate: Candidate) -> Session:
         """A session of a candidate; one that does not load is a defect of this program."""

@@ -21,6 +21,6 @@ class Allocator(Protocol):
     def __call__(self, channels: Channels, scores: Scores, budget: Budget) -> Selection: ...
 
 
-ALLOCATIONS = {"auto": CostCurves, "uniform": Uniform, "global": Global}
+ALLOCATIONS = {"curves": CostCurves, "uniform": Uniform, "global": Global}
 
 __all__ = ["ALLOCATIONS", "Allocator", "CostCurves", "Global", "Uniform"]

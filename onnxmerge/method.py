@@ -1,0 +1,55 @@
+"""Which criterion, allocation and compensation a run takes, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnxmerge.channels import Channels
+from onnxmerge.config import Config
+
+
+@dataclass(frozen=True)
+class Method:
+    """The methods of a run by their names, with the reason for those that were not asked for."""
+
+    criterion: str
+    allocation: str
+    compensation: str
+    why: str
+
+
+def choose_method(config: Config, channels: Channels, data_kind: str) -> Method:
+    """The methods of a configuration, ``auto`` resolved.
+
+    Args:
+        data_kind: ``given``, ``generic`` (images shipped with the package) or ``made up``.
+    """
+    real = data_kind in ("given", "generic")
+    reasons = []
+    compensation = config.compensation
+    if compensation == "auto":
+        if real:
+            compensation = "lstsq"
+            reasons.append(
+                "lstsq, for there are data"
+                if data_kind == "given"
+                else "lstsq on generic images, for inputs are images"
+            )
+        elif any(node.op == "BatchNormalization" for node in channels.view):
+            compensation = "gaussian"
+            reasons.append(
+                "gaussian, for there are no data, but BatchNorm tells how channels are distributed"
+            )
+        else:
+            compensation = "merge"
+            reasons.append("merge, for there are no data and no BatchNorm")
+    criterion = config.criterion
+    if criterion == "auto":
+        criterion = "reconstruction" if real else "l1"
+        reasons.append(f"{criterion}, for there are {'data' if real else 'no data'}")
+    allocation = config.allocation
+    if allocation == "auto":
+        # A ratio is the published recipe: the same share of every group.
+        allocation = "curves" if criterion == "reconstruction" and config.ratio is None else "uniform"
+        reasons.append(f"{allocation} widths")
+    return Method(criterion, allocation, compensation, "; ".join(reasons) or "as asked for")
