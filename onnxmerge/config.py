@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 
 from onnxmerge.allocation import ALLOCATIONS
 from onnxmerge.calibration import ImageOptions
@@ -33,7 +33,7 @@ class Config:
         samples: most calibration samples used.
         patches: rows per layer for least squares, spread over the samples.
         shapes: input shapes for made-up inputs.
-        images: how folders of images become numbers.
+        images: how images become numbers; None: as they are for folders, inferred for generic images.
         output_kinds: ``classes`` or ``values`` by output name, where the guess is wrong.
         threads: of onnxruntime; None: all processors.
 
@@ -58,7 +58,7 @@ class Config:
     patches: int = 40_000
     seed: int = 0
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    images: ImageOptions = field(default_factory=ImageOptions)
+    images: ImageOptions | None = None
     output_kinds: Mapping[str, str] = field(default_factory=dict)
     threads: int | None = None
     device: str = "auto"
@@ -97,7 +97,7 @@ class Config:
     def as_dict(self) -> dict[str, object]:
         """All options as plain data, for the report."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        values["images"] = {f.name: getattr(self.images, f.name) for f in fields(self.images)}
+        values["images"] = None if self.images is None else asdict(self.images)
         values["shapes"] = {name: list(shape) for name, shape in self.shapes.items()}
         values["output_kinds"] = dict(self.output_kinds)
         return values

@@ -85,10 +85,9 @@ def config_of(options: argparse.Namespace) -> Config:
         given[name] = tuple(given[name])
     for name in ("shapes", "output_kinds"):
         given[name] = dict(given.get(name, ()))
-    if hasattr(options, "mean"):
-        given["images"] = ImageOptions(
-            tuple(options.mean), tuple(options.std), options.scale, options.layout, options.resize
-        )
+    images = {name: getattr(options, name, None) for name in ("mean", "std", "scale", "layout", "resize")}
+    if any(value is not None for value in images.values()):
+        given["images"] = ImageOptions(**{k: v for k, v in images.items() if v is not None})
     return Config(**given)
 
 
@@ -151,9 +150,9 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     _add(data, "--patches", "rows per layer for least squares (default %(default)s)", type=int,
          default=40_000, metavar="N")  # fmt: skip
     _add_shape(data)
-    _add(data, "--mean", "images become (x*scale - mean)/std", type=_numbers, default=(0.0,), metavar="M")
-    _add(data, "--std", "with x in 0..255", type=_numbers, default=(1.0,), metavar="S")
-    _add(data, "--scale", "for example 0.00392157", type=float, default=1.0, metavar="F")
+    _add(data, "--mean", "images become (x*scale - mean)/std", type=_numbers, metavar="M")
+    _add(data, "--std", "with x in 0..255", type=_numbers, metavar="S")
+    _add(data, "--scale", "for example 0.00392157", type=float, metavar="F")
     _add(data, "--layout", "where the colour channels of images are", metavar="nchw|nhwc")
     _add(data, "--resize", "size of images before the centre crop", type=_size, metavar="H,W")
 

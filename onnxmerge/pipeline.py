@@ -14,7 +14,7 @@ from typing import Any
 
 import onnx
 
-from onnxmerge.calibration import Dataset, made_up_inputs, read_calibration
+from onnxmerge.calibration import Dataset, generic_dataset, made_up_inputs, read_calibration
 from onnxmerge.channels.explain import explain
 from onnxmerge.channels.scope import in_scope
 from onnxmerge.clock import Clock, Progress
@@ -116,7 +116,7 @@ def inspect(
         OnnxMergeError: one of its subclasses, see ``onnxmerge.errors``.
     """
     config = configured(config, options | {"samples": 1})
-    return describe_inspection(prepare(model, None, None, config, Clock(progress)))
+    return describe_inspection(prepare(model, None, None, config, Clock(progress), generic=False))
 
 
 def sweep(
@@ -168,8 +168,20 @@ def configured(config: Config | None, options: dict[str, Any]) -> Config:
         raise UsageError(f"unknown option: {error}") from error
 
 
-def prepare(model: Any, calibration: Any, evaluation: Any, config: Config, clock: Clock) -> Prepared:
-    """Read the model and the data, and find the channels."""
+def prepare(
+    model: Any,
+    calibration: Any,
+    evaluation: Any,
+    config: Config,
+    clock: Clock,
+    *,
+    generic: bool = True,
+) -> Prepared:
+    """Read the model and the data, and find the channels.
+
+    Args:
+        generic: whether generic images may stand in for data that were not given.
+    """
     runtime = Runtime.create(config.device, config.threads)
     with clock("load"):
         loaded = load(model)
@@ -177,7 +189,7 @@ def prepare(model: Any, calibration: Any, evaluation: Any, config: Config, clock
         reference = runtime.session(loaded.proto)
         kinds = output_kinds(loaded.proto, config.output_kinds)
     with clock("data"):
-        data, kind = _data(loaded.proto, reference, calibration, config, runtime)
+        data, kind = _data(loaded.proto, reference, calibration, config, runtime, generic)
         judged = None if evaluation is None else _read(reference, evaluation, config, None)
     with clock("analyse"):
         subject = Subject.of(loaded, next(iter(data.feeds(batch=1))), runtime)
@@ -202,11 +214,20 @@ def prepare(model: Any, calibration: Any, evaluation: Any, config: Config, clock
 
 
 def _data(
-    proto: onnx.ModelProto, reference: Session, calibration: Any, config: Config, runtime: Runtime
+    proto: onnx.ModelProto,
+    reference: Session,
+    calibration: Any,
+    config: Config,
+    runtime: Runtime,
+    generic: bool,
 ) -> tuple[Dataset, str]:
-    """What the user gave, else made-up inputs, and which of them it is."""
+    """What the user gave, else generic images where they fit, else made-up inputs; and which of them."""
     if calibration is not None:
         return _read(reference, calibration, config, config.samples), "given"
+    given = (config.images, config.samples, config.seed, config.shapes)
+    images = generic_dataset(proto, reference.inputs, runtime, *given) if generic else None
+    if images is not None:
+        return images, "generic"
     made_up = made_up_inputs(proto, reference.inputs, config.shapes, config.seed, MADE_UP_SAMPLES, runtime)
     return made_up, "made up"
 

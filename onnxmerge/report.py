@@ -75,7 +75,7 @@ def describe(prepared: Prepared, decision: Decision, proof: Proof) -> Report:
         "frozen": _frozen(prepared),
         "reach": prepared.explanation.reach,
         "calibration": {"source": prepared.data.source, "samples": len(prepared.data),
-                        "made_up": prepared.data.made_up},
+                        "kind": prepared.data_kind},
         "method": asdict(prepared.method),
         "config": prepared.config.as_dict(),
         "warnings": [*prepared.warnings, *parity.notes, *_warnings(prepared, decision)],
@@ -173,10 +173,15 @@ def _warnings(prepared: Prepared, decision: Decision) -> list[str]:
         "reference, which is a defect of onnxmerge; please report it"
         for name in decision.distrusted
     ]
-    if prepared.data.made_up:
+    if prepared.data_kind != "given":
+        hint = (
+            "give real ones with --calib"
+            if prepared.data_kind == "made up"
+            else "give real ones with --calib, or their --mean, --std and --scale"
+        )
         warnings.append(
-            f"no data was given: {prepared.data.source} were used; "
-            "a change measured on them proves little, give real inputs with --calib"
+            f"no data was given: {prepared.data.source} were used; a change measured on them proves "
+            f"little: {hint}"
         )
     if not prepared.subject.channels.groups:
         warnings.append("no channel of this model can be removed: see what is frozen and why")
