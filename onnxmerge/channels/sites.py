@@ -8,6 +8,7 @@ from math import prod
 import numpy as np
 
 from onnxmerge.channels.groups import Channels, Group
+from onnxmerge.channels.stored import stored_values
 from onnxmerge.graph.view import Axis, NodeView, TensorView
 from onnxmerge.operators.relations import Contract
 from onnxmerge.operators.table import lookup
@@ -132,7 +133,10 @@ def _rows(
 
 
 def producers(channels: Channels, group: Group) -> list[Producer]:
-    """The linear operators with stored weights that make a group's channels, in topological order."""
+    """The linear operators with stored weights that make a group's channels, in topological order.
+
+    Quantised weights count as stored: their filters are the dequantised ones.
+    """
     found = []
     rank = _rank_in(channels, group)
     contracted = {
@@ -143,7 +147,7 @@ def producers(channels: Channels, group: Group) -> list[Producer]:
         if linear is None:
             continue
         for weight in node.x[:2]:
-            if weight is None or not weight.is_constant or weight.rank < 2:
+            if weight is None or weight.rank < 2 or stored_values(channels.view, weight) is None:
                 continue
             axis = _output_axis(channels, node, weight, contracted.get((node.index, weight.name)), rank)
             if axis is not None:
@@ -178,14 +182,13 @@ def _output_axis(
 
 
 def _producer(channels: Channels, group: Group, node, weight, axis: int, rank, bias_input) -> Producer:
-    values = np.moveaxis(np.asarray(weight.constant, dtype=np.float64), axis, 0)
+    values = np.moveaxis(np.asarray(stored_values(channels.view, weight), dtype=np.float64), axis, 0)
     place = rank[channels.of(weight[axis])]
     bias = node.input(bias_input) if bias_input is not None else None
+    stored = stored_values(channels.view, bias) if bias is not None else None
     bias_values = None
-    if bias is not None and bias.constant is not None and bias.rank and bias[-1].size == len(place):
-        bias_values = _by_channel(
-            np.asarray(bias.constant, dtype=np.float64).reshape(-1, 1), place, len(group)
-        )
+    if stored is not None and bias.rank and bias[-1].size == len(place):
+        bias_values = _by_channel(np.asarray(stored, dtype=np.float64).reshape(-1, 1), place, len(group))
     depthwise = node.attr("group", 1) > 1 and prod(weight.shape[1:2]) == 1
     filters = _by_channel(values.reshape(len(place), -1), place, len(group))
     return Producer(node, filters, bias_values, _batch_norm(channels, node, rank, len(group)), depthwise)
