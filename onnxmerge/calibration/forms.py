@@ -29,7 +29,6 @@ class LinearForm:
         blocks: independent problems (groups of a convolution).
         channel: the channel of every feature of a block, int64 [F].
         outputs: targets per block.
-        count: rows in an output of a given shape.
     """
 
     site: FoldSite
@@ -49,6 +48,10 @@ class LinearForm:
     def matrix(self) -> np.ndarray:
         """The stored weight as float64 [blocks, outputs, features]."""
         return self._to_matrix(np.asarray(self.site.weight.constant, dtype=np.float64))
+
+    def matrix_of(self, weight: np.ndarray) -> np.ndarray:
+        """A weight in the layout of the file as a matrix [blocks, outputs, features]."""
+        return self._to_matrix(weight)
 
     def weight(self, matrix: np.ndarray) -> np.ndarray:
         """The weight in the layout of the file, float64, from a matrix [blocks, outputs, features]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,23 @@ class Moments:
     rows: int
 
 
+def pooled(several: Sequence[Moments]) -> Moments:
+    """Second moments within each of several sets of rows; means are those of the first set."""
+    rows = sum(m.rows for m in several)
+
+    def mean(values: Sequence[np.ndarray]) -> np.ndarray:
+        return sum(v * (m.rows / rows) for v, m in zip(values, several, strict=True))
+
+    return Moments(
+        mean([m.gram for m in several]),
+        mean([m.cross for m in several]),
+        several[0].feature_mean,
+        several[0].target_mean,
+        mean([m.target_variance for m in several]),
+        rows,
+    )
+
+
 class Accumulator:
     """Sums products of rows: float32 within a batch, float64 between batches.
 
@@ -49,7 +67,7 @@ class Accumulator:
             self._sums = np.zeros(f), np.zeros(o)
             self._squares = np.zeros(o)
         p, t = features - self._shift[0], targets - self._shift[1]
-        # The rows are C-ordered, so their transpose is what BLAS takes without a copy; one triangle is enough.
+        # The transpose of C-ordered rows is what BLAS takes without a copy; one triangle is enough.
         self._gram += ssyrk(1.0, p.T, lower=1)
         self._cross += t.T @ p
         self._sums[0][:] += p.sum(axis=0, dtype=np.float64)

@@ -6,6 +6,7 @@ frontier runs only the nodes between; where memory allows, the frontier then mov
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -25,7 +26,8 @@ class Segments:
     Args:
         model: the model; never changed.
         feeds: the batches.
-        wanted: every tensor that will ever be asked for (decides how long a value is kept).
+        wanted: every tensor that will be asked for, as often as it will be (decides how long it is kept).
+        keep_bytes: a frontier above this is not kept.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Segments:
             name: [np.asarray(feed[name]) for feed in feeds] for name in (feeds[0] if feeds else ())
         }
         self._batches = len(feeds)
+        self._pending = Counter(wanted)
         needed = self._needed(wanted, stop=set())
         self._users: dict[str, set[int]] = {}
         for i in needed:
@@ -79,6 +82,7 @@ class Segments:
     def stream(self, names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
         """The values of these tensors, batch by batch; the frontier moves up to them where it fits."""
         run = self._needed(names, stop=set(self._live))
+        self._pending.subtract(names)
         frontier = self._frontier(run)
         fresh = sorted({*names, *frontier} - set(self._live))
         session = self._session(run, fresh) if fresh else None
@@ -116,7 +120,7 @@ class Segments:
         """The tensors that later nodes read, once ``run`` has run."""
         done = self._done | run
         made = {name for i in run for name in self._nodes[i].output if name} | set(self._live)
-        return sorted(name for name in made if self._users.get(name, set()) - done)
+        return sorted(name for name in made if self._pending[name] > 0 or self._users.get(name, set()) - done)
 
     def _session(self, run: set[int], outputs: Sequence[str]):
         nodes = [edited for i in sorted(run) for edited in self._edits.get(i, [self._nodes[i]])]

@@ -43,3 +43,18 @@ def ridge(gram: np.ndarray, cross: np.ndarray, start: np.ndarray, strength: floa
         return start
     regular = gram + penalty * np.eye(len(gram))
     return start + np.linalg.solve(regular, (cross - start @ gram).T).T
+
+
+def ridge_rows(features: np.ndarray, targets: np.ndarray, start: np.ndarray, strength: float) -> np.ndarray:
+    """``ridge`` for fewer rows than features, from the rows themselves (the dual form).
+
+    Args:
+        features, targets: centred, float32 [n, F] and [n, O].
+        start: float64 [O, F].
+    """
+    products = (features @ features.T).astype(np.float64)
+    penalty = strength * float(np.trace(products)) / max(features.shape[1], 1)
+    if penalty <= 0:
+        return start
+    rest = targets - features @ start.T
+    return start + np.linalg.solve(products + penalty * np.eye(len(products)), rest).T @ features

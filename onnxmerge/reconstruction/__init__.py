@@ -1,0 +1,5 @@
+"""The walk: consumers are refitted one after the other while the new model grows."""
+
+from onnxmerge.reconstruction.walk import Options, reconstruct
+
+__all__ = ["Options", "reconstruct"]

@@ -1,0 +1,220 @@
+"""The walk along the graph: paired statistics -> choose channels -> refit this consumer -> advance.
+
+The new model is run at full size with zero columns for removed channels, which gives every kept
+position the value that it has in the smaller model.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import ceil
+
+import numpy as np
+import onnx
+
+from onnxmerge.calibration.batching import batches_of
+from onnxmerge.calibration.dataset import Dataset
+from onnxmerge.calibration.moments import Moments, pooled
+from onnxmerge.calibration.segments import Segments
+from onnxmerge.channels import Channels
+from onnxmerge.channels.sites import fold_sites
+from onnxmerge.plan import Selection
+from onnxmerge.reconstruction.paired import MOST_FEATURES, Paired, gather
+from onnxmerge.reconstruction.refit import choose_channels, mixed, rebias, refit
+from onnxmerge.reconstruction.requests import Request, requests
+from onnxmerge.rewrite import Fold
+from onnxmerge.runtime import Runtime
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How consumers are refitted.
+
+    Attributes:
+        patches: rows per site, spread over the samples.
+        strength: of the ridge towards the mixed weights, as a share of the mean variance of the features.
+        reselect: whether the channels of groups with one consumer are chosen again, at the same widths.
+        residual: whether the last site before a residual sum also repairs the sum's other operand.
+        downstream: whether sites that lost no channel are refitted too, once something before them changed.
+        seed: of the choice of rows.
+    """
+
+    patches: int = 20_000
+    strength: float = 1e-3
+    reselect: bool = True
+    residual: bool = True
+    downstream: bool = True
+    seed: int = 0
+
+
+def reconstruct(
+    channels: Channels,
+    model: onnx.ModelProto,
+    selection: Selection,
+    dataset: Dataset,
+    runtime: Runtime,
+    options: Options | None = None,
+    progress: Progress | None = None,
+) -> tuple[Selection, list[Fold]]:
+    """Refit every consumer of removed channels, in topological order.
+
+    Args:
+        model: the canonical model that ``channels`` belongs to.
+        selection: the widths, and the channels where they are not chosen again.
+
+    Returns:
+        What is kept in the end, and the new weights and biases of the consumers.
+
+    Raises:
+        ModelError: the model does not run on the data.
+    """
+    walk = _Walk(channels, model, selection, dataset, runtime, options or Options())
+    for number, request in enumerate(walk.requests):
+        if progress is not None:
+            progress("reconstruct", number, len(walk.requests))
+        walk.visit(request)
+    return Selection(walk.keep), walk.folds
+
+
+class _Walk:
+    """The state of a walk: what is decided so far, and both models under execution."""
+
+    def __init__(self, channels: Channels, model, selection: Selection, dataset, runtime, options: Options):
+        self._channels, self._options = channels, options
+        self._rng = np.random.default_rng(options.seed)
+        self.keep = {name: np.sort(np.asarray(index)) for name, index in selection.keep.items()}
+        self.folds: list[Fold] = []
+        self._kept = np.ones(channels.count, dtype=bool)
+        all_requests = requests(fold_sites(channels), residual=options.residual)
+        self._open = self._to_choose(all_requests)
+        for number, group in enumerate(channels.groups):
+            if group.name in self.keep and number not in self._open:
+                self._cut(number)
+        self.requests = self._to_visit(all_requests)
+        self._sharing: dict[str, list[Request]] = defaultdict(list)
+        for request in self.requests:
+            self._sharing[request.site.weight.name].append(request)
+        self._fixed: dict[str, np.ndarray] = {}
+        model, feeds = batches_of(model, dataset, runtime, channels.view.shapes)
+        self._model, self._feeds, self._runtime = model, feeds, runtime
+        self._rows = ceil(options.patches / len(feeds))
+        self._old = Segments(model, feeds, runtime, [n for r in self.requests for n in r.old_names])
+        self._new = Segments(model, feeds, runtime, [n for r in self.requests for n in r.new_names])
+        self._mask_products(all_requests)
+
+    def visit(self, request: Request) -> None:
+        """Refit one site and let the new model go on with it."""
+        own = self._gather(request, self._old, self._new)
+        sharing = self._sharing[request.site.weight.name]
+        if request is not sharing[0]:
+            weight = self._fixed[request.site.weight.name]
+            self._advance(request, weight, rebias(request, own, weight) if own.trusted else None)
+            return
+        paired = own if len(sharing) == 1 or not own.trusted else self._with_others(own, sharing[1:])
+        for number in np.unique(self._channels.group_of[request.site.channel]):
+            if number in self._open:
+                self._choose(request, paired, int(number))
+        weight, bias = mixed(request, paired, self._kept), None
+        if own.trusted:
+            weight = refit(request, paired, self._kept, weight, self._options.strength)
+            bias = rebias(request, own, weight)
+        self._fixed[request.site.weight.name] = weight
+        self._advance(request, weight, bias)
+
+    def _gather(self, request: Request, old: Segments, new: Segments) -> Paired:
+        pairs = zip(old.stream(request.old_names), new.stream(request.new_names), strict=True)
+        return gather(request, pairs, self._rows, self._rng)
+
+    def _with_others(self, paired: Paired, others: list[Request]) -> Paired:
+        """Statistics pooled over all sites that share a weight.
+
+        The later sites are not reached yet: theirs come from the untouched model.
+        """
+        blocks = [paired.blocks]
+        for request in others:
+            dense = replace(request, repairs=False)
+            names = [*dense.old_names, *dense.new_names]
+            segments = [Segments(self._model, self._feeds, self._runtime, names) for _ in range(2)]
+            found = self._gather(dense, *segments)
+            same = found.trusted and request.form.features == others[0].form.features
+            if same and isinstance(found.blocks[0], Moments) and isinstance(paired.blocks[0], Moments):
+                blocks.append(found.blocks)
+        return replace(paired, blocks=tuple(pooled(b) for b in zip(*blocks, strict=True)))
+
+    def _choose(self, request: Request, paired: Paired, number: int) -> None:
+        """Decide which channels of a group stay."""
+        group = self._channels.groups[number]
+        width = len(self.keep[group.name])
+        if paired.trusted and isinstance(paired.blocks[0], Moments):
+            self.keep[group.name] = choose_channels(request, paired.blocks, self._kept, group.channels, width)
+        self._open.discard(number)
+        self._cut(number)
+
+    def _cut(self, number: int) -> None:
+        group = self._channels.groups[number]
+        self._kept[group.channels] = False
+        self._kept[group.channels[self.keep[group.name]]] = True
+
+    def _advance(self, request: Request, weight: np.ndarray, bias: np.ndarray | None) -> None:
+        site = request.site
+        self.folds.append(Fold(site, weight, bias))
+        dtype = np.asarray(site.weight.constant).dtype
+        self._new.set_constant(site.weight.name, weight.astype(dtype))
+        if bias is not None:
+            shape = [1] * site.node.y[0].rank
+            shape[site.output.axis] = -1
+            self._new.add_to_output(site.node.index, bias.astype(dtype).reshape(shape))
+
+    def _to_choose(self, everything: list[Request]) -> set[int]:
+        """The groups whose channels are chosen on the way: they have one consumer, with a regression."""
+        if not self._options.reselect:
+            return set()
+        channels = self._channels
+        users: dict[int, list[int]] = defaultdict(list)
+        for node, contract in channels.contracts():
+            for number in np.unique(channels.group_of[channels.of(contract.data)]):
+                users[int(number)].append(node.index)
+        regressed = {
+            r.site.node.index for r in everything if r.form is not None and r.form.features <= MOST_FEATURES
+        }
+        return {
+            number
+            for number, group in enumerate(channels.groups)
+            if len(self.keep.get(group.name, group.channels)) < len(group)
+            and len(users[number]) == 1
+            and users[number][0] in regressed
+        }
+
+    def _to_visit(self, everything: list[Request]) -> list[Request]:
+        """The sites that lost channels, and those after them that can take up what changed."""
+        shared = Counter(r.site.weight.name for r in everything)
+        found, begun = [], False
+        for request in everything:
+            channel = request.site.channel
+            loses = (
+                not self._kept[channel].all()
+                or np.isin(self._channels.group_of[channel], list(self._open)).any()
+            )
+            later = begun and self._options.downstream and request.form is not None
+            if loses or (later and shared[request.site.weight.name] == 1):
+                found.append(request)
+                begun = True
+        # Sites that share the weight of one that changes change with it.
+        names = {r.site.weight.name for r in found}
+        return [r for r in everything if r in found or r.site.weight.name in names]
+
+    def _mask_products(self, everything: list[Request]) -> None:
+        """Contractions without a weight that could be refitted read zeros for removed channels."""
+        sites = {r.site.node.index for r in everything}
+        for node, contract in self._channels.contracts():
+            kept = self._kept[self._channels.of(contract.data)]
+            if node.index not in sites and not kept.all():
+                data = node.x[contract.operand]
+                shape = [1] * data.rank
+                shape[contract.data.axis] = -1
+                dtype = data.source.dtype or np.float32
+                self._new.scale_input(node.index, contract.operand, kept.astype(dtype).reshape(shape))
