@@ -19,12 +19,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxmerge.channels import Channels, analyse
 from onnxmerge.channels.cost import CostModel, removed_channels
+from onnxmerge.channels.sites import fold_sites
 from onnxmerge.graph import GraphView, canonicalize, export_model, load
 from onnxmerge.graph.view import Axis, NodeView
 from onnxmerge.operators import table
 from onnxmerge.operators.relations import Freeze, Mix, Relation, Tie
 from onnxmerge.plan import Selection
 from onnxmerge.rewrite.editing import Editor
+from onnxmerge.rewrite.fold import Fold, apply_folds
 from onnxmerge.rewrite.mask import mask
 from onnxmerge.rewrite.resize import resize
 from onnxmerge.runtime import Runtime, Session
@@ -130,14 +132,25 @@ class Analysed:
         rng = np.random.default_rng(seed)
         return Selection({g.name: _chosen(rng, len(g), least) for g in self.channels.groups})
 
-    def prune(self, selection: Selection) -> onnx.ModelProto:
-        return self._rewritten(resize, selection)
+    def folds(self, seed: int) -> list[Fold]:
+        """Random weights and biases in place of every consumer's own."""
+        rng = np.random.default_rng(seed)
+        folds = []
+        for site in fold_sites(self.channels):
+            weight = np.asarray(site.weight.constant)
+            bias = None if site.rows is None else rng.standard_normal(weight.shape[site.rows])
+            folds.append(Fold(site, rng.permutation(weight.reshape(-1)).reshape(weight.shape), bias))
+        return folds
 
-    def mask(self, selection: Selection) -> onnx.ModelProto:
-        return self._rewritten(mask, selection)
+    def prune(self, selection: Selection, folds: Sequence[Fold] = ()) -> onnx.ModelProto:
+        return self._rewritten(resize, selection, folds)
 
-    def _rewritten(self, rewrite, selection: Selection) -> onnx.ModelProto:
+    def mask(self, selection: Selection, folds: Sequence[Fold] = ()) -> onnx.ModelProto:
+        return self._rewritten(mask, selection, folds)
+
+    def _rewritten(self, rewrite, selection: Selection, folds: Sequence[Fold]) -> onnx.ModelProto:
         editor = Editor(self.channels.view.graph)
+        apply_folds(editor, folds)
         rewrite(editor, self.channels, removed_channels(self.channels, selection.keep))
         return export_model(editor.graph, self.original)
 
@@ -160,7 +173,9 @@ def analysed(source, feed: Feed | None = None, *, sizes: Mapping[str, int] | int
 # --- comparing ----------------------------------------------------------------------------------------
 
 
-def difference(model: Analysed, selection: Selection, *, checked: bool = True) -> float:
+def difference(
+    model: Analysed, selection: Selection, *, checked: bool = True, folds: Sequence[Fold] = ()
+) -> float:
     """The largest error of the pruned model against the masked one, relative to each output's range.
 
     The range is the largest magnitude in the masked or the untouched model, and 1 for a sigmoid or
@@ -168,8 +183,9 @@ def difference(model: Analysed, selection: Selection, *, checked: bool = True) -
 
     Args:
         checked: whether the pruned model is put through the checker of the onnx package as well.
+        folds: compensations, in both models.
     """
-    pruned, masked = model.prune(selection), model.mask(selection)
+    pruned, masked = model.prune(selection, folds), model.mask(selection, folds)
     if checked:
         onnx.checker.check_model(pruned, full_check=True)
     before, after, reference = (RUNTIME.session(m).run(model.feed) for m in (model.proto, pruned, masked))

@@ -37,6 +37,13 @@ def test_pruned_equals_masked(case: Case):
     support.check(model, seeds=range(4), checked=not case.deprecated)
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if case.widths and not case.deprecated], ids=str)
+def test_pruned_equals_masked_with_folded_weights(case: Case):
+    """Whatever a compensation makes of the consumers' weights and biases."""
+    model = case.analysed()
+    assert support.difference(model, model.selection(0), folds=model.folds(0)) <= support.TOLERANCE
+
+
 @pytest.mark.parametrize("case", [case for case in CASES if case.seen], ids=str)
 def test_a_wrong_rule_shows(case: Case):
     """What is mixed or frozen, tied instead, makes the pruned model differ from the masked one."""

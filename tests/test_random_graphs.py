@@ -18,3 +18,4 @@ def test_pruned_equals_masked(data):
     model = support.analysed(proto)
     for seed in (0, 1):
         assert support.difference(model, model.selection(seed)) <= support.TOLERANCE
+    assert support.difference(model, model.selection(2), folds=model.folds(0)) <= support.TOLERANCE
