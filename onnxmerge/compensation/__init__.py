@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from onnxmerge.channels.sites import FoldSite
+from onnxmerge.compensation.gaussian import Gaussian
 from onnxmerge.compensation.merge import Merge
 from onnxmerge.compensation.simple import MeanBias, Nothing
 
@@ -25,6 +26,6 @@ class Compensator(Protocol):
     ) -> tuple[np.ndarray | None, np.ndarray | None]: ...
 
 
-COMPENSATIONS = {"none": Nothing, "bias": MeanBias, "merge": Merge}
+COMPENSATIONS = {"none": Nothing, "bias": MeanBias, "merge": Merge, "gaussian": Gaussian}
 
-__all__ = ["COMPENSATIONS", "Compensator", "MeanBias", "Merge", "Nothing"]
+__all__ = ["COMPENSATIONS", "Compensator", "Gaussian", "MeanBias", "Merge", "Nothing"]

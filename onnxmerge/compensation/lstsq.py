@@ -28,6 +28,13 @@ def mixing(kept: np.ndarray, cross: np.ndarray) -> np.ndarray:
     return ((cross @ basis) / values[good]) @ basis.T
 
 
+def predictors(kept: np.ndarray, cross: np.ndarray, strength: float) -> np.ndarray:
+    """Like ``mixing``, but regularised for covariances that are only estimates."""
+    if not len(cross) or not len(kept):
+        return np.zeros(cross.shape)
+    return ridge(kept, cross, np.zeros(cross.shape), strength)
+
+
 def ridge(gram: np.ndarray, cross: np.ndarray, start: np.ndarray, strength: float) -> np.ndarray:
     """argmin over W of |T - W P|^2 + l |W - start|^2, with l = strength * mean diagonal of the covariance.
 

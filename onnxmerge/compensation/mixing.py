@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from onnxmerge.channels.sites import FoldSite
 
 
-def fold_mixing(site: FoldSite, kept: np.ndarray, partner: np.ndarray, scale: np.ndarray) -> np.ndarray | None:
+def fold_mixing(
+    site: FoldSite, kept: np.ndarray, partner: np.ndarray, scale: np.ndarray
+) -> np.ndarray | None:
     """The consumer's weight with each removed channel's columns added, scaled, to its partner's.
 
     A channel that owns several columns (Flatten) hands each to the partner's column of the same rank.
@@ -43,3 +47,45 @@ def ranks(channel: np.ndarray) -> np.ndarray:
     result = np.empty_like(channel)
     result[order] = np.arange(len(ordered)) - start
     return result
+
+
+def mix_positions(site: FoldSite, stays: np.ndarray, factors: Sequence[np.ndarray]) -> np.ndarray:
+    """The consumer's weight with removed data positions replaced by linear predictions from kept ones.
+
+    Args:
+        stays: bool [data.size].
+        factors: per block the coefficients, float64 [removed, kept] of its data positions.
+
+    Returns:
+        The weight at full size, float64; columns of removed positions keep what they had.
+    """
+    weight = np.moveaxis(np.asarray(site.weight.constant, dtype=np.float64), site.axis, 0).copy()
+    width = len(stays) // len(factors)
+    for number, factor in enumerate(factors):
+        part = slice(number * width, (number + 1) * width)
+        columns, stay = site.columns[part], stays[part]
+        _block(site, weight, number, len(factors), width)[columns[stay]] += np.tensordot(
+            factor.T, _block(site, weight, number, len(factors), width)[columns[~stay]], axes=1
+        )
+    return np.moveaxis(weight, 0, site.axis)
+
+
+def _block(site: FoldSite, weight: np.ndarray, number: int, blocks: int, width: int) -> np.ndarray:
+    """The part of a weight (contracted axis first) that reads one block of the data, as a view."""
+    if blocks == 1 or site.rows is None or weight.shape[0] != width:
+        return weight
+    # A grouped convolution whose blocks share the columns: each has its own rows.
+    rows = site.rows + (site.rows < site.axis)
+    size = weight.shape[rows] // blocks
+    return weight[(slice(None),) * rows + (slice(number * size, (number + 1) * size),)]
+
+
+def through_weight(site: FoldSite, values: np.ndarray) -> np.ndarray:
+    """What constant values at the data positions, float64 [data.size], add to every row, float64 [rows]."""
+    weight = np.moveaxis(np.asarray(site.weight.constant, dtype=np.float64), (site.rows, site.axis), (0, 1))
+    per_column = weight.reshape(weight.shape[0], weight.shape[1], -1).sum(axis=2)
+    blocks = site.contract.blocks
+    parts = zip(
+        np.split(per_column, blocks), np.split(site.columns, blocks), np.split(values, blocks), strict=True
+    )
+    return np.concatenate([rows[:, columns] @ value for rows, columns, value in parts])

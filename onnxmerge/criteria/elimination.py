@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg.blas import dgemm
 from scipy.linalg.lapack import dpotrf, dpotri
 
 # Added to the diagonal of a covariance before it is inverted, as a share of the mean diagonal.
@@ -56,13 +57,12 @@ def eliminate(regressions: Sequence[Regression], count: int, least: int = 1) -> 
         The order of removal, int64 [count - least], and the summed cost after each, float64 [count - least].
     """
     states = [_State(r, count) for r in regressions]
+    if not states:
+        return np.arange(count - least), np.zeros(count - least)
     order, costs, total = [], [], 0.0
-    alive = np.ones(count, dtype=bool)
     for _ in range(count - least):
-        increments = sum((s.increments() for s in states), start=np.zeros(count))
-        increments[~alive] = np.inf
+        increments = np.sum([s.increments() for s in states], axis=0)
         worst = int(np.argmin(increments))
-        alive[worst] = False
         total += max(float(increments[worst]), 0.0)
         for state in states:
             state.remove(worst)
@@ -72,53 +72,79 @@ def eliminate(regressions: Sequence[Regression], count: int, least: int = 1) -> 
 
 
 class _State:
-    """One regression under elimination, features ordered by channel with as many for each."""
+    """One regression under elimination: features ordered by channel, with as many for each.
+
+    ``h`` and ``b`` are in Fortran order, so that BLAS updates them in place; the removed are squeezed
+    out from time to time.
+    """
 
     def __init__(self, regression: Regression, count: int):
-        owner = regression.owner
-        per_channel = np.bincount(owner[owner >= 0], minlength=count)
-        self._each = int(per_channel.max(initial=1))
-        others = np.flatnonzero(owner < 0)
-        order = [others]
-        real = len(owner)
-        # Channels with fewer features than others get idle ones: independent and without weight.
-        idle = count * self._each - int(per_channel.sum())
-        total = real + idle
-        h = np.eye(total)
+        index, each, idle = _by_channel(regression.owner, count)
+        real = len(regression.owner)
+        h = np.eye(real + idle)
         h[:real, :real] = regression.precision
-        b = np.zeros((len(regression.coefficients), total))
+        b = np.zeros((len(regression.coefficients), real + idle))
         b[:, :real] = regression.coefficients
-        free = iter(range(real, total))
-        by_owner = np.argsort(np.where(owner < 0, count, owner), kind="stable")
-        starts = np.concatenate([[0], np.cumsum(per_channel)])
-        for channel in range(count):
-            mine = by_owner[starts[channel] : starts[channel + 1]].tolist()
-            mine += [next(free) for _ in range(self._each - len(mine))]
-            order.append(np.array(mine, dtype=np.int64))
-        index = np.concatenate(order)
-        self._first, self._count = len(others), count
-        self._h = np.ascontiguousarray(h[np.ix_(index, index)])
-        self._b = np.ascontiguousarray(b[:, index])
+        if len(b) > b.shape[1]:
+            # Only products of coefficients with one another count, and this has the same ones.
+            b = np.linalg.qr(b, mode="r")
+        self._each, self._total = each, count
+        self._first = len(index) - count * each
+        self._h = np.asfortranarray(h[np.ix_(index, index)])
+        self._b = np.asfortranarray(b[:, index])
+        self._channels = np.arange(count)
+        self._gone = np.zeros(count, dtype=bool)
 
     def increments(self) -> np.ndarray:
-        """What removing each channel would cost, float64 [count]."""
-        c, t, first = self._count, self._each, self._first
-        h = self._h[first:, first:].reshape(c, t, c, t)
-        blocks = h[np.arange(c), :, np.arange(c), :]
+        """What removing each channel would cost, float64 [count]; infinite for those that are gone."""
+        c, t, first = len(self._channels), self._each, self._first
+        result = np.full(self._total, np.inf)
         if t == 1:
-            return (self._b[:, first:] ** 2).sum(axis=0) / np.maximum(blocks[:, 0, 0], 1e-300)
-        b = self._b[:, first:].reshape(len(self._b), c, t)
-        squares = np.einsum("oci,ocj->cij", b, b, optimize=True)
-        return np.trace(np.linalg.solve(blocks, squares), axis1=1, axis2=2)
+            left = self._b[:, first:]
+            found = np.einsum("oc,oc->c", left, left) / np.maximum(np.diagonal(self._h)[first:], 1e-300)
+        else:
+            blocks = self._h[first:, first:].reshape(c, t, c, t)[np.arange(c), :, np.arange(c), :]
+            b = self._b[:, first:].reshape(len(self._b), c, t).transpose(1, 2, 0)
+            found = np.trace(np.linalg.solve(blocks, b @ b.transpose(0, 2, 1)), axis1=1, axis2=2)
+        result[self._channels[~self._gone]] = found[~self._gone]
+        return result
 
     def remove(self, channel: int) -> None:
-        place = slice(self._first + channel * self._each, self._first + (channel + 1) * self._each)
-        rows = self._h[place].copy()
+        number = int(np.searchsorted(self._channels, channel))
+        start = self._first + number * self._each
+        place = slice(start, start + self._each)
+        rows = self._h[:, place].T.copy()
         gain = np.linalg.solve(rows[:, place], rows)
-        self._b -= self._b[:, place] @ gain
-        self._h -= rows.T @ gain
+        self._b = dgemm(-1.0, self._b[:, place].copy(), gain, beta=1.0, c=self._b, overwrite_c=1)
+        self._h = dgemm(-1.0, rows.T, gain, beta=1.0, c=self._h, overwrite_c=1)
         # A removed channel is independent of all others from here on.
         self._h[place, :] = 0
         self._h[:, place] = 0
         self._h[place, place] = np.eye(self._each)
         self._b[:, place] = 0
+        self._gone[number] = True
+        if self._gone.sum() > len(self._gone) // 6:
+            self._squeeze()
+
+    def _squeeze(self) -> None:
+        stay = np.concatenate([np.ones(self._first, dtype=bool), np.repeat(~self._gone, self._each)])
+        self._h = np.asfortranarray(self._h[np.ix_(stay, stay)])
+        self._b = np.asfortranarray(self._b[:, stay])
+        self._channels = self._channels[~self._gone]
+        self._gone = np.zeros(len(self._channels), dtype=bool)
+
+
+def _by_channel(owner: np.ndarray, count: int) -> tuple[np.ndarray, int, int]:
+    """Features of no candidate first, then those of each channel; channels with fewer get idle ones.
+
+    Idle features are independent and without weight; they stand behind the real ones.
+
+    Returns:
+        The order, how many features each channel has, and how many idle features there are.
+    """
+    per_channel = np.bincount(owner[owner >= 0], minlength=count)
+    each = int(per_channel.max(initial=1))
+    missing = each - per_channel
+    idle_owner = np.repeat(np.arange(count), missing)
+    index = np.argsort(np.concatenate([owner, idle_owner]), kind="stable")
+    return index, each, int(missing.sum())

@@ -9,6 +9,7 @@ import numpy as np
 from onnxmerge.calibration.forms import LinearForm
 from onnxmerge.calibration.moments import Moments
 from onnxmerge.compensation.lstsq import mixing, ridge, ridge_rows
+from onnxmerge.compensation.mixing import mix_positions
 from onnxmerge.criteria.elimination import Regression, eliminate, precision
 from onnxmerge.reconstruction.paired import Paired, Rows
 from onnxmerge.reconstruction.requests import Request
@@ -45,33 +46,16 @@ def mixed(request: Request, paired: Paired, kept: np.ndarray) -> np.ndarray:
     positions of its block, with one coefficient for all taps.
     """
     site = request.site
-    weight = np.moveaxis(np.asarray(site.weight.constant, dtype=np.float64), site.axis, 0).copy()
     stays = kept[site.channel[site.columns]]
-    blocks = len(paired.mixing)
-    width = len(stays) // blocks
-    if blocks == 1:
-        _mix_into(weight, site.columns, stays, paired.mixing[0])
-    elif site.rows is not None:
-        # A grouped convolution: every block has its own rows on the weight's axis of outputs.
-        rows = site.rows + (site.rows < site.axis)
-        parts = np.split(np.moveaxis(weight, rows, 1), blocks, axis=1) if len(weight) == width else None
-        for block in range(blocks):
-            part = slice(block * width, (block + 1) * width)
-            if parts is not None:
-                _mix_into(parts[block], site.columns[part], stays[part], paired.mixing[block])
-            else:
-                _mix_into(weight, site.columns[part], stays[part], paired.mixing[block])
+    factors = []
+    for moments, here in zip(paired.mixing, np.split(stays, len(paired.mixing)), strict=True):
+        if moments is None:
+            factors.append(np.zeros((int((~here).sum()), int(here.sum()))))
+        else:
+            factors.append(mixing(moments.gram[np.ix_(here, here)], moments.cross[np.ix_(~here, here)]))
+    weight = np.moveaxis(mix_positions(site, stays, factors), site.axis, 0)
     weight[~kept[site.channel]] = 0
     return np.moveaxis(weight, 0, site.axis)
-
-
-def _mix_into(weight: np.ndarray, columns: np.ndarray, stays: np.ndarray, moments: Moments | None) -> None:
-    """Add to ``weight[columns of kept positions]`` what predicts the removed ones, in place."""
-    gone, stay = np.flatnonzero(~stays), np.flatnonzero(stays)
-    if moments is None or not len(gone) or not len(stay):
-        return
-    factors = mixing(moments.gram[np.ix_(stay, stay)], moments.cross[np.ix_(gone, stay)])
-    weight[columns[stay]] += np.tensordot(factors.T, weight[columns[gone]], axes=1)
 
 
 def refit(

@@ -1,0 +1,179 @@
+"""Data-free least squares: channels behind a BatchNorm as jointly Gaussian variables.
+
+Before its activation channel i is about N(beta_i, gamma_i^2), and two channels correlate like their
+filters (times the signs of gamma). For an activation f with normalised Hermite coefficients
+a_ik = E[f_i(Z) h_k(Z)] the covariance behind it is the sum over k >= 1 of rho^k a_ik a_jk (Mehler's
+formula; O'Donnell, Analysis of Boolean Functions, section 11.2), so one-dimensional Gauss-Hermite
+quadrature is enough.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from onnxmerge.channels.filters import channel_filters
+from onnxmerge.channels.sites import FoldSite
+from onnxmerge.compensation.lstsq import predictors
+from onnxmerge.compensation.mixing import mix_positions, through_weight
+from onnxmerge.graph.view import NodeView, TensorView
+from onnxmerge.operators import pointwise
+from onnxmerge.operators.table import lookup
+
+_POINTS = 101
+_TERMS = 40
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Predicts removed channels from all kept ones by the statistics that BatchNorm implies.
+
+    Sites without a BatchNorm before them, with anything but pointwise operators between, stay as they are.
+
+    Attributes:
+        strength: of the ridge, as a share of the mean variance.
+    """
+
+    strength: float = 1e-3
+
+    def __call__(
+        self, site: FoldSite, kept: np.ndarray, statistics: np.ndarray | None = None
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        stays = kept[site.channel[site.columns]]
+        if stays.all() or site.contract.blocks > 1 or site.data.axis != 1:
+            return None, None
+        found = _moments(site)
+        if found is None:
+            return None, None
+        mean, covariance = found
+        factors = predictors(
+            covariance[np.ix_(stays, stays)], covariance[np.ix_(~stays, stays)], self.strength
+        )
+        weight = mix_positions(site, stays, [factors])
+        if site.rows is None:
+            return weight, None
+        rest = np.zeros(len(stays))
+        rest[~stays] = mean[~stays] - factors @ mean[stays]
+        return weight, through_weight(site, rest)
+
+
+def _moments(site: FoldSite) -> tuple[np.ndarray, np.ndarray] | None:
+    """Mean [C] and covariance [C, C] of the site's data channels, or None where nothing tells."""
+    norm, between = _back_to_batch_norm(site)
+    if norm is None:
+        return None
+    correlation = _correlation(site)
+    parameters = [norm.input(1), norm.input(2)]
+    if correlation is None or any(p is None or p.constant is None for p in parameters):
+        return None
+    gamma, beta = (np.asarray(p.constant, dtype=np.float64) for p in parameters)
+    if len(gamma) != site.data.size:
+        return None
+    points, weights = np.polynomial.hermite_e.hermegauss(_POINTS)
+    weights = weights / weights.sum()
+    values = _activated(between, norm.y[0], beta + np.abs(gamma) * points[:, None], site.data.tensor)
+    if values is None or not np.isfinite(values).all():
+        return None
+    mean = weights @ values
+    rho = correlation * np.outer(np.where(gamma < 0, -1.0, 1.0), np.where(gamma < 0, -1.0, 1.0))
+    return mean, _covariance(values - mean, rho, points, weights)
+
+
+def _covariance(centred: np.ndarray, rho: np.ndarray, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Covariance behind the activation, from centred values [points, C] and correlations [C, C]."""
+    rest = weights @ centred**2
+    before, now = np.ones_like(points), points
+    power, result = rho.copy(), np.zeros_like(rho)
+    for k in range(1, _TERMS + 1):
+        coefficients = (weights * now) @ centred
+        result += power * np.outer(coefficients, coefficients)
+        rest = rest - coefficients**2
+        before, now = now, (points * now - np.sqrt(k) * before) / np.sqrt(k + 1)
+        power = power * rho
+    # What the series leaves out of the variances belongs to higher powers of the correlation.
+    left = np.sqrt(np.maximum(rest, 0))
+    return result + power * np.outer(left, left)
+
+
+def _correlation(site: FoldSite) -> np.ndarray | None:
+    """Cosines of the filters of the site's data channels, [C, C]; 0 where a filter is zero."""
+    channels = site.channels
+    of_data = channels.of(site.data)
+    result = np.eye(site.data.size)
+    for number in np.unique(channels.group_of[of_data]):
+        if number < 0:
+            continue
+        group = channels.groups[number]
+        filters = channel_filters(channels, group)
+        place = np.full(channels.count, -1, dtype=np.int64)
+        place[group.channels] = np.arange(len(group))
+        here = np.flatnonzero(place[of_data] >= 0)
+        if len(filters) != 1:
+            return None
+        vectors = filters[0].vectors[place[of_data[here]]]
+        unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        result[np.ix_(here, here)] = unit @ unit.T
+    np.fill_diagonal(result, 1.0)
+    return np.clip(result, -1, 1)
+
+
+def _back_to_batch_norm(site: FoldSite) -> tuple[NodeView | None, list[NodeView]]:
+    """The BatchNormalization before a site, and the pointwise nodes between, in order."""
+    view, between = site.channels.view, []
+    open_names = [site.data.tensor]
+    norm = None
+    seen: set[int] = set()
+    while open_names:
+        node = view.producer(open_names.pop())
+        if node is None:
+            return None, []
+        if node.index in seen:
+            continue
+        seen.add(node.index)
+        if node.op == "BatchNormalization":
+            if norm is not None and norm is not node:
+                return None, []
+            norm = node
+            continue
+        operator = lookup(node)
+        if operator is None or operator.rule is not pointwise.pointwise:
+            return None, []
+        between.append(node)
+        open_names += [x.name for x in node.x if x is not None and not x.is_constant]
+    return norm, sorted(between, key=lambda n: n.index)
+
+
+def _activated(nodes: list[NodeView], start: TensorView, points: np.ndarray, end: str) -> np.ndarray | None:
+    """What the nodes make of values [points, C] at the BatchNorm's output; None where that cannot be run."""
+    values = points.reshape(*points.shape, *[1] * (start.rank - 2)).astype(np.float32)
+    if not nodes:
+        return points
+    constants = {x.name: x.constant for n in nodes for x in n.x if x is not None and x.is_constant}
+    if any(c is None for c in constants.values()):
+        return None
+    graph = helper.make_graph(
+        [
+            helper.make_node(
+                n.op,
+                [x.name if x is not None else "" for x in n.x],
+                [y.name if y is not None else "" for y in n.y],
+                domain=n.domain,
+                **n.source.attrs,
+            )
+            for n in nodes
+        ],
+        "activation",
+        [helper.make_tensor_value_info(start.name, onnx.TensorProto.FLOAT, None)],
+        [onnx.ValueInfoProto(name=end)],
+        [numpy_helper.from_array(np.asarray(c), name) for name, c in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", nodes[0].opset)])
+    try:
+        result = ReferenceEvaluator(model).run(None, {start.name: values})[0]
+    except Exception:  # the reference lacks the operator: the site stays as it is
+        return None
+    return result.reshape(points.shape).astype(np.float64) if result.size == points.size else None
