@@ -8,6 +8,7 @@ dimensions are 1 on the batch axis and otherwise the smallest size at which the 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ _SIZES = (
 )
 _SAMPLES = 64
 _MOST_VALUES = 1 << 23  # in one input of a size that nobody asked for
+_LONGEST_SEARCH = 20.0  # seconds; what fails at so many sizes fails for another reason than its size
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -115,12 +117,18 @@ def _smallest(
             )
     runs: tuple[_Maker, Feed] | None = None
     reason = ""
+    started = time.monotonic()
     for shapes in _candidates(inputs, given):
+        if reason and time.monotonic() - started > _LONGEST_SEARCH:
+            break
         lengths = {name: _sequence(name, inputs, shapes) for name, role in parts.items() if role.length}
         maker = _Maker(inputs, parts, shapes, lengths)
-        feed = maker.draw(np.random.default_rng(0))
         try:
+            feed = maker.draw(np.random.default_rng(0))
             results = session.run(feed)
+        except (MemoryError, ValueError):  # a fixed length that no memory holds
+            reason = f"inputs of shape {', '.join(str(s) for s in shapes.values())} are too large"
+            continue
         except ModelError as failure:
             reason = str(failure)
             continue
