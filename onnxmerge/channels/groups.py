@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -29,8 +28,9 @@ class Group:
     """Channels of one width: they lie on the same axes and are compared with one another.
 
     Attributes:
-        name: the first tensor that carries the channels.
+        name: of the first linear operator that touches the channels; a number follows a name taken before.
         channels: component numbers, int64 [C], in the order of their positions.
+        nodes: names of all nodes that the channels pass through, in order.
         chain: whether no sum and no concat couples them with other producers.
     """
 
@@ -72,9 +72,6 @@ class Channels:
 
     def group(self, name: str) -> Group:
         return next(g for g in self.groups if g.name == name)
-
-    def axes_of_tensors(self) -> Mapping[Axis, int]:
-        return self.classes.number
 
     def contracts(self) -> list[tuple[NodeView, Contract]]:
         """All contractions, in topological order of their nodes."""

@@ -14,7 +14,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from onnxmerge.graph.view import Axis, Positions
-from onnxmerge.operators.relations import Contract, Freeze, Mix, Relation, Tie, positions
+from onnxmerge.operators.relations import Contract, Freeze, Mix, Relation, Tie
 
 Edge = tuple[np.ndarray, np.ndarray]
 
@@ -108,7 +108,3 @@ def connect(total: int, pairs: list[Edge]) -> np.ndarray:
     b = np.concatenate([p[1] for p in pairs])
     graph = coo_array((np.ones(len(a), dtype=np.int8), (a, b)), shape=(total, total))
     return connected_components(graph, directed=False)[1].astype(np.int64)
-
-
-def all_positions(where: Axis | Positions) -> Positions:
-    return positions(where)
