@@ -9,6 +9,7 @@ import pytest
 import support
 
 from onnxmerge.channels.explain import explain
+from onnxmerge.channels.scope import in_scope
 
 
 def explained(text: str):
@@ -43,6 +44,17 @@ def test_frozen_channels_are_told_by_their_root_cause():
     assert stream.axes == ("h[2]", "k[2]")
     assert stream.causes == ("LayerNormalization:n",)
     assert result.frozen[0] is stream, "most channels first"
+
+
+def test_channels_that_nothing_freezes_are_told_apart():
+    text = """g (float[N,4] x) => (float[N,3] y) <float[4,1] w, float[1,8] u, float[8,3] v> {
+        a = MatMul(x, w)  h = MatMul(a, u)  y = MatMul(h, v) }"""
+    model = support.analysed(support.model(text))
+    whole = explain(in_scope(model.channels, skip=["*:h"]), model.cost)
+    assert {e.reason: e.channels for e in whole.frozen} == {
+        "its group is left whole, as asked": 8,
+        "graph output 'y'": 3,
+    }
 
 
 def test_an_explanation_is_json():

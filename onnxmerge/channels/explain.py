@@ -96,11 +96,13 @@ def _frozen(channels: Channels) -> Iterator[FrozenEntry]:
     causes = _causes(channels)
     found: dict[str, tuple[set[int], dict[str, None], dict[str, None], dict[str, None]]] = {}
     for node, axis in _made_axes(channels):
-        for channel in np.unique(channels.of(axis)):
-            if channels.group_of[channel] >= 0:
-                continue
+        made = np.unique(channels.of(axis))
+        outside = made[channels.group_of[made] < 0]
+        free = int((causes[outside] < 0).sum())
+        unfrozen = "its group is left whole, as asked" if free > 1 else "it is the only channel of its kind"
+        for channel in outside:
             said = channels.frozen[causes[channel]][0] if causes[channel] >= 0 else None
-            reason = said.relation.why if said else "it is the only channel of its kind"
+            reason = said.relation.why if said else unfrozen
             members, axes, nodes, keepers = found.setdefault(reason, (set(), {}, {}, {}))
             members.add(int(channel))
             axes[str(axis)] = nodes[node.name] = None

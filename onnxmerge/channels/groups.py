@@ -70,9 +70,6 @@ class Channels:
             number[group.channels] = i
         return number
 
-    def group(self, name: str) -> Group:
-        return next(g for g in self.groups if g.name == name)
-
     def contracts(self) -> list[tuple[NodeView, Contract]]:
         """All contractions, in topological order of their nodes."""
         return [(s.node, s.relation) for s in self.said if s.node and isinstance(s.relation, Contract)]
