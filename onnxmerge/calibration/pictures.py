@@ -17,6 +17,7 @@ from PIL import Image
 
 _OFFERED = 3  # regions drawn for each that is used
 _THUMB = 32  # pixels of the copy on which a region's structure is judged
+_GAP = 2.0
 _STRETCH = 0.1  # log of the largest change of a region's proportions
 _OBJECTS = 0.6  # share of images with something pasted in
 _SATURATION, _COLOUR_CAST, _CONTRAST = 0.3, 0.1, 0.15  # standard deviations of log factors
@@ -55,13 +56,17 @@ def generic_images(count: int, size: tuple[int, int], channels: int = 3, seed: i
 
 
 @functools.cache
-def _pack() -> tuple[Image.Image, ...]:
+def _pack() -> tuple[tuple[Image.Image, ...], ...]:
+    """Every picture at full size, half, a quarter, ...: large regions are scaled from the smaller copies."""
     folder = resources.files("onnxmerge.calibration") / "generic_images"
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".webp")), key=lambda f: f.name)
     pictures = []
     for file in files:
         with file.open("rb") as stream, Image.open(stream) as opened:
-            pictures.append(opened.convert("RGB"))
+            copies = [opened.convert("RGB")]
+        while min(copies[-1].size) >= 2 * _THUMB:
+            copies.append(copies[-1].reduce(2))
+        pictures.append(tuple(copies))
     return tuple(pictures)
 
 
@@ -77,7 +82,7 @@ def _structured(count: int, size: tuple[int, int], generator: np.random.Generato
 
 def _region(picture: int, size: tuple[int, int], generator: np.random.Generator) -> _Region:
     """A box of the input's proportions, from the input's size in pixels to the whole picture, log-uniform."""
-    width, height = _pack()[picture].size
+    width, height = _pack()[picture][0].size
     largest = min(height / size[0], width / size[1])
     factor = np.exp(generator.uniform(min(np.log(largest), 0.0), np.log(largest)))
     stretch = np.exp(generator.uniform(-_STRETCH, _STRETCH))
@@ -88,9 +93,14 @@ def _region(picture: int, size: tuple[int, int], generator: np.random.Generator)
 
 def _resized(region: _Region, size: tuple[int, int]) -> np.ndarray:
     """The region scaled with antialiasing, float32 [height, width, 3]."""
-    image = _pack()[region.picture].resize(
-        (size[1], size[0]), Image.Resampling.BICUBIC, box=region.box, reducing_gap=3.0
-    )
+    copies = _pack()[region.picture]
+    shrinks = min((region.box[2] - region.box[0]) / size[1], (region.box[3] - region.box[1]) / size[0])
+    # At least _GAP source pixels for each of ours: the rest of the antialiasing is exact.
+    level = int(np.clip(np.log2(max(shrinks / _GAP, 1.0)), 0, len(copies) - 1))
+    width, height = (copies[level].size[i] / copies[0].size[i] for i in (0, 1))
+    left, top, right, bottom = region.box
+    box = (left * width, top * height, right * width, bottom * height)
+    image = copies[level].resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box)
     pixels = np.asarray(image, np.float32)
     return pixels[:, ::-1] if region.mirrored else pixels
 
