@@ -14,26 +14,20 @@ from typing import Any
 
 import onnx
 
-from onnxmerge.calibration import Dataset, generic_dataset, made_up_inputs, read_calibration
-from onnxmerge.channels.explain import explain
-from onnxmerge.channels.scope import in_scope
+from onnxmerge.calibration import Dataset
 from onnxmerge.clock import Clock, Progress
 from onnxmerge.config import DEFAULT_TOLERANCE, Config
 from onnxmerge.errors import InternalError, ModelError, ToleranceExceeded, UsageError
-from onnxmerge.graph.io import copy_file, load, save
-from onnxmerge.method import choose_method
+from onnxmerge.graph.io import copy_file, save
 from onnxmerge.plan import Plan, Selection
+from onnxmerge.preparation import prepare
 from onnxmerge.recipe import Candidate, Recipe
 from onnxmerge.reference import trusted
 from onnxmerge.report import Report, describe, describe_inspection, describe_sweep
-from onnxmerge.runtime import Runtime, Session
 from onnxmerge.search import Found, search
 from onnxmerge.stages import Decision, Prepared, Proof
-from onnxmerge.subject import Subject
-from onnxmerge.validation import Parity, check_model, compare_latency, output_kinds
+from onnxmerge.validation import Parity, check_model, compare_latency
 
-# Made-up inputs prove little; more of them would not prove more.
-MADE_UP_SAMPLES = 64
 # Above this size in bytes a second copy of the model is too much to ask for a check of ourselves.
 LARGEST_SELF_CHECK = 1 << 30
 
@@ -166,81 +160,6 @@ def configured(config: Config | None, options: dict[str, Any]) -> Config:
         return replace(config or Config(), **options)
     except TypeError as error:
         raise UsageError(f"unknown option: {error}") from error
-
-
-def prepare(
-    model: Any,
-    calibration: Any,
-    evaluation: Any,
-    config: Config,
-    clock: Clock,
-    *,
-    generic: bool = True,
-) -> Prepared:
-    """Read the model and the data, and find the channels.
-
-    Args:
-        generic: whether generic images may stand in for data that were not given.
-    """
-    runtime = Runtime.create(config.device, config.threads)
-    with clock("load"):
-        loaded = load(model)
-        warnings = check_model(loaded.proto)
-        reference = runtime.session(loaded.proto)
-        kinds = output_kinds(loaded.proto, config.output_kinds)
-    with clock("data"):
-        data, kind = _data(loaded.proto, reference, calibration, config, runtime, generic)
-        judged = None if evaluation is None else _read(reference, evaluation, config, None)
-    with clock("analyse"):
-        subject = Subject.of(loaded, next(iter(data.feeds(batch=1))), runtime)
-        explanation = explain(subject.channels, subject.cost)
-        channels = in_scope(subject.channels, config.scope, config.skip, config.only)
-    notes = (*warnings, *([runtime.note] if runtime.note else []))
-    return Prepared(
-        loaded=loaded,
-        reference=reference,
-        kinds=kinds,
-        data=data,
-        data_kind=kind,
-        evaluation=judged,
-        method=choose_method(config, channels, kind),
-        subject=subject.with_channels(channels),
-        explanation=explanation,
-        config=config,
-        runtime=runtime,
-        clock=clock,
-        warnings=notes,
-    )
-
-
-def _data(
-    proto: onnx.ModelProto,
-    reference: Session,
-    calibration: Any,
-    config: Config,
-    runtime: Runtime,
-    generic: bool,
-) -> tuple[Dataset, str]:
-    """What the user gave, else generic images where they fit, else made-up inputs; and which of them."""
-    if calibration is not None:
-        return _read(reference, calibration, config, config.samples), "given"
-    given = (config.images, config.samples, config.seed, config.shapes)
-    images = generic_dataset(proto, reference.inputs, runtime, *given) if generic else None
-    if images is not None:
-        return images, "generic"
-    made_up = made_up_inputs(proto, reference.inputs, config.shapes, config.seed, MADE_UP_SAMPLES, runtime)
-    return made_up, "made up"
-
-
-def _read(reference: Session, what: Any, config: Config, samples: int | None) -> Dataset:
-    """Data for the model; where the graph fixes a batch size that its inputs do not show, one by one."""
-    data = read_calibration(what, reference.inputs, config.images, samples, config.seed)
-    if data.batch is None and data.ready is None and len(data) > 1:
-        try:
-            reference.run(next(iter(data.feeds())))
-        except ModelError:
-            return replace(data, batch=1)
-    return data
 
 
 def decide(prepared: Prepared, plan: Plan | None) -> Decision:

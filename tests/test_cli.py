@@ -20,6 +20,8 @@ from onnxmerge.cli import main
 MODELS = Path(__file__).parents[1] / "models"
 DIGITS = MODELS / "digits.onnx"
 CALIB = MODELS / "digits_calib.npz"
+# Where the method is not the point: the fastest one.
+FAST = ("--compensation", "merge", "--criterion", "l1", "--samples", 64)
 
 
 def run(*arguments) -> int:
@@ -71,6 +73,8 @@ def test_is_also_a_module_and_quiet_prints_nothing(out):
         "--ratio",
         "0.25",
         "-q",
+        "--compensation=none",
+        "--criterion=l1",
         "--calib",
         str(CALIB),
     ]
@@ -80,7 +84,7 @@ def test_is_also_a_module_and_quiet_prints_nothing(out):
 
 
 def test_verbose_lists_groups_and_reasons(out, capsys):
-    assert run(DIGITS, out, "--ratio", 0.5, "--calib", CALIB, "-v") == 0
+    assert run(DIGITS, out, "--ratio", 0.5, "--calib", CALIB, "-v", *FAST) == 0
     printed = capsys.readouterr().out
     assert "/block1/conv1/Conv" in printed and "graph output" in printed
 
@@ -92,13 +96,28 @@ def test_the_same_input_gives_the_same_bytes(tmp_path):
 
 
 def test_without_removal_the_file_is_copied(out):
-    assert run(DIGITS, out, "--ratio", 0, "--calib", CALIB, "-q") == 0
+    assert run(DIGITS, out, "--ratio", 0, "--calib", CALIB, "-q", *FAST) == 0
     assert out.read_bytes() == DIGITS.read_bytes()
 
 
 def test_searches_within_the_default_tolerance(out, tmp_path):
     report = tmp_path / "r.json"
-    assert run(DIGITS, out, "--calib", CALIB, "--compensation", "bias", "--report", report, "-q") == 0
+    assert (
+        run(
+            DIGITS,
+            out,
+            "--calib",
+            CALIB,
+            "--compensation",
+            "bias",
+            "--criterion",
+            "l1",
+            "--report",
+            report,
+            "-q",
+        )
+        == 0
+    )
     content = json.loads(report.read_text())
     assert content["search"]["change"] <= 0.01
     assert content["search"]["change_upper_90"] > content["search"]["change"]
@@ -108,7 +127,7 @@ def test_searches_within_the_default_tolerance(out, tmp_path):
 
 def test_impossible_tolerance_leaves_the_model_as_it_is(out, tmp_path, capsys):
     report = tmp_path / "r.json"
-    arguments = (DIGITS, out, "--calib", CALIB, "--output-kind", "logits=values", "--tolerance", 1e-9)
+    arguments = (DIGITS, out, "--calib", CALIB, "--output-kind", "logits=values", "--tolerance", 1e-9, *FAST)
     assert run(*arguments, "--report", report) == 0
     assert out.read_bytes() == DIGITS.read_bytes()
     assert any("nothing was removed" in w for w in json.loads(report.read_text())["warnings"])
@@ -116,7 +135,7 @@ def test_impossible_tolerance_leaves_the_model_as_it_is(out, tmp_path, capsys):
 
 
 def test_a_tolerance_beside_a_budget_is_a_gate(out, tmp_path, capsys):
-    assert run(DIGITS, out, "--macs", 0.1, "--tolerance", 0.001, "--calib", CALIB) == 6
+    assert run(DIGITS, out, "--macs", 0.1, "--tolerance", 0.001, "--calib", CALIB, *FAST) == 6
     assert "nothing was written" in capsys.readouterr().err
     assert leftovers(tmp_path) == []
 
@@ -125,20 +144,47 @@ def test_parity_on_data_of_its_own(out, tmp_path):
     evaluation = tmp_path / "eval.npy"
     np.save(evaluation, np.load(MODELS / "digits_test.npz")["image"])
     report = tmp_path / "r.json"
-    arguments = (DIGITS, out, "--ratio", 0.2, "--calib", CALIB, "--eval-calib", evaluation, "-q")
+    arguments = (DIGITS, out, "--ratio", 0.2, "--calib", CALIB, "--eval-calib", evaluation, "-q", *FAST)
     assert run(*arguments, "--report", report) == 0
     parity = json.loads(report.read_text())["parity"]
     assert parity["samples"] == 500 and "eval.npy" in parity["source"]
 
 
 def test_made_up_inputs_come_with_a_warning(out, capsys):
-    assert run(DIGITS, out, "--ratio", 0.2) == 0
+    source = out.parent / "table.onnx"
+    source.write_bytes(tabular().SerializeToString())
+    assert run(source, out, "--ratio", 0.2) == 0
     assert "made-up inputs" in capsys.readouterr().err
+
+
+def test_generic_images_come_with_a_warning(out, tmp_path, capsys):
+    report = tmp_path / "r.json"
+    assert run(DIGITS, out, "--ratio", 0.2, *FAST, "--scale", 0.0039, "--report", report) == 0
+    assert "generic photographs" in capsys.readouterr().err
+    assert json.loads(report.read_text())["calibration"]["kind"] == "generic"
+
+
+def tabular() -> onnx.ModelProto:
+    rng = np.random.default_rng(0)
+    weights = {"w1": rng.standard_normal((7, 16)), "w2": rng.standard_normal((16, 3))}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["h"], "first"),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("MatMul", ["r", "w2"], ["y"], "second"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "table",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 7])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 3])],
+        [numpy_helper.from_array(v.astype(np.float32), k) for k, v in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
 def test_skip_and_only(out, tmp_path):
     report = tmp_path / "r.json"
-    base = (DIGITS, out, "--ratio", 0.5, "--calib", CALIB, "-q", "--report", report)
+    base = (DIGITS, out, "--ratio", 0.5, "--calib", CALIB, "-q", "--report", report, *FAST)
     assert run(*base, "--only", "fc1.weight", "/block2/conv1/*") == 0
     names = {g["name"] for g in json.loads(report.read_text())["groups"]}
     assert names == {"/fc1/Gemm", "/block2/conv1/Conv", "/down/Conv"}
@@ -244,7 +290,7 @@ def test_pickles_are_not_opened(tmp_path, capsys):
 
 
 def test_an_impossible_budget_says_what_is_reachable(out, capsys):
-    assert run(DIGITS, out, "--macs", 0.0001, "--calib", CALIB) == 5
+    assert run(DIGITS, out, "--macs", 0.0001, "--calib", CALIB, *FAST) == 5
     assert "smallest width" in capsys.readouterr().err
     assert not out.exists()
 
@@ -274,9 +320,9 @@ def test_the_input_is_never_the_output(tmp_path, capsys):
 
 def test_no_clobber_and_replacement(out):
     out.write_text("old")
-    assert run(DIGITS, out, "--ratio", 0.5, "--calib", CALIB, "--no-clobber", "-q") == 2
+    assert run(DIGITS, out, "--ratio", 0.5, "--calib", CALIB, "--no-clobber", "-q", *FAST) == 2
     assert out.read_text() == "old"
-    assert run(DIGITS, out, "--ratio", 0.5, "--calib", CALIB, "-q") == 0
+    assert run(DIGITS, out, "--ratio", 0.5, "--calib", CALIB, "-q", *FAST) == 0
     assert onnx.load(out).graph.name
 
 
@@ -291,7 +337,7 @@ def test_full_disk(out, monkeypatch, capsys):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("onnxmerge.graph.io.os.fsync", full)
-    assert run(DIGITS, out, "--ratio", 0.5, "--calib", CALIB, "-q") == 7
+    assert run(DIGITS, out, "--ratio", 0.5, "--calib", CALIB, "-q", *FAST) == 7
     assert "No space left" in capsys.readouterr().err
     assert leftovers(out.parent) == []
 
@@ -336,8 +382,8 @@ def test_external_data_is_read(tmp_path):
     source = tmp_path / "external.onnx"
     onnx.save(onnx.load(DIGITS), source, save_as_external_data=True, location="weights.bin", size_threshold=0)
     inside, outside = tmp_path / "a.onnx", tmp_path / "b.onnx"
-    assert run(source, outside, "--ratio", 0.5, "--calib", CALIB, "-q") == 0
-    assert run(DIGITS, inside, "--ratio", 0.5, "--calib", CALIB, "-q") == 0
+    assert run(source, outside, "--ratio", 0.5, "--calib", CALIB, "-q", *FAST) == 0
+    assert run(DIGITS, inside, "--ratio", 0.5, "--calib", CALIB, "-q", *FAST) == 0
     values = [
         {t.name: numpy_helper.to_array(t) for t in onnx.load(p).graph.initializer} for p in (inside, outside)
     ]
@@ -357,7 +403,7 @@ def test_inspect_shows_groups_and_reasons(tmp_path, capsys):
 
 def test_sweep_measures_a_curve(tmp_path, capsys):
     report, plot = tmp_path / "r.json", tmp_path / "curve.png"
-    arguments = ("--calib", CALIB, "--compensation", "bias", "--steps", "0.9,0.5,0.0001")
+    arguments = ("--calib", CALIB, "--compensation", "bias", "--criterion", "l1", "--steps", "0.9,0.5,0.0001")
     assert run("sweep", DIGITS, *arguments, "--report", report, "--plot", plot) == 0
     points = json.loads(report.read_text())["points"]
     assert [round(p["macs"], 1) for p in points] == [0.9, 0.5], "what cannot be reached is left out"
@@ -370,5 +416,5 @@ def test_sweep_measures_a_curve(tmp_path, capsys):
 def test_a_file_named_like_a_verb_is_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "inspect").write_bytes(DIGITS.read_bytes())
-    assert run("./inspect", "out.onnx", "--ratio", 0.5, "--calib", CALIB, "-q") == 0
+    assert run("./inspect", "out.onnx", "--ratio", 0.5, "--calib", CALIB, "-q", *FAST) == 0
     assert leftovers(tmp_path) == ["inspect", "out.onnx"]

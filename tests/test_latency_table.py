@@ -10,8 +10,8 @@ import pytest
 from onnxmerge.clock import Clock
 from onnxmerge.config import Config
 from onnxmerge.latency_table import LEVELS, LatencyTable, latency_table, level_selection
-from onnxmerge.pipeline import prepare
 from onnxmerge.plan import Selection
+from onnxmerge.preparation import prepare
 
 DIGITS = Path(__file__).parents[1] / "models" / "digits.onnx"
 

@@ -16,9 +16,8 @@ from onnxmerge.clock import Clock
 from onnxmerge.config import Config
 from onnxmerge.errors import BudgetError, CalibrationError, UsageError
 from onnxmerge.graph.view import GraphView
-from onnxmerge.pipeline import prepare
 from onnxmerge.plan import Plan
-from onnxmerge.recipe import Recipe
+from onnxmerge.preparation import prepare
 from onnxmerge.runtime import Runtime
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -30,6 +29,10 @@ NAMES = [
     "resnet56_bn", "resnet56_folded", "resnet20_bn", "resnet20_folded", "mobilenetv2", "resnet8",
     "mlperftiny_mobilenetv1_0.25_vww", "mlperftiny_dscnn_kws_dequant",
 ]  # fmt: skip
+
+
+# Where the method is not the point: the fastest one.
+FAST = {"compensation": "merge", "criterion": "l1"}
 
 
 def digits() -> np.ndarray:
@@ -48,10 +51,9 @@ def relative(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("compensation", ["none", "merge"])
 def test_pruned_equals_masked_on_trained_models(name, compensation):
-    config = Config(compensation=compensation, samples=2, device="cpu")
+    config = Config(compensation=compensation, criterion="l1", samples=2, device="cpu")
     prepared = prepare(SHARED_MODELS / f"{name}.onnx", None, None, config, Clock())
-    recipe = Recipe(prepared.subject, config, prepared.data, prepared.runtime, Clock())
-    candidate = recipe.at("ratio", 0.25)
+    candidate = prepared.recipe().at("ratio", 0.25)
     assert prepared.subject.removed(candidate.selection).any()
     masked = prepared.subject.masked(candidate.selection, candidate.folds)
     feed = next(iter(prepared.data.feeds()))
@@ -71,7 +73,7 @@ def test_residual_streams_shrink():
 
 def test_a_budget_of_nothing_changes_nothing():
     original = onnx.load(DIGITS)
-    result = onnxmerge.optimize(original, ratio=0.0, calibration=digits())
+    result = onnxmerge.optimize(original, ratio=0.0, calibration=digits(), **FAST)
     assert result.report["unchanged"]
     assert result.model.SerializeToString(deterministic=True) == original.SerializeToString(
         deterministic=True
@@ -89,7 +91,7 @@ def test_what_survives_keeps_its_name_and_the_model_its_face():
     original.metadata_props.add(key="author", value="somebody")
     original.graph.node[2].doc_string = "the second convolution"
     original.model_version, original.domain = 7, "com.example"
-    result = onnxmerge.optimize(original, ratio=0.5, calibration=digits())
+    result = onnxmerge.optimize(original, ratio=0.5, calibration=digits(), **FAST)
     model = result.model
     assert [n.name for n in model.graph.node] == [n.name for n in original.graph.node]
     assert {t.name for t in model.graph.initializer} == {t.name for t in original.graph.initializer}
@@ -109,7 +111,7 @@ def test_what_survives_keeps_its_name_and_the_model_its_face():
 @pytest.mark.parametrize("allocation", ["uniform", "global"])
 @pytest.mark.parametrize("share", [0.8, 0.35])
 def test_budgets_are_met_on_the_written_file(kind, allocation, share):
-    options = {kind: share, "allocation": allocation, "compensation": "none"}
+    options = {kind: share, "allocation": allocation, "compensation": "none", "criterion": "l1"}
     result = onnxmerge.optimize(DIGITS, calibration=digits()[:8], **options)
     before, after = measured(onnx.load(DIGITS)), measured(result.model)
     assert after[kind] <= share * before[kind]
@@ -149,14 +151,14 @@ def one_more_channel(result: onnxmerge.Result) -> list[Plan]:
 
 def test_an_impossible_budget_says_what_is_reachable():
     with pytest.raises(BudgetError, match=r"smallest width 0\.\d+ remain"):
-        onnxmerge.optimize(DIGITS, macs=1e-4, calibration=digits()[:8])
+        onnxmerge.optimize(DIGITS, macs=1e-4, calibration=digits()[:8], **FAST)
 
 
 def test_a_plan_can_be_saved_edited_and_applied(tmp_path):
-    first = onnxmerge.optimize(DIGITS, ratio=0.5, calibration=digits()[:8])
+    first = onnxmerge.optimize(DIGITS, ratio=0.5, calibration=digits()[:8], **FAST)
     (tmp_path / "plan.json").write_text(first.plan.to_json())
     plan = Plan.load(tmp_path / "plan.json")
-    again = onnxmerge.optimize(DIGITS, plan=plan, calibration=digits()[:8])
+    again = onnxmerge.optimize(DIGITS, plan=plan, calibration=digits()[:8], **FAST)
     assert again.model.SerializeToString(deterministic=True) == first.model.SerializeToString(
         deterministic=True
     )
@@ -182,7 +184,9 @@ def test_calibration_in_every_form():
         Reader(),
     ]
     models = [
-        onnxmerge.optimize(DIGITS, ratio=0.25, compensation="bias", calibration=form).model.graph.initializer
+        onnxmerge.optimize(
+            DIGITS, ratio=0.25, compensation="bias", criterion="l1", calibration=form
+        ).model.graph.initializer
         for form in forms
     ]
     for other in models[1:]:
@@ -206,10 +210,12 @@ def test_the_mean_goes_into_batch_norm_or_bias():
     bias[:4] = 5
     values["fc1.bias"].CopyFrom(numpy_helper.from_array(bias, "fc1.bias"))
     constant = {"/block1/conv1/Conv": tuple(range(4, 32)), "/fc1/Gemm": tuple(range(4, 64))}
-    reference = onnxmerge.optimize(original, ratio=0.0, calibration=digits())
+    reference = onnxmerge.optimize(original, ratio=0.0, calibration=digits(), **FAST)
     plan = replace(reference.plan, keep=constant)
     for compensation, bound in (("bias", 1e-3), ("none", np.inf)):
-        result = onnxmerge.optimize(original, plan=plan, compensation=compensation, calibration=digits())
+        result = onnxmerge.optimize(
+            original, plan=plan, compensation=compensation, criterion="l1", calibration=digits()
+        )
         assert result.report["parity"]["relative_error"] < bound
         worst = result.report["parity"]["relative_error"]
     assert worst > 1e-2, "without the bias something is lost, so the test can fail"
@@ -241,7 +247,7 @@ def duplicated() -> onnx.ModelProto:
 @pytest.mark.parametrize("keep", [range(6), range(6, 12), [0, 7, 2, 9, 4, 11]])
 def test_duplicated_neurons_merge_back(keep):
     model = duplicated()
-    nothing = onnxmerge.optimize(model, ratio=0.0)
+    nothing = onnxmerge.optimize(model, ratio=0.0, **FAST)
     plan = replace(nothing.plan, keep={"first": tuple(sorted(keep))})
     result = onnxmerge.optimize(model, plan=plan, compensation="merge", threshold=0.99)
     assert result.report["output"]["params"] * 1.9 < result.report["input"]["params"]
@@ -256,9 +262,9 @@ def test_unknown_options_are_named():
 @pytest.mark.skipif(not SHARED_MODELS.is_dir(), reason="the shared models are not here")
 def test_analysis_finds_the_same_groups_again():
     """Analysing the pruned model gives the widths that were planned: nothing was cut halfway."""
-    prepared = prepare(SHARED_MODELS / "resnet56_bn.onnx", None, None, Config(samples=1), Clock())
-    recipe = Recipe(prepared.subject, prepared.config, prepared.data, prepared.runtime, Clock())
-    candidate = recipe.at("ratio", 0.5)
+    config = Config(samples=1, **FAST)
+    prepared = prepare(SHARED_MODELS / "resnet56_bn.onnx", None, None, config, Clock())
+    candidate = prepared.recipe().at("ratio", 0.5)
     again = prepare(candidate.model, None, None, Config(samples=1), Clock()).subject.channels
     planned = {name: len(keep) for name, keep in candidate.selection.keep.items()}
     assert {group.name: len(group) for group in again.groups} == planned
@@ -279,7 +285,9 @@ def test_a_group_that_a_wrong_rule_misjudges_stays_whole(monkeypatch):
     proto.graph.node[position].attribute.append(helper.make_attribute("axis", 1))
     wrong = replace(table.OPERATORS["", "LpNormalization"], rule=norm_as_pointwise)
     monkeypatch.setitem(table.OPERATORS, ("", "LpNormalization"), wrong)
-    result = onnxmerge.optimize(proto, ratio=0.5, compensation="none", calibration=digits()[:8])
+    result = onnxmerge.optimize(
+        proto, ratio=0.5, compensation="none", criterion="l1", calibration=digits()[:8]
+    )
     after = {group["name"]: group["after"] for group in result.report["groups"]}
     assert after["/fc1/Gemm"] == 64 and after["/stem/Conv"] == 16
     assert any("/fc1/Gemm" in warning for warning in result.report["warnings"])

@@ -1,4 +1,4 @@
-"""Neuron merging as published: kept channels, folded weights and accuracies of the original implementation."""
+"""Neuron merging as published: kept channels, folded weights and accuracies of the original code."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ needs_shared = pytest.mark.skipif(not ORACLE.is_dir(), reason="the published ref
 
 
 def optimized(model: str, **options) -> tuple[dict[str, np.ndarray], onnxmerge.Result]:
-    result = onnxmerge.optimize(
-        SHARED / "models" / f"{model}.onnx", compensation="merge", samples=1, device="cpu", **options
-    )
+    options = {"criterion": "l1", "compensation": "merge", "samples": 1, "device": "cpu"} | options
+    result = onnxmerge.optimize(SHARED / "models" / f"{model}.onnx", **options)
     return {t.name: numpy_helper.to_array(t) for t in result.model.graph.initializer}, result
 
 
@@ -90,7 +89,5 @@ def test_lenet_reaches_the_published_accuracies(percent, merged, pruned):
         labels = data["y_test"]
     _, result = optimized("lenet_300_100", ratio=percent / 100, threshold=0.45)
     assert accuracy(result.model, images, labels) == pytest.approx(merged, abs=0.05)
-    plain = onnxmerge.optimize(
-        SHARED / "models" / "lenet_300_100.onnx", ratio=percent / 100, compensation="none", samples=1
-    )
+    _, plain = optimized("lenet_300_100", ratio=percent / 100, compensation="none")
     assert accuracy(plain.model, images, labels) == pytest.approx(pruned, abs=0.05)
