@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -24,7 +25,10 @@ def exported(name: str, dynamo: bool) -> onnx.ModelProto:
 
 
 def analysed(name: str, proto: onnx.ModelProto) -> support.Analysed:
-    return support.analysed(proto, {proto.graph.input[0].name: ARCHITECTURES[name].sample(full=False)})
+    """Analysed for one sample, as the program does it, and compared on two."""
+    architecture, source = ARCHITECTURES[name], proto.graph.input[0].name
+    model = support.analysed(proto, {source: architecture.sample(full=False, batch=1)})
+    return replace(model, feed={source: architecture.sample(full=False, batch=2)})
 
 
 @pytest.mark.parametrize("dynamo", [False, True], ids=["torchscript", "dynamo"])
