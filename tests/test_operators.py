@@ -74,3 +74,12 @@ def test_unknown_operators_freeze_whatever_they_touch():
         for tensor in "hk"
         for axis in range(3)
     )
+
+
+def test_batch_norm_with_parameters_for_every_place_is_left_alone():
+    text = """g (float[N,4,2,2] x) => (float[N,8,2,2] y) <float[8,4,1,1] w, float[8,2,2] scale, float[8,2,2] b,
+        float[8,2,2] m, float[8,2,2] var> {
+        h = Conv(x, w)  y = BatchNormalization<spatial = 0>(h, scale, b, m, var) }"""
+    shapes = {"x": (1, 4, 2, 2), "h": (1, 8, 2, 2), "y": (1, 8, 2, 2)}
+    node = list(GraphView(canonicalize(support.model(text, opset=7)), shapes))[-1]
+    assert "freeze h[1]: BatchNormalization has parameters for every place" in support.said(node)

@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxmerge.graph.view import NodeView
 from onnxmerge.operators.pointwise import same_axes
-from onnxmerge.operators.relations import Mix, Relation, Size, Slot, Tie
+from onnxmerge.operators.relations import Freeze, Mix, Relation, Size, Slot, Tie
 
 
 def per_channel(node: NodeView) -> Iterator[Relation]:
@@ -20,8 +20,10 @@ def per_channel(node: NodeView) -> Iterator[Relation]:
         return
     yield Tie(x[1], y[1])
     for parameter in node.x[1:]:
-        if parameter is not None and parameter.rank == 1:
+        if parameter.rank == 1:
             yield Tie(parameter[0], y[1])
+        else:  # spatial = 0, before opset 9
+            yield Freeze(x[1], f"{node.op} has parameters for every place")
     if node.op == "BatchNormalization":
         yield from (Tie(x[i], y[i]) for i in range(2, x.rank))
 
