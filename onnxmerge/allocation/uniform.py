@@ -25,7 +25,9 @@ class Uniform:
         if budget.kind == "ratio":
             return _select(order, budget.value)
         # Between these ratios nothing changes, so bisecting over them is exact.
-        steps = np.unique(np.concatenate([1 - np.arange(1, len(o) + 1) / len(o) for o in order.values()] or [[0.0]]))
+        steps = np.unique(
+            np.concatenate([1 - np.arange(1, len(o) + 1) / len(o) for o in order.values()] or [[0.0]])
+        )
         assert budget.share is not None
         if budget.share(_select(order, steps[-1])) > budget.value:
             raise unreachable(budget, budget.share(_select(order, steps[-1])))

@@ -29,6 +29,21 @@ class Moments:
     rows: int
 
 
+def merged(several: Sequence[Moments]) -> Moments:
+    """The moments of all rows of several sets together."""
+    rows = sum(m.rows for m in several)
+    share = [m.rows / rows for m in several]
+    p = sum(s * m.feature_mean for s, m in zip(share, several, strict=True))
+    t = sum(s * m.target_mean for s, m in zip(share, several, strict=True))
+    gram, cross, variance = 0.0, 0.0, 0.0
+    for s, m in zip(share, several, strict=True):
+        away, off = m.feature_mean - p, m.target_mean - t
+        gram = gram + s * (m.gram + np.outer(away, away))
+        cross = cross + s * (m.cross + np.outer(off, away))
+        variance = variance + s * (m.target_variance + off**2)
+    return Moments(gram, cross, p, t, variance, rows)
+
+
 def pooled(several: Sequence[Moments]) -> Moments:
     """Second moments within each of several sets of rows; means are those of the first set."""
     rows = sum(m.rows for m in several)
@@ -55,6 +70,10 @@ class Accumulator:
     def __init__(self) -> None:
         self._rows = 0
         self._shift: tuple[np.ndarray, np.ndarray] | None = None
+
+    @property
+    def rows(self) -> int:
+        return self._rows
 
     def add(self, features: np.ndarray, targets: np.ndarray) -> None:
         """Add rows: float32 [n, F] and [n, O]."""

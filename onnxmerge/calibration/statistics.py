@@ -34,10 +34,12 @@ class Features:
     Attributes:
         form: the regression, or None where positions of the data axis stand for themselves.
         grams: one per block, float64 [F, F]; F = ``form.features``, or data positions without a form.
+        rows: how many rows they are from.
     """
 
     form: LinearForm | None
     grams: tuple[np.ndarray, ...]
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,10 @@ def collect(
     return Statistics(
         {key: s.mean for key, s in sums.items()},
         {key: s.variance for key, s in sums.items()},
-        {i: Features(forms[i], tuple(a.moments().gram for a in found)) for i, found in grams.items()},
+        {
+            i: Features(forms[i], tuple(a.moments().gram for a in found), found[0].rows)
+            for i, found in grams.items()
+        },
         len(dataset),
     )
 

@@ -18,7 +18,7 @@ from onnx.reference import ReferenceEvaluator
 
 from onnxmerge.channels.filters import channel_filters
 from onnxmerge.channels.sites import FoldSite
-from onnxmerge.compensation.lstsq import predictors
+from onnxmerge.compensation.lstsq import ridge
 from onnxmerge.compensation.mixing import mix_positions, through_weight
 from onnxmerge.graph.view import NodeView, TensorView
 from onnxmerge.operators import pointwise
@@ -50,9 +50,8 @@ class Gaussian:
         if found is None:
             return None, None
         mean, covariance = found
-        factors = predictors(
-            covariance[np.ix_(stays, stays)], covariance[np.ix_(~stays, stays)], self.strength
-        )
+        cross = covariance[np.ix_(~stays, stays)]
+        factors = ridge(covariance[np.ix_(stays, stays)], cross, np.zeros(cross.shape), self.strength)
         weight = mix_positions(site, stays, [factors])
         if site.rows is None:
             return weight, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.linalg import cho_factor, cho_solve
 
 # Eigenvalues below this share of the largest count as zero where removed channels are regressed on kept ones.
 CUTOFF = 1e-7
@@ -18,7 +19,7 @@ def mixing(kept: np.ndarray, cross: np.ndarray) -> np.ndarray:
     Returns:
         float64 [R, K]; exactly dependent channels are predicted exactly.
     """
-    if not len(cross) or not len(kept):
+    if not len(cross) or not len(kept) or not _finite(kept, cross):
         return np.zeros(cross.shape)
     scale = np.sqrt(np.maximum(np.diag(kept), 0))
     scale = np.where(scale > 1e-6 * scale.max(initial=0), scale, np.inf)
@@ -26,13 +27,6 @@ def mixing(kept: np.ndarray, cross: np.ndarray) -> np.ndarray:
     good = values > CUTOFF * values.max(initial=0)
     basis = vectors[:, good] / scale[:, None]
     return ((cross @ basis) / values[good]) @ basis.T
-
-
-def predictors(kept: np.ndarray, cross: np.ndarray, strength: float) -> np.ndarray:
-    """Like ``mixing``, but regularised for covariances that are only estimates."""
-    if not len(cross) or not len(kept):
-        return np.zeros(cross.shape)
-    return ridge(kept, cross, np.zeros(cross.shape), strength)
 
 
 def ridge(gram: np.ndarray, cross: np.ndarray, start: np.ndarray, strength: float) -> np.ndarray:
@@ -43,13 +37,14 @@ def ridge(gram: np.ndarray, cross: np.ndarray, start: np.ndarray, strength: floa
         cross: covariance of targets and features, float64 [O, F].
         start: float64 [O, F].
     """
-    if not len(gram):
+    if not gram.size or not cross.size:
         return start
     penalty = strength * float(np.trace(gram)) / len(gram)
-    if penalty <= 0:
+    if penalty <= 0 or not _finite(gram, cross, start):
         return start
+    rest = cross - start @ gram
     regular = gram + penalty * np.eye(len(gram))
-    return start + np.linalg.solve(regular, (cross - start @ gram).T).T
+    return start + cho_solve(cho_factor(regular, lower=True, overwrite_a=True), rest.T).T
 
 
 def ridge_rows(features: np.ndarray, targets: np.ndarray, start: np.ndarray, strength: float) -> np.ndarray:
@@ -61,7 +56,17 @@ def ridge_rows(features: np.ndarray, targets: np.ndarray, start: np.ndarray, str
     """
     products = (features @ features.T).astype(np.float64)
     penalty = strength * float(np.trace(products)) / max(features.shape[1], 1)
-    if penalty <= 0:
+    if penalty <= 0 or not _finite(products, targets, start):
         return start
     rest = targets - features @ start.T
     return start + np.linalg.solve(products + penalty * np.eye(len(products)), rest).T @ features
+
+
+def held_out_error(gram: np.ndarray, cross: np.ndarray, weight: np.ndarray) -> float:
+    """Summed squared error of W P against T on rows with these moments, up to a constant."""
+    return float(np.sum((weight @ gram - 2 * cross) * weight))
+
+
+def _finite(*arrays: np.ndarray) -> bool:
+    """Whether there is anything to solve: models with infinite or undefined values keep their weights."""
+    return all(bool(np.isfinite(array).all()) for array in arrays)

@@ -15,8 +15,14 @@ import numpy as np
 from scipy.linalg.blas import dgemm
 from scipy.linalg.lapack import dpotrf, dpotri
 
-# Added to the diagonal of a covariance before it is inverted, as a share of the mean diagonal.
-RIDGE = 1e-6
+# Shares of the mean variance that are added to the variances before a covariance is inverted: so little
+# where copies are looked for, and so much, and the number of features per row, where channels are compared.
+TINY = 1e-6
+SHRINKAGE = 0.05
+# Channels that cost together less than this share of what the regression explains are copies.
+FREE = 1e-5
+# A covariance of fewer rows per feature than this cannot tell copies.
+_ROWS_PER_FEATURE = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,18 +30,39 @@ class Regression:
     """One consumer of the channels that are compared.
 
     Attributes:
-        precision: inverse covariance of the features, float64 [F, F].
+        gram: covariance of the features, float64 [F, F].
         coefficients: float64 [O, F], scaled so that squared errors of all regressions can be added.
         owner: the place of every feature's channel among the candidates, int64 [F], -1 for others.
+        rows: how many rows the covariance is from.
     """
 
-    precision: np.ndarray
+    gram: np.ndarray
     coefficients: np.ndarray
     owner: np.ndarray
+    rows: int
+
+    @property
+    def ridge(self) -> float:
+        """How much the covariance is regularised: the more, the fewer rows there are per feature."""
+        return SHRINKAGE + len(self.gram) / max(self.rows, 1)
+
+    @property
+    def explained(self) -> float:
+        """The summed variance of the targets."""
+        return float(np.sum((self.coefficients @ self.gram) * self.coefficients))
+
+    def without(self, channels: Sequence[int]) -> Regression:
+        """The same targets regressed on the features of the other channels."""
+        if not channels:
+            return self
+        left = np.flatnonzero(~np.isin(self.owner, channels))
+        gram = self.gram[np.ix_(left, left)]
+        coefficients = (self.coefficients @ self.gram[:, left]) @ precision(gram, TINY)
+        return Regression(gram, coefficients, self.owner[left], self.rows)
 
 
-def precision(gram: np.ndarray, ridge: float = RIDGE) -> np.ndarray:
-    """The inverse of a covariance, lightly regularised; float64 [F, F]."""
+def precision(gram: np.ndarray, ridge: float) -> np.ndarray:
+    """The inverse of a covariance with ``ridge`` times its mean variance on the diagonal; float64 [F, F]."""
     scale = float(np.trace(gram)) / max(len(gram), 1) or 1.0
     while True:
         factor, failed = dpotrf(gram / scale + ridge * np.eye(len(gram)), lower=1)
@@ -49,6 +76,8 @@ def precision(gram: np.ndarray, ridge: float = RIDGE) -> np.ndarray:
 def eliminate(regressions: Sequence[Regression], count: int, least: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Remove channels one by one, always the one that costs least.
 
+    Copies go first, found with next to no regularisation; the others are compared with more of it.
+
     Args:
         count: number of candidates.
         least: how many stay.
@@ -56,19 +85,31 @@ def eliminate(regressions: Sequence[Regression], count: int, least: int = 1) -> 
     Returns:
         The order of removal, int64 [count - least], and the summed cost after each, float64 [count - least].
     """
-    states = [_State(r, count) for r in regressions]
-    if not states:
+    if not regressions:
         return np.arange(count - least), np.zeros(count - least)
-    order, costs, total = [], [], 0.0
-    for _ in range(count - least):
+    order: list[int] = []
+    costs: list[float] = []
+    if all(r.rows >= _ROWS_PER_FEATURE * len(r.gram) for r in regressions):
+        states = [_State(r, count, TINY) for r in regressions]
+        _remove(states, count - least, FREE * sum(r.explained for r in regressions), order, costs)
+    states = [_State(left := r.without(order), count, left.ridge, order) for r in regressions]
+    _remove(states, count - least, np.inf, order, costs)
+    return np.array(order, dtype=np.int64), np.array(costs)
+
+
+def _remove(states: list[_State], goal: int, most: float, order: list[int], costs: list[float]) -> None:
+    """Go on until ``goal`` channels are gone or the cost would exceed ``most``."""
+    total = costs[-1] if costs else 0.0
+    while len(order) < goal:
         increments = np.sum([s.increments() for s in states], axis=0)
         worst = int(np.argmin(increments))
+        if total + increments[worst] > most:
+            break
         total += max(float(increments[worst]), 0.0)
         for state in states:
             state.remove(worst)
         order.append(worst)
         costs.append(total)
-    return np.array(order, dtype=np.int64), np.array(costs)
 
 
 class _State:
@@ -78,11 +119,11 @@ class _State:
     out from time to time.
     """
 
-    def __init__(self, regression: Regression, count: int):
+    def __init__(self, regression: Regression, count: int, ridge: float, gone: Sequence[int] = ()):
         index, each, idle = _by_channel(regression.owner, count)
         real = len(regression.owner)
         h = np.eye(real + idle)
-        h[:real, :real] = regression.precision
+        h[:real, :real] = precision(regression.gram, ridge)
         b = np.zeros((len(regression.coefficients), real + idle))
         b[:, :real] = regression.coefficients
         if len(b) > b.shape[1]:
@@ -93,7 +134,8 @@ class _State:
         self._h = np.asfortranarray(h[np.ix_(index, index)])
         self._b = np.asfortranarray(b[:, index])
         self._channels = np.arange(count)
-        self._gone = np.zeros(count, dtype=bool)
+        self._gone = np.isin(self._channels, gone)
+        self._squeeze()
 
     def increments(self) -> np.ndarray:
         """What removing each channel would cost, float64 [count]; infinite for those that are gone."""

@@ -10,7 +10,7 @@ from onnxmerge.calibration.statistics import Features, Statistics
 from onnxmerge.channels import Channels
 from onnxmerge.channels.residual import feeds
 from onnxmerge.channels.sites import FoldSite, fold_sites
-from onnxmerge.criteria.elimination import Regression, eliminate, precision
+from onnxmerge.criteria.elimination import Regression, eliminate
 from onnxmerge.errors import UsageError
 from onnxmerge.plan import Scores
 
@@ -53,15 +53,15 @@ def _regressions(channels: Channels, site: FoldSite, group, statistics: Statisti
         scale, variance = fed.scale, float(statistics.variance(fed.total, fed.axis).sum())
     factor = 1 / np.sqrt(max(variance, 1e-30))
     if features.form is None:
-        return [_by_channel(site, features.grams[0], scale, factor, place)]
+        return [_by_channel(site, features, scale, factor, place)]
     form, found = features.form, []
     matrix = form.matrix() * (scale * factor).reshape(form.blocks, -1)[:, :, None]
     for block, gram in zip(matrix, features.grams, strict=True):
-        found.append(Regression(precision(gram), block, place[form.channel]))
+        found.append(Regression(gram, block, place[form.channel], features.rows))
     return found
 
 
-def _by_channel(site: FoldSite, gram: np.ndarray, scale: np.ndarray, factor: float, place) -> Regression:
+def _by_channel(site: FoldSite, features: Features, scale: np.ndarray, factor: float, place) -> Regression:
     """One feature per data position; all that the weight makes of it is the targets."""
     weight = np.moveaxis(np.asarray(site.weight.constant, dtype=np.float64), site.axis, -1)
     if site.rows is not None:
@@ -70,7 +70,4 @@ def _by_channel(site: FoldSite, gram: np.ndarray, scale: np.ndarray, factor: flo
         shape[rows] = -1
         weight = weight * scale.reshape(shape)
     weight = weight.reshape(-1, weight.shape[-1])[:, site.columns] * factor
-    # Only the product of the targets with themselves matters: its root has at most F rows.
-    if len(weight) > weight.shape[1]:
-        weight = np.linalg.qr(weight, mode="r")
-    return Regression(precision(gram), weight, place[site.channel[site.columns]])
+    return Regression(features.grams[0], weight, place[site.channel[site.columns]], features.rows)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from onnxmerge.calibration.forms import LinearForm
-from onnxmerge.calibration.moments import Accumulator, Moments
+from onnxmerge.calibration.moments import Accumulator, Moments, merged, pooled
 from onnxmerge.reconstruction.requests import Request
 
 Values = dict[str, np.ndarray]
@@ -42,9 +42,41 @@ class Paired:
         trusted: whether the old model's values confirm the regression.
     """
 
-    blocks: tuple[Moments | Rows, ...]
-    mixing: tuple[Moments | None, ...]
+    blocks: tuple[Split | Rows, ...]
+    mixing: tuple[Split | None, ...]
     trusted: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Moments of three quarters of the samples, of the others, and of all."""
+
+    fit: Moments
+    held_out: Moments | None
+    all: Moments
+
+
+class _Splitter:
+    """Sorts rows into two accumulators by their sample: every fourth sample is held out."""
+
+    def __init__(self) -> None:
+        self._parts = Accumulator(), Accumulator()
+
+    def add(self, features: np.ndarray, targets: np.ndarray, sample: np.ndarray) -> None:
+        held = sample % 4 == 3
+        for part, which in zip(self._parts, (~held, held), strict=True):
+            if which.all():
+                part.add(features, targets)
+            elif which.any():
+                part.add(features[which], targets[which])
+
+    def split(self) -> Split:
+        fit, held = self._parts
+        if not held.rows or not fit.rows:
+            only = (fit if fit.rows else held).moments()
+            return Split(only, None, only)
+        parts = fit.moments(), held.moments()
+        return Split(*parts, merged(parts))
 
 
 def gather(
@@ -59,9 +91,10 @@ def gather(
     form, site = request.form, request.site
     count = form.blocks if form is not None else site.contract.blocks
     wide = form is not None and form.features > MOST_FEATURES
-    moments = [Accumulator() for _ in range(count)]
+    moments = [_Splitter() for _ in range(count)]
     stored: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(count)]
-    mixing = [Accumulator() for _ in range(count)]
+    mixing = [_Splitter() for _ in range(count)]
+    seen = 0
     trusted = form is not None
     for number, (old, new) in enumerate(batches):
         if form is not None:
@@ -71,22 +104,24 @@ def gather(
                 form.rows(new[site.data.tensor], target.shape, chosen),
                 form.targets(target, chosen),
             )
+            sample = seen + chosen // max(form.count(target) // target.shape[0], 1)
             if number == 0 and not request.repairs:
                 trusted = _confirmed(request, form, old, chosen, targets)
             for block in range(count):
                 if wide:
                     stored[block].append((features[block], targets[block]))
                 else:
-                    moments[block].add(features[block], targets[block])
+                    moments[block].add(features[block], targets[block], sample)
         if site.data.size <= MOST_FEATURES:
-            pairs = _positions(request, old, new, rows, rng, count)
-            for accumulator, (now, before) in zip(mixing, pairs, strict=True):
-                accumulator.add(now, before)
-    means = tuple(m.moments() if site.data.size <= MOST_FEATURES else None for m in mixing)
+            sample, pairs = _positions(request, old, new, rows, rng, count)
+            for splitter, (now, before) in zip(mixing, pairs, strict=True):
+                splitter.add(now, before, seen + sample)
+        seen += len(new[site.data.tensor])
+    means = tuple(m.split() if site.data.size <= MOST_FEATURES else None for m in mixing)
     if form is None:
         return Paired((), means, False)
     return Paired(
-        tuple(_rows(s) for s in stored) if wide else tuple(m.moments() for m in moments), means, trusted
+        tuple(_rows(s) for s in stored) if wide else tuple(m.split() for m in moments), means, trusted
     )
 
 
@@ -96,12 +131,12 @@ def choose(count: int, most: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _positions(request: Request, old: Values, new: Values, rows: int, rng, count: int):
-    """The data positions, per block: [(new, old)], float32 [n, size / blocks] each."""
+    """The sample of every row, int64 [n], and per block (new, old) values, float32 [n, size / blocks]."""
     site = request.site
     x, before = (np.moveaxis(v[site.data.tensor], site.data.axis, -1) for v in (new, old))
     index = np.unravel_index(choose(x.size // x.shape[-1], rows, rng), x.shape[:-1])
     split = [np.split(v[index].astype(np.float32, copy=False), count, axis=1) for v in (x, before)]
-    return list(zip(*split, strict=True))
+    return index[0], list(zip(*split, strict=True))
 
 
 def _confirmed(
@@ -120,4 +155,14 @@ def _rows(stored: list[tuple[np.ndarray, np.ndarray]]) -> Rows:
     means = [v.mean(axis=0, dtype=np.float64) for v in (features, targets)]
     return Rows(
         features - means[0].astype(np.float32), targets - means[1].astype(np.float32), means[0], means[1]
+    )
+
+
+def pool(splits: Sequence[Split]) -> Split:
+    """One regression over the rows of several sites; means are those of the first."""
+    held = [s.held_out for s in splits]
+    return Split(
+        pooled([s.fit for s in splits]),
+        None if any(h is None for h in held) else pooled([h for h in held if h is not None]),
+        pooled([s.all for s in splits]),
     )

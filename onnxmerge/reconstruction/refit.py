@@ -8,11 +8,15 @@ import numpy as np
 
 from onnxmerge.calibration.forms import LinearForm
 from onnxmerge.calibration.moments import Moments
-from onnxmerge.compensation.lstsq import mixing, ridge, ridge_rows
+from onnxmerge.compensation.lstsq import held_out_error, mixing, ridge, ridge_rows
 from onnxmerge.compensation.mixing import mix_positions
-from onnxmerge.criteria.elimination import Regression, eliminate, precision
-from onnxmerge.reconstruction.paired import Paired, Rows
+from onnxmerge.criteria.elimination import TINY, Regression, eliminate, precision
+from onnxmerge.reconstruction.paired import Paired, Rows, Split
 from onnxmerge.reconstruction.requests import Request
+
+# Strengths of the ridge, as shares of the mean variance of the features, tried on held-out samples.
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+DEFAULT_STRENGTH = 1e-3
 
 
 def choose_channels(
@@ -32,9 +36,11 @@ def choose_channels(
     regressions = []
     for block, scale in zip(moments, weight, strict=True):
         present = np.flatnonzero(kept[form.channel])
-        inverse = precision(block.gram[np.ix_(present, present)])
-        coefficients = (block.cross[:, present] * scale[:, None]) @ inverse
-        regressions.append(Regression(inverse, coefficients, place[form.channel[present]]))
+        gram = block.gram[np.ix_(present, present)]
+        # Least squares on the rows themselves, where there are fewer of them, would believe the noise.
+        strength = TINY + max(0.0, len(present) / block.rows - 0.1)
+        coefficients = (block.cross[:, present] * scale[:, None]) @ precision(gram, strength)
+        regressions.append(Regression(gram, coefficients, place[form.channel[present]], block.rows))
     gone, _ = eliminate(regressions, len(candidates), width)
     return np.setdiff1d(np.arange(len(candidates)), gone)
 
@@ -52,31 +58,54 @@ def mixed(request: Request, paired: Paired, kept: np.ndarray) -> np.ndarray:
         if moments is None:
             factors.append(np.zeros((int((~here).sum()), int(here.sum()))))
         else:
-            factors.append(mixing(moments.gram[np.ix_(here, here)], moments.cross[np.ix_(~here, here)]))
+            factors.append(_mixing(moments, here))
     weight = np.moveaxis(mix_positions(site, stays, factors), site.axis, 0)
     weight[~kept[site.channel]] = 0
     return np.moveaxis(weight, 0, site.axis)
 
 
-def refit(
-    request: Request, paired: Paired, kept: np.ndarray, start: np.ndarray, strength: float
-) -> np.ndarray:
+def _mixing(split: Split, stays: np.ndarray) -> np.ndarray:
+    """Predictors of removed positions, as unregularised as the held-out samples allow."""
+
+    def solve(m: Moments, strength: float) -> np.ndarray:
+        gram, cross = m.gram[np.ix_(stays, stays)], m.cross[np.ix_(~stays, stays)]
+        return ridge(gram, cross, np.zeros(cross.shape), strength) if strength else mixing(gram, cross)
+
+    return _best(split, solve, np.flatnonzero(stays), np.flatnonzero(~stays), (0.0, *STRENGTHS))
+
+
+def _best(split: Split, solve, features: np.ndarray, targets: np.ndarray, strengths) -> np.ndarray:
+    """The solution on all samples with the strength that does best on the held-out ones."""
+    strength = DEFAULT_STRENGTH
+    if split.held_out is not None:
+        gram = split.held_out.gram[np.ix_(features, features)]
+        cross = split.held_out.cross[np.ix_(targets, features)]
+        errors = [held_out_error(gram, cross, solve(split.fit, s)) for s in strengths]
+        strength = strengths[int(np.argmin(errors))]
+    return solve(split.all, strength)
+
+
+def refit(request: Request, paired: Paired, kept: np.ndarray, start: np.ndarray) -> np.ndarray:
     """The weight (full size, layout of the file, zero columns for removed channels) that fits best.
 
     Args:
         start: the weight that the ridge pulls towards, as ``mixed`` gives it.
-        strength: of the ridge, as a share of the mean variance of the features.
     """
     form: LinearForm = request.form
     first = form.matrix_of(start)
     present = np.flatnonzero(kept[form.channel])
+    rows = np.arange(form.outputs)
     matrix = np.zeros_like(first)
     for number, block in enumerate(paired.blocks):
         begin = first[number][:, present]
         if isinstance(block, Rows):
-            fitted = ridge_rows(block.features[:, present], block.targets, begin, strength)
+            fitted = ridge_rows(block.features[:, present], block.targets, begin, DEFAULT_STRENGTH)
         else:
-            fitted = ridge(block.gram[np.ix_(present, present)], block.cross[:, present], begin, strength)
+
+            def solve(m: Moments, strength: float, begin: np.ndarray = begin) -> np.ndarray:
+                return ridge(m.gram[np.ix_(present, present)], m.cross[:, present], begin, strength)
+
+            fitted = _best(block, solve, present, rows, STRENGTHS)
         matrix[number][:, present] = fitted
     return form.weight(matrix)
 
@@ -84,5 +113,6 @@ def refit(
 def rebias(request: Request, paired: Paired, weight: np.ndarray) -> np.ndarray:
     """The change of the bias, float64 [rows], that makes the means right for a weight."""
     matrix = request.form.matrix_of(weight)
-    means = [b.target_mean - m @ b.feature_mean for b, m in zip(paired.blocks, matrix, strict=True)]
+    blocks = [b if isinstance(b, Rows) else b.all for b in paired.blocks]
+    means = [b.target_mean - m @ b.feature_mean for b, m in zip(blocks, matrix, strict=True)]
     return np.concatenate(means) - request.bias

@@ -16,12 +16,11 @@ import onnx
 
 from onnxmerge.calibration.batching import batches_of
 from onnxmerge.calibration.dataset import Dataset
-from onnxmerge.calibration.moments import Moments, pooled
 from onnxmerge.calibration.segments import Segments
 from onnxmerge.channels import Channels
 from onnxmerge.channels.sites import fold_sites
 from onnxmerge.plan import Selection
-from onnxmerge.reconstruction.paired import MOST_FEATURES, Paired, gather
+from onnxmerge.reconstruction.paired import MOST_FEATURES, Paired, Split, gather, pool
 from onnxmerge.reconstruction.refit import choose_channels, mixed, rebias, refit
 from onnxmerge.reconstruction.requests import Request, requests
 from onnxmerge.rewrite import Fold
@@ -36,7 +35,6 @@ class Options:
 
     Attributes:
         patches: rows per site, spread over the samples.
-        strength: of the ridge towards the mixed weights, as a share of the mean variance of the features.
         reselect: whether the channels of groups with one consumer are chosen again, at the same widths.
         residual: whether the last site before a residual sum also repairs the sum's other operand.
         downstream: whether sites that lost no channel are refitted too, once something before them changed.
@@ -44,7 +42,6 @@ class Options:
     """
 
     patches: int = 20_000
-    strength: float = 1e-3
     reselect: bool = True
     residual: bool = True
     downstream: bool = True
@@ -120,7 +117,7 @@ class _Walk:
                 self._choose(request, paired, int(number))
         weight, bias = mixed(request, paired, self._kept), None
         if own.trusted:
-            weight = refit(request, paired, self._kept, weight, self._options.strength)
+            weight = refit(request, paired, self._kept, weight)
             bias = rebias(request, own, weight)
         self._fixed[request.site.weight.name] = weight
         self._advance(request, weight, bias)
@@ -141,16 +138,18 @@ class _Walk:
             segments = [Segments(self._model, self._feeds, self._runtime, names) for _ in range(2)]
             found = self._gather(dense, *segments)
             same = found.trusted and request.form.features == others[0].form.features
-            if same and isinstance(found.blocks[0], Moments) and isinstance(paired.blocks[0], Moments):
+            if same and isinstance(found.blocks[0], Split) and isinstance(paired.blocks[0], Split):
                 blocks.append(found.blocks)
-        return replace(paired, blocks=tuple(pooled(b) for b in zip(*blocks, strict=True)))
+        return replace(paired, blocks=tuple(pool(b) for b in zip(*blocks, strict=True)))
 
     def _choose(self, request: Request, paired: Paired, number: int) -> None:
         """Decide which channels of a group stay."""
         group = self._channels.groups[number]
         width = len(self.keep[group.name])
-        if paired.trusted and isinstance(paired.blocks[0], Moments):
-            self.keep[group.name] = choose_channels(request, paired.blocks, self._kept, group.channels, width)
+        if paired.trusted and isinstance(paired.blocks[0], Split):
+            self.keep[group.name] = choose_channels(
+                request, [block.all for block in paired.blocks], self._kept, group.channels, width
+            )
         self._open.discard(number)
         self._cut(number)
 

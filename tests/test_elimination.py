@@ -1,0 +1,81 @@
+"""Backward elimination and the least squares behind it, against plain computations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxmerge.compensation.lstsq import mixing, ridge, ridge_rows
+from onnxmerge.criteria.elimination import TINY, Regression, eliminate
+
+
+def explained(gram: np.ndarray, coefficients: np.ndarray, left: np.ndarray) -> float:
+    """The variance of B P that the features ``left`` explain."""
+    cross = coefficients @ gram[:, left]
+    return float(np.sum(np.linalg.solve(gram[np.ix_(left, left)], cross.T).T * cross))
+
+
+@pytest.mark.parametrize("owner", [np.arange(6), np.repeat(np.arange(3), 2), np.array([0, 0, 1, 2, 2, -1])])
+def test_costs_are_those_of_refitting(owner, monkeypatch):
+    monkeypatch.setattr("onnxmerge.criteria.elimination.SHRINKAGE", TINY)
+    rng = np.random.default_rng(0)
+    root = rng.standard_normal((6, 6))
+    gram, coefficients = root @ root.T, rng.standard_normal((4, 6))
+    count = owner.max() + 1
+    order, costs = eliminate([Regression(gram, coefficients, owner, 10**9)], count)
+    assert len(order) == count - 1
+    everything = explained(gram, coefficients, np.arange(6))
+    for number in range(len(order)):
+        gone = order[: number + 1]
+        left = np.flatnonzero(~np.isin(owner, gone))
+        assert costs[number] == pytest.approx(everything - explained(gram, coefficients, left), rel=1e-3)
+        others = [c for c in range(count) if c not in gone]
+        for other in others:
+            swapped = np.flatnonzero(~np.isin(owner, [*order[:number], other]))
+            loss = everything - explained(gram, coefficients, swapped)
+            assert costs[number] <= loss * (1 + 1e-3)
+
+
+def test_copies_go_first_and_cost_nothing():
+    rng = np.random.default_rng(1)
+    features = rng.standard_normal((500, 10))
+    features[:, 7] = 0.5 * features[:, 2]
+    features[:, 4] = features[:, 0] - 2 * features[:, 9]
+    regression = Regression(np.cov(features.T), rng.standard_normal((3, 10)), np.arange(10), 500)
+    order, costs = eliminate([regression], 10)
+    assert set(order[:2].tolist()) & {2, 7}
+    assert set(order[:2].tolist()) & {0, 4, 9}
+    assert costs[1] < 1e-4 * costs[2]
+
+
+def test_several_consumers_share_the_choice():
+    gram, owner = np.eye(4), np.arange(4)
+    one = Regression(gram, np.diag([1.0, 5.0, 5.0, 5.0]), owner, 1000)
+    two = Regression(gram, np.diag([9.0, 1.0, 5.0, 5.0]), owner, 1000)
+    assert eliminate([one], 4)[0][0] == 0
+    assert eliminate([one, two], 4)[0][0] == 1
+
+
+def test_ridge_pulls_towards_the_start():
+    rng = np.random.default_rng(2)
+    features, start = rng.standard_normal((300, 8)), rng.standard_normal((3, 8))
+    targets = features @ rng.standard_normal((8, 3)) + 0.1 * rng.standard_normal((300, 3))
+    features, targets = features - features.mean(axis=0), targets - targets.mean(axis=0)
+    gram, cross = features.T @ features / 300, targets.T @ features / 300
+    np.testing.assert_allclose(ridge(gram, cross, start, 1e9), start, atol=1e-6)
+    np.testing.assert_allclose(
+        ridge(gram, cross, start, 1e-12), np.linalg.lstsq(features, targets, rcond=None)[0].T, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        ridge_rows(features, targets, start, 0.1), ridge(gram, cross, start, 0.1), atol=1e-5
+    )
+
+
+def test_dependent_channels_are_mixed_exactly():
+    rng = np.random.default_rng(3)
+    kept = rng.standard_normal((200, 5))
+    kept[:, 4] = 0.0
+    factors = np.array([[1.0, -2.0, 0.0, 0.5, 0.0], [0.0, 0.0, 3.0, 0.0, 0.0]])
+    covariance = np.cov(np.concatenate([kept, kept @ factors.T], axis=1).T)
+    found = mixing(covariance[:5, :5], covariance[5:, :5])
+    np.testing.assert_allclose(found, factors, atol=1e-6)
