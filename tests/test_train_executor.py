@@ -58,9 +58,9 @@ BOOL, INT64 = TensorProto.BOOL, TensorProto.INT64
 
 # fmt: off
 POINTWISE = [
-    "Abs", "Atan", "Ceil", "Celu", "Cos", "Elu", "Erf", "Exp", "Floor", "HardSigmoid", "HardSwish", "Identity",
-    "LeakyRelu", "Neg", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign",
-    "Tanh", "ThresholdedRelu",
+    "Abs", "Atan", "Ceil", "Celu", "Cos", "Elu", "Erf", "Exp", "Floor", "HardSigmoid", "HardSwish",
+    "Identity", "LeakyRelu", "Neg", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin",
+    "Softplus", "Softsign", "Tanh", "ThresholdedRelu",
 ]
 # fmt: on
 CASES = {

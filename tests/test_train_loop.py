@@ -1,6 +1,8 @@
 """The loop: budgets, going on after a stop, several processes, mixed precision, logs."""
 
+import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -193,6 +195,8 @@ def test_the_log_says_what_happened(tmp_path):
     assert [line["step"] for line in lines] == [5, 10]
     assert lines[-1].keys() == {"step", "macs", "params", "open", "mu", "recovered", "loss"}
     assert lines[-1]["macs"] == trainer.masks.share("macs")
+    if importlib.util.find_spec("tensorboard"):
+        assert list((tmp_path / "log").glob("events.out.tfevents.*"))
 
 
 def test_batches_cover_every_sample_and_parts_are_disjoint():
@@ -264,7 +268,5 @@ def test_two_processes_train_as_one(tmp_path):
 
 
 def _environment() -> dict[str, str]:
-    import os
-
     root = str(Path(__file__).parents[1])
     return os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}

@@ -72,10 +72,11 @@ def distill(
     processes = processes or Processes()
     originals = load(teacher).proto, load(student).proto
     names = shared_tensors(*originals, next_inputs(data), options.features)
-    guide, pupil = (OnnxModule(proto, names).to(processes.device) for proto in originals)
+    guide, pupil = (
+        OnnxModule(proto, names, batch_statistics=options.batch_statistics).to(processes.device)
+        for proto in originals
+    )
     guide.eval().requires_grad_(False)
-    if not options.batch_statistics:
-        pupil.train = lambda mode=True: OnnxModule.train(pupil, False)  # type: ignore[method-assign]
     optimizer = torch.optim.AdamW(pupil.parameters(), lr=options.lr, weight_decay=options.decay)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)
     trainer = Trainer(NoMasks(pupil), optimizer, options.steps)

@@ -42,8 +42,9 @@ _AFFINE = {"Add", "Sub", "Mul", "Div"}
 class Step(nn.Module):
     """One node; its weights are parameters ``constant_<input>``, its other constants buffers."""
 
-    def __init__(self, node: gs.Node, opset: int):
+    def __init__(self, node: gs.Node, opset: int, batch_statistics: bool):
         super().__init__()
+        self.batch_statistics = batch_statistics
         self.op = node.op
         self.function = FUNCTIONS[node.op]
         self.attributes = dict(node.attrs)
@@ -60,7 +61,7 @@ class Step(nn.Module):
             else None
             for i, name in enumerate(self.inputs)
         ]
-        call = Call(self.attributes, self.opset, len(self.outputs), self.training)
+        call = Call(self.attributes, self.opset, len(self.outputs), self.training and self.batch_statistics)
         result = self.function(call, *operands)
         return (result,) if isinstance(result, Tensor) else result
 
@@ -73,12 +74,19 @@ class OnnxModule(nn.Module):
     Args:
         proto: the model; it is not changed.
         outputs: names of the tensors to return, of any in the graph; None: the graph's outputs.
+        batch_statistics: whether BatchNormalization uses, and follows, the batches' statistics in training.
 
     Raises:
         ModelError: an operator is not covered, or an output is not in the graph.
     """
 
-    def __init__(self, proto: onnx.ModelProto, outputs: Sequence[str] | None = None):
+    def __init__(
+        self,
+        proto: onnx.ModelProto,
+        outputs: Sequence[str] | None = None,
+        *,
+        batch_statistics: bool = True,
+    ):
         super().__init__()
         self._proto = proto
         self._graph = canonicalize(proto)
@@ -89,7 +97,7 @@ class OnnxModule(nn.Module):
         unknown = sorted({node.op for node in nodes if node.op not in FUNCTIONS or node.domain})
         if unknown:
             raise ModelError(f"the model cannot be trained: {', '.join(unknown)} is not covered")
-        self.steps = nn.ModuleList(Step(node, self._graph.opset or 1) for node in nodes)
+        self.steps = nn.ModuleList(Step(node, self._graph.opset or 1, batch_statistics) for node in nodes)
         self._stored: dict[str, tuple[Step, str]] = {}
         made: dict[str, Tensor] = {}
         for node, step in zip(nodes, self._steps, strict=True):

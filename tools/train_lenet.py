@@ -1,0 +1,89 @@
+"""LeNet-300-100 and LeNet-5 on MNIST: neurons pruned to a share of the MACs, or weights to a compression.
+
+    python -m onnxmerge.train run tools/train_lenet.py --data mnist.npz --net lenet5 --macs 0.07
+    python -m onnxmerge.train run tools/train_lenet.py --data mnist.npz --net lenet300 --weights 0.02
+
+Every run ends in an ONNX file, cut by the core; without --macs and --weights the dense net is trained.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+from train_common import Row, Run, arguments, device_name, read
+
+from onnxmerge.train import Batches, NoMasks, Processes, Trainer, shrink, wrap, wrap_weights
+
+
+def lenet300() -> nn.Module:
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(784, 300),
+        nn.ReLU(),
+        nn.Linear(300, 100),
+        nn.ReLU(),
+        nn.Linear(100, 10),
+    )
+
+
+def lenet5() -> nn.Module:
+    """The 20-50-500-10 net of the pruning literature (431k weights)."""
+    return nn.Sequential(
+        nn.Conv2d(1, 20, 5),
+        nn.MaxPool2d(2),
+        nn.Conv2d(20, 50, 5),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(800, 500),
+        nn.ReLU(),
+        nn.Linear(500, 10),
+    )
+
+
+def main() -> None:
+    options = arguments(
+        __doc__, net="lenet5", macs=None, weights=None, epochs=10, batch=128, lr=0.05, mask_lr=0.02, save=""
+    )
+    data = read(options.data, options.samples)
+    processes = Processes.start(options.device)
+    batches = Batches(data.train, options.batch, options.seed)
+    run = Run(data, batches, options.epochs * len(batches), processes, options.lr)
+    module = {"lenet300": lenet300, "lenet5": lenet5}[options.net]().to(processes.device)
+    example = data.train[0][:2]
+    if options.macs is not None:
+        masks, kind, target = wrap(module, example), "macs", options.macs
+    elif options.weights is not None:
+        masks, kind, target = wrap_weights(module), "params", options.weights
+    else:
+        masks, kind, target = NoMasks(module), "", None
+    trainer = run.learn(masks, lr=options.mask_lr, **({} if target is None else {kind: target}))
+    result = shrink(masks, example)
+    if options.save:
+        result.save(Path(options.save))
+    if processes.rank == 0:
+        row(options, masks, trainer, run, result, processes)
+
+
+def row(options, masks, trainer: Trainer, run: Run, result, processes) -> None:
+    compression = f"{masks.compression:.0f}x" if options.weights is not None else "-"
+    widths = "-".join(str(kept) for kept, _ in result.widths.values())
+    Row(options.out).write({
+        "net": options.net,
+        "gates": "neurons" if options.macs else "weights" if options.weights else "none",
+        "target": options.macs or options.weights or "-",
+        "MACs kept": f"{100 * result.macs[1] / result.macs[0]:.1f}%",
+        "weights": compression,
+        "widths in the file": widths,
+        "test error %": f"{run.error(masks.module):.2f}",
+        "recovered": trainer.recovered,
+        "file = module": f"{result.error:.0e}",
+        "epochs": options.epochs,
+        "seed": options.seed,
+        "device": device_name(processes),
+        "seconds": f"{run.seconds:.0f}",
+    })  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
