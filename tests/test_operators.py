@@ -77,9 +77,8 @@ def test_unknown_operators_freeze_whatever_they_touch():
 
 
 def test_batch_norm_with_parameters_for_every_place_is_left_alone():
-    shapes = {"x": (2, 5, 4), "h": (2, 5, 8), "k": (2, 5, 8), "y": (2, 5, 8)}
-    view = GraphView(canonicalize(proto), shapes)
-        float[8,2,2] m, float[8,2,2] var> {
+    text = """g (float[N,4,2,2] x) => (float[N,8,2,2] y)
+        <float[8,4,1,1] w, float[8,2,2] scale, float[8,2,2] b, float[8,2,2] m, float[8,2,2] var> {
         h = Conv(x, w)  y = BatchNormalization<spatial = 0>(h, scale, b, m, var) }"""
     shapes = {"x": (1, 4, 2, 2), "h": (1, 8, 2, 2), "y": (1, 8, 2, 2)}
     node = list(GraphView(canonicalize(support.model(text, opset=7)), shapes))[-1]
