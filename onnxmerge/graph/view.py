@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -130,18 +131,25 @@ class NodeView:
         return self.source.name or f"{self.op}:{next((t.name for t in self.source.outputs if t.name), '?')}"
 
     @cached_property
-    def x(self) -> list[TensorView | None]:
+    def x(self) -> list[TensorView]:
+        """The inputs. One that was left out is None all the same: ask ``input`` for optional ones.
+
+        Typed as if all were there, because rules index what an operator cannot do without; a node that
+        lacks it makes its rule fail, and is frozen.
+        """
         return self._views(self.source.inputs)
 
     @cached_property
-    def y(self) -> list[TensorView | None]:
+    def y(self) -> list[TensorView]:
+        """The outputs, None in place of those that were left out; see ``x``."""
         return self._views(self.source.outputs)
 
-    def _views(self, tensors: Iterable[gs.Tensor]) -> list[TensorView | None]:
-        return [
+    def _views(self, tensors: Iterable[gs.Tensor]) -> list[TensorView]:
+        views = [
             TensorView(t.name, self._shapes[t.name], t) if t.name and t.name in self._shapes else None
             for t in tensors
         ]
+        return cast(list[TensorView], views)
 
     def input(self, i: int) -> TensorView | None:
         """The i-th input, or None where it is absent or left out."""
