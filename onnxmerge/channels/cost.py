@@ -25,6 +25,14 @@ class Term:
 
 
 @dataclass(frozen=True, eq=False)
+class _Table:
+    """Terms for fast totals: float64 [T], and the axis classes of each, int64 [T, most axes]."""
+
+    values: np.ndarray
+    classes: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class CostModel:
     """MACs (Conv, ConvTranspose, Gemm, MatMul; batch 1) and parameters of a model at any widths."""
 
@@ -47,32 +55,33 @@ class CostModel:
 
     def macs_kept(self, removed: np.ndarray) -> float:
         """Multiplications that remain when the channels in bool [channels.count] go."""
-        return self._total(self._macs, removed)
+        return self._total(self._macs_table, removed)
 
     def params_kept(self, removed: np.ndarray) -> float:
         """Parameters that remain when the channels in bool [channels.count] go."""
-        return self._total(self._params, removed)
+        return self._total(self._params_table, removed)
 
-    def marginal(self, kind: str, removed: np.ndarray) -> np.ndarray:
-        """What each channel costs at the widths that remain, float64 [channels.count].
+    def _total(self, table: _Table, removed: np.ndarray) -> float:
+        share = np.append(self._shares(removed), 1.0)
+        return float(share[table.classes].prod(axis=1) @ table.values)
 
-        The derivative of the total of ``kind`` ("macs" or "params") with respect to the channel's
-        presence; also for channels that are removed.
-        """
-        terms = self._macs if kind == "macs" else self._params
-        share = self._shares(removed)
-        slope = np.zeros(len(share))
-        for term in terms:
-            numbers = [self.channels.classes.number[axis] for axis in term.axes]
-            for i, number in enumerate(numbers):
-                slope[number] += term.value * prod(share[n] for n in numbers[:i] + numbers[i + 1 :])
-        per_position = slope / np.maximum(self.channels.classes.size, 1)
-        weights = np.repeat(per_position, self.channels.classes.size)
-        return np.bincount(self.channels.label, weights=weights, minlength=self.channels.count)
+    def _table(self, terms: list[Term]) -> _Table:
+        """The terms as arrays; rows with fewer axes end in the number of an axis that never shrinks."""
+        number = self.channels.classes.number
+        classes = np.full(
+            (len(terms), max((len(t.axes) for t in terms), default=0)), len(self.channels.classes.size)
+        )
+        for row, term in zip(classes, terms, strict=True):
+            row[: len(term.axes)] = [number[axis] for axis in term.axes]
+        return _Table(np.array([term.value for term in terms], dtype=np.float64), classes)
 
-    def _total(self, terms: list[Term], removed: np.ndarray) -> float:
-        number, share = self.channels.classes.number, self._shares(removed)
-        return float(sum(term.value * prod(share[number[axis]] for axis in term.axes) for term in terms))
+    @cached_property
+    def _macs_table(self) -> _Table:
+        return self._table(self._macs)
+
+    @cached_property
+    def _params_table(self) -> _Table:
+        return self._table(self._params)
 
     def _shares(self, removed: np.ndarray) -> np.ndarray:
         """The share of positions that remains in each axis class, float64."""
