@@ -61,6 +61,23 @@ class CostModel:
         """Parameters that remain when the channels in bool [channels.count] go."""
         return self._total(self._params_table, removed)
 
+    def marginal(self, kind: str, removed: np.ndarray) -> np.ndarray:
+        """What each channel costs at the widths that remain, float64 [channels.count].
+
+        The derivative of the total of ``kind`` ("macs" or "params") with respect to the channel's
+        presence; also for channels that are removed.
+        """
+        terms = self._macs if kind == "macs" else self._params
+        share = self._shares(removed)
+        slope = np.zeros(len(share))
+        for term in terms:
+            numbers = [self.channels.classes.number[axis] for axis in term.axes]
+            for i, number in enumerate(numbers):
+                slope[number] += term.value * prod(share[n] for n in numbers[:i] + numbers[i + 1 :])
+        per_position = slope / np.maximum(self.channels.classes.size, 1)
+        weights = np.repeat(per_position, self.channels.classes.size)
+        return np.bincount(self.channels.label, weights=weights, minlength=self.channels.count)
+
     def _total(self, table: _Table, removed: np.ndarray) -> float:
         share = np.append(self._shares(removed), 1.0)
         return float(share[table.classes].prod(axis=1) @ table.values)
