@@ -23,7 +23,7 @@ ENOUGH_CHANNELS = 3
 def decide(axes: Iterable[Axis], relations: Iterable[Relation]) -> list[Relation]:
     """The relations without choices: each replaced by those of the option taken."""
     relations = list(relations)
-    fixed = [r for r in relations if not isinstance(r, Choice)]
+    fixed: list[Relation] = [r for r in relations if not isinstance(r, Choice)]
     choices = [r for r in relations if isinstance(r, Choice)]
     if not choices:
         return fixed

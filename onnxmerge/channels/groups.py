@@ -127,12 +127,12 @@ def _borders(view: GraphView):
                 yield from (Said(None, Freeze(axis, f"{why} '{name}'")) for axis in view.tensor(name).axes)
     for node in view:
         for tensor in node.tensors:
-            why = None
+            why = ""
             if view.captured(tensor.name):
                 why = f"'{tensor.name}' is used inside of a subgraph"
             elif is_sparse(tensor.source):
                 why = f"'{tensor.name}' is stored sparse"
-            if why is not None:
+            if why:
                 yield from (Said(node, Freeze(axis, why)) for axis in tensor.axes)
 
 

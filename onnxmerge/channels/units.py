@@ -72,8 +72,8 @@ def whole_tie(relation: Relation) -> tuple[Axis, Axis] | None:
             pass
         case _:
             return None
-    axes = [w if isinstance(w, Axis) else w.axis if w.whole else None for w in (a, b)]
-    return (axes[0], axes[1]) if None not in axes else None
+    first, second = (w if isinstance(w, Axis) else w.axis if w.whole else None for w in (a, b))
+    return None if first is None or second is None else (first, second)
 
 
 def edges(classes: AxisClasses, relations: Iterable[Relation], *, whole: bool = False) -> list[Edge]:

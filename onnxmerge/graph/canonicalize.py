@@ -79,12 +79,15 @@ def fold_known_integers(graph: gs.Graph, static: Mapping[str, list[int | None]])
             continue
         tensor = node.outputs[0]
         elements = values.elements(tensor) if _is_integer_chain(node) else None
+        shape = static.get(tensor.name)
         if not elements or any(value_of(e) is None for e in elements):
             continue
-        scalar = _rank_of_chain(node) == 0
+        if shape is None or None in shape or prod(n or 0 for n in shape) != len(elements):
+            continue  # elements alone do not tell a number from a list of one
         dtype = np.int32 if node.op == "Cast" and node.attrs.get("to") == onnx.TensorProto.INT32 else np.int64
-        array = np.array([value_of(e) for e in elements], dtype=dtype)
-        folded[tensor.name] = array.reshape(()) if scalar else array
+        folded[tensor.name] = np.array([value_of(e) for e in elements], dtype=dtype).reshape(
+            [n or 0 for n in shape]
+        )
         _make_constant(node, folded[tensor.name])
     return folded
 
@@ -106,25 +109,6 @@ def _is_integer_chain(node: gs.Node) -> bool:
     )
 
 
-def _rank_of_chain(node: gs.Node) -> int:
-    """Rank (0 or 1) of an integer that ``ShapeValues`` could follow."""
-    if node.op == "Gather":
-        index = constant_values(node.inputs[1])
-        return 1 if index is not None and index.ndim == 1 else 0
-    if node.op == "Squeeze":
-        return 0
-    if node.op in ("Shape", "Slice", "Concat", "Unsqueeze"):
-        return 1
-    ranks = []
-    for tensor in node.inputs:
-        stored = constant_values(tensor)
-        if stored is not None:
-            ranks.append(stored.ndim)
-        elif tensor.inputs:
-            ranks.append(_rank_of_chain(tensor.inputs[0]))
-    return max(ranks, default=1)
-
-
 def _make_constant(node: gs.Node, values: np.ndarray) -> None:
     """Turn a node's only output into an initializer of the same name."""
     tensor = node.outputs[0]
@@ -142,7 +126,7 @@ def fold_constants(graph: gs.Graph) -> None:
         used = [x for x in node.inputs if x.name]
         if node.outputs[0].name in outputs or any(constant_tensor(x) is None for x in used):
             continue
-        sizes = [_count(constant_tensor(x)) for x in used]
+        sizes = [prod(_stored(x).shape) for x in used]
         shared = any(
             size > MOST_FOLDED_ELEMENTS and len(x.outputs) > 1 for size, x in zip(sizes, used, strict=True)
         )
@@ -154,21 +138,24 @@ def fold_constants(graph: gs.Graph) -> None:
                 _make_constant(node, result)
 
 
-def _count(tensor: gs.Constant) -> int:
-    return prod(tensor.shape)
+def _stored(tensor: gs.Tensor) -> np.ndarray:
+    values = constant_values(tensor)
+    assert values is not None, "only nodes on constants come here"
+    return values
 
 
 def _result_count(node: gs.Node) -> float:
     """About how many elements a node on constants gives, infinite where nothing sensible is stated."""
-    shapes = [tuple(constant_tensor(x).shape) for x in node.inputs if x.name]
+    operands = [_stored(x) for x in node.inputs if x.name]
+    shapes = [operand.shape for operand in operands]
     try:
         if node.op in ("ConstantOfShape", "Expand"):
-            wanted = [int(v) for v in constant_values(node.inputs[-1]).reshape(-1)]
+            wanted = [int(v) for v in operands[-1].reshape(-1)]
             return prod(np.broadcast_shapes(wanted, shapes[0] if node.op == "Expand" else ()))
         if node.op == "Tile":
-            return prod(shapes[0]) * prod(int(v) for v in constant_values(node.inputs[1]).reshape(-1))
+            return prod(shapes[0]) * prod([int(v) for v in operands[1].reshape(-1)])
         if node.op == "Range":
-            start, limit, delta = (float(constant_values(x)) for x in node.inputs)
+            start, limit, delta = (float(x) for x in operands)
             return abs(limit - start) / abs(delta)
         if node.op == "Gather":
             return prod(shapes[0]) // max(shapes[0][node.attrs.get("axis", 0)], 1) * prod(shapes[1])
@@ -180,7 +167,7 @@ def _result_count(node: gs.Node) -> float:
 
 
 def _evaluate(node: gs.Node, opset: int) -> np.ndarray | None:
-    feed = {x.name: constant_values(x) for x in node.inputs if x.name}
+    feed = {x.name: _stored(x) for x in node.inputs if x.name}
     if node.op == "Identity":
         return next(iter(feed.values()))
     if node.op == "Transpose":

@@ -108,7 +108,7 @@ def fill_types(graph: gs.Graph, types: Mapping[str, np.dtype]) -> None:
                     tensor.dtype = floating
 
 
-def _is_float(dtype: object) -> bool:
+def _is_float(dtype: np.dtype | int | None) -> bool:
     if dtype is None:
         return False
     if isinstance(dtype, int):  # onnx-graphsurgeon keeps the number where numpy lacks the type

@@ -7,7 +7,7 @@ or something else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,11 +29,17 @@ Element = int | Dim | None
 # Longer integer vectors are data, not shapes.
 MOST_ELEMENTS = 64
 
-_ARITHMETIC = {
+
+def _quotient(a: int, b: int) -> int | None:
+    """Integer division as ONNX does it: towards zero."""
+    return None if b == 0 else abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
+
+
+_ARITHMETIC: dict[str, Callable[[int, int], int | None]] = {
     "Add": lambda a, b: a + b,
     "Sub": lambda a, b: a - b,
     "Mul": lambda a, b: a * b,
-    "Div": lambda a, b: int(a / b) if b else None,
+    "Div": _quotient,
     "Mod": lambda a, b: a % b if b else None,
     "Min": min,
     "Max": max,
@@ -106,28 +112,25 @@ class ShapeValues:
 
     def _arithmetic(self, node: gs.Node) -> list[Element] | None:
         a, b = (self.elements(x) for x in node.inputs)
-        if a is None or b is None or (len(a) != len(b) and 1 not in (len(a), len(b))):
+        if not a or not b or (len(a) != len(b) and 1 not in (len(a), len(b))):
             return None
         count = max(len(a), len(b))
-        pairs = zip(a * (count // len(a) or 1), b * (count // len(b) or 1), strict=True)
+        pairs = zip(a * (count // len(a)), b * (count // len(b)), strict=True)
+        compute = _ARITHMETIC[node.op]
         return [
-            None if (u := value_of(p)) is None or (v := value_of(q)) is None else _ARITHMETIC[node.op](u, v)
+            None if (u := value_of(p)) is None or (v := value_of(q)) is None else compute(u, v)
             for p, q in pairs
         ]
 
     def _slice(self, node: gs.Node, data: list[Element]) -> list[Element] | None:
-        if len(node.inputs) > 1:
-            bounds = [constant_values(x) if x.name else None for x in node.inputs[1:]]
-            if bounds[0] is None or bounds[1] is None or bounds[0].size != 1:
-                return None
-            step = 1
-            if len(bounds) > 3:
-                if bounds[3] is None:
-                    return None
-                step = int(bounds[3].reshape(-1)[0])
-            start, end = int(bounds[0].reshape(-1)[0]), int(bounds[1].reshape(-1)[0])
-            return data[slice(start, end, step)]
-        return data[slice(node.attrs["starts"][0], node.attrs["ends"][0])]
+        if len(node.inputs) == 1:
+            return data[slice(node.attrs["starts"][0], node.attrs["ends"][0])]
+        bounds = [constant_values(x) for x in node.inputs[1:3]]
+        steps = [constant_values(x) for x in node.inputs[4:5] if x.name] or [np.ones(1, np.int64)]
+        if any(b is None or b.size != 1 for b in (*bounds, *steps)):
+            return None
+        start, end, step = (int(np.ravel(b)[0]) for b in (*bounds, *steps) if b is not None)
+        return data[start:end:step] if step else None
 
 
 def _small(tensor: gs.Tensor) -> bool:

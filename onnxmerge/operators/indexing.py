@@ -49,7 +49,7 @@ def slice_(node: NodeView) -> Iterator[Relation]:
     x, y = node.x[0], node.y[0]
     bounds = _slice_bounds(node)
     if bounds is None:
-        unknown = range(x.rank)
+        unknown = list(range(x.rank))
         axes = node.input(3)
         if axes is not None and axes.constant is not None:
             unknown = [int(a) % x.rank for a in axes.constant.reshape(-1)]

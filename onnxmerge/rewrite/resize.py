@@ -41,13 +41,13 @@ def _cut(editor: Editor, channels: Channels, kept: np.ndarray) -> None:
     for axis, number in channels.classes.number.items():
         if number in changed:
             cuts[axis.tensor][axis.axis] = changed[number]
-    for name, axes in editor.follows.items():
-        for number, axis in axes.items():
+    for name, followed in editor.follows.items():
+        for place, axis in followed.items():
             if channels.classes.number[axis] in changed:
-                cuts[name][number] = changed[channels.classes.number[axis]]
-    for name, axes in cuts.items():
+                cuts[name][place] = changed[channels.classes.number[axis]]
+    for name, keep in cuts.items():
         if name in editor:
-            _cut_tensor(editor, editor.tensor(name), axes)
+            _cut_tensor(editor, editor.tensor(name), keep)
 
 
 def _cut_tensor(editor: Editor, tensor: gs.Tensor, axes: dict[int, np.ndarray]) -> None:
