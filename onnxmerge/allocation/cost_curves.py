@@ -30,7 +30,7 @@ class CostCurves:
     """
 
     align: int = 1
-    stride: float = 0.002
+    stride: float = 0.005
 
     def __call__(self, channels: Channels, scores: Scores, budget: Budget) -> Selection:
         order = {name: np.argsort(values, kind="stable")[::-1] for name, values in scores.values.items()}

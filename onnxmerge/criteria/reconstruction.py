@@ -21,7 +21,13 @@ class Reconstruction:
 
     The error of a consumer counts as a share of the variance of the tensor that it feeds (after the
     residual sum, where there is one); a group's error is the sum over all of its consumers.
+
+    Attributes:
+        joined: weight of the errors of groups that sums or concats couple: what a residual stream loses
+            no later layer can bring back.
     """
+
+    joined: float = 2.0
 
     def __call__(self, channels: Channels, statistics: Statistics | None) -> Scores:
         """Raises UsageError without statistics."""
@@ -35,6 +41,7 @@ class Reconstruction:
                 if (channels.group_of[site.channel] == number).any():
                     regressions += _regressions(channels, site, group, statistics)
             order, costs = eliminate(regressions, len(group))
+            costs = costs if group.chain else self.joined * costs
             # What goes last is worth most; the best channel never goes and tops them all.
             score = np.full(len(group), 2 * costs.max(initial=0.0) + 1e-30)
             score[order] = costs + np.arange(1, len(costs) + 1) * 1e-30
