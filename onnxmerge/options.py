@@ -37,6 +37,7 @@ def optimize_parser() -> argparse.ArgumentParser:
     budget.add_argument("--ratio", type=float, metavar="R", help="share of channels removed per group")
     budget.add_argument("--macs", type=float, metavar="F", help="share of the model's multiplications kept")
     budget.add_argument("--params", type=float, metavar="F", help="share of the model's parameters kept")
+    _add(budget, "--latency", "share of the measured time of one run kept", type=float, metavar="F")
     _add(budget, "--tolerance", "largest change of the answers (default 0.01 without a budget; "
          "with one, exceeding it is an error)", type=float, metavar="T")  # fmt: skip
     _add_method(parser)
@@ -92,9 +93,9 @@ def config_of(options: argparse.Namespace) -> Config:
 
 
 _CONFIG = {
-    "ratio", "macs", "params", "tolerance", "criterion", "compensation", "threshold", "trade_off",
-    "allocation", "align", "patches", "scope", "skip", "only", "samples", "seed", "shapes", "output_kinds",
-    "threads", "device",
+    "ratio", "macs", "params", "latency", "tolerance", "criterion", "compensation", "threshold",
+    "trade_off", "target", "allocation", "align", "patches", "scope", "skip", "only", "samples", "seed",
+    "shapes", "output_kinds", "threads", "device",
 }  # fmt: skip
 
 
@@ -125,8 +126,11 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
          dest="trade_off", type=float, default=0.85, metavar="L")  # fmt: skip
     _add(method, "--allocation", "curves, uniform or global (default: curves, under --ratio uniform)",
          default="auto")  # fmt: skip
-    _add(method, "--align", "widths are multiples of N where a group is that wide (default %(default)s; "
-         "never under --ratio)", type=int, default=1, metavar="N")  # fmt: skip
+    _add(method, "--align", "widths are multiples of N where a group is that wide, auto: of what the target "
+         "computes without waste (default 1, under --latency auto; never under --ratio)",
+         type=_align, metavar="auto|N")  # fmt: skip
+    _add(method, "--target", "what to align for: auto, cpu, cuda or tensorrt (default %(default)s)",
+         default="auto")  # fmt: skip
     _add_scope(method)
 
 
@@ -172,6 +176,10 @@ def _add_running(parser: argparse.ArgumentParser):
     running.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
     running.add_argument("-v", "--verbose", action="store_true", help="print more: every group and reason")
     return running
+
+
+def _align(text: str) -> int | str:
+    return text if text == "auto" else int(text)
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -24,7 +24,7 @@ from onnxmerge.preparation import prepare
 from onnxmerge.recipe import Candidate, Recipe
 from onnxmerge.reference import trusted
 from onnxmerge.report import Report, describe, describe_inspection, describe_sweep
-from onnxmerge.search import Found, search
+from onnxmerge.search import Found, search, within_latency
 from onnxmerge.stages import Decision, Prepared, Proof
 from onnxmerge.validation import Parity, check_model, compare_latency
 
@@ -170,6 +170,8 @@ def decide(prepared: Prepared, plan: Plan | None) -> Decision:
     data = prepared.evaluation or prepared.data
     if plan is not None:
         candidate = recipe.of(_checked(plan, prepared))
+    elif config.latency is not None:
+        candidate = _fast_enough(prepared, recipe, config.latency)
     elif config.budget is not None:
         candidate = recipe.at(*config.budget)
     else:
@@ -198,6 +200,16 @@ def _search(
         return recipe.of(Selection({})), None
     candidate = recipe.at("macs", found.share)
     return (candidate if change(candidate).change <= tolerance else found.candidate), found
+
+
+def _fast_enough(prepared: Prepared, recipe: Recipe, goal: float) -> Candidate:
+    feed = next(iter(prepared.data.feeds(batch=1)))
+
+    def measured(candidate: Candidate) -> float:
+        with prepared.clock("latency"):
+            return compare_latency(prepared.reference, prepared.session(candidate), feed, seconds=1.0).ratio
+
+    return within_latency(recipe, measured, goal, prepared.clock.step)
 
 
 def _checked(plan: Plan, prepared: Prepared) -> Selection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,12 +17,14 @@ from onnxmerge.clock import Clock
 from onnxmerge.compensation import COMPENSATIONS, Compensator, MeanBias, Merge
 from onnxmerge.config import Config
 from onnxmerge.criteria import CRITERIA, Criterion, Random
+from onnxmerge.latency_table import LatencyTable, latency_table
 from onnxmerge.method import Method
 from onnxmerge.plan import Budget, Scores, Selection
 from onnxmerge.reconstruction import Options, reconstruct
 from onnxmerge.rewrite import Fold
 from onnxmerge.runtime import Runtime
 from onnxmerge.subject import Subject
+from onnxmerge.targets import step_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +55,8 @@ class Recipe:
         """
         scores = self._scores
         with self.clock("select"):
-            share = None if kind == "ratio" else share_of(self.subject.cost, kind)
-            selection = self._allocator(self.subject.channels, scores, Budget(kind, value, share))
+            budget = Budget(kind, value, None if kind == "ratio" else self._share(kind))
+            selection = self._allocator(self.subject.channels, scores, budget)
         return self.of(selection, reselect=self.method.criterion == "reconstruction")
 
     def of(self, selection: Selection, *, reselect: bool = False) -> Candidate:
@@ -82,7 +85,14 @@ class Recipe:
     def smallest(self, kind: str) -> float:
         """The share of ``kind`` that remains with every group at its smallest width."""
         tiny = Selection({group.name: np.zeros(1, dtype=np.int64) for group in self.subject.channels.groups})
-        return share_of(self.subject.cost, kind)(tiny)
+        return self._share(kind)(tiny)
+
+    def predicted_latency(self, candidate: Candidate) -> float:
+        """The share of the input model's time that the latency table predicts."""
+        return self._latency_table.share(candidate.selection)
+
+    def _share(self, kind: str) -> Callable[[Selection], float]:
+        return self._latency_table.share if kind == "latency" else share_of(self.subject.cost, kind)
 
     def _reconstructed(self, selection: Selection, reselect: bool) -> tuple[Selection, tuple[Fold, ...]]:
         options = Options(patches=self.config.patches, reselect=reselect, seed=self.config.seed)
@@ -105,7 +115,27 @@ class Recipe:
     @cached_property
     def _allocator(self) -> Allocator:
         chosen = ALLOCATIONS[self.method.allocation]
-        return chosen(align=self.config.align) if chosen is CostCurves else chosen()
+        return chosen(align=self._align) if chosen is CostCurves else chosen()
+
+    @cached_property
+    def _align(self) -> int:
+        align = self.config.align
+        if align is None:
+            align = 1 if self.config.latency is None else "auto"
+        return self._step if align == "auto" else int(align)
+
+    @cached_property
+    def _step(self) -> int:
+        target = self.config.target
+        if target == "auto":
+            target = "cuda" if self.runtime.device == "cuda" else "cpu"
+        return step_of(target)
+
+    @cached_property
+    def _latency_table(self) -> LatencyTable:
+        feed = next(iter(self.data.feeds(batch=1)))
+        with self.clock("latency table"):
+            return latency_table(self.subject, self.runtime, feed, self._step, self.clock.step)
 
     @cached_property
     def _compensator(self) -> Compensator:

@@ -14,6 +14,9 @@ from onnxmerge.graph.io import atomic_write, serialize
 from onnxmerge.stages import Decision, Prepared, Proof
 
 SCHEMA_VERSION = 1
+# Measured ratios are uncertain by about this much.
+REACHED = 0.03
+SLOWER = 1.02
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def describe(prepared: Prepared, decision: Decision, proof: Proof) -> Report:
                         "kind": prepared.data_kind},
         "method": asdict(prepared.method),
         "config": prepared.config.as_dict(),
-        "warnings": [*prepared.warnings, *parity.notes, *_warnings(prepared, decision)],
+        "warnings": [*prepared.warnings, *parity.notes, *_warnings(prepared, decision, proof)],
         "seconds": _seconds(prepared),
     })  # fmt: skip
 
@@ -167,7 +170,7 @@ def _search(prepared: Prepared, decision: Decision) -> dict[str, Any] | None:
     }
 
 
-def _warnings(prepared: Prepared, decision: Decision) -> list[str]:
+def _warnings(prepared: Prepared, decision: Decision, proof: Proof) -> list[str]:
     warnings = [
         f"the group '{name}' was left whole: without it the model would not answer like its masked "
         "reference, which is a defect of onnxmerge; please report it"
@@ -182,6 +185,16 @@ def _warnings(prepared: Prepared, decision: Decision) -> list[str]:
         warnings.append(
             f"no data was given: {prepared.data.source} were used; a change measured on them proves "
             f"little: {hint}"
+        )
+    goal = prepared.config.latency
+    if goal is not None and proof.latency.ratio > goal + REACHED:
+        warnings.append(
+            f"the latency is {proof.latency.ratio:.2f} of the input's, above the {goal:.2f} asked for"
+        )
+    elif proof.latency.ratio > SLOWER and not decision.unchanged:
+        warnings.append(
+            f"the output takes {proof.latency.ratio:.2f} of the input's time on this machine, whose kernels "
+            "its widths do not suit: --align auto or --latency take that into account"
         )
     if not prepared.subject.channels.groups:
         warnings.append("no channel of this model can be removed: see what is frozen and why")

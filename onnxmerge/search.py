@@ -49,3 +49,40 @@ def search(
         else:
             low = share
     return best
+
+
+# Predictions are off by some percent; each attempt corrects the goal by what the last one was off.
+ATTEMPTS = 4
+# A measured ratio this far above the goal still counts as reached.
+LATENCY_SLACK = 0.02
+
+
+def within_latency(
+    recipe: Recipe,
+    measure: Callable[[Candidate], float],
+    goal: float,
+    progress: Callable[[str, int, int], None],
+) -> Candidate:
+    """The candidate whose measured share of the input model's time is at most the goal.
+
+    Where the attempts run out, the fastest one is returned; the report states what was measured.
+
+    Args:
+        measure: the measured share of a candidate, interleaved with the input model.
+
+    Raises:
+        BudgetError: even the smallest widths are predicted to take longer.
+    """
+    best, fastest, aim = None, float("inf"), goal
+    smallest = recipe.smallest("latency")
+    for attempt in range(ATTEMPTS):
+        progress("latency", attempt, ATTEMPTS)
+        candidate = recipe.at("latency", aim)
+        measured = measure(candidate)
+        if measured < fastest:
+            best, fastest = candidate, measured
+        if measured <= goal + LATENCY_SLACK or aim <= smallest:
+            break
+        aim = max(smallest, aim * goal / measured)
+    assert best is not None
+    return best
