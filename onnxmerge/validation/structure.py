@@ -33,11 +33,34 @@ def check_model(model: onnx.ModelProto | str | os.PathLike[str]) -> list[str]:
         return [
             f"the model was not checked, because it is too large to check in memory: {_sentence(failure)}"
         ]
+    if isinstance(source, onnx.ModelProto):
+        _check_counts(source.graph)
     try:
         onnx.checker.check_model(source, full_check=True)
     except Exception as failure:  # inference raises its own class, and others for shapes it cannot follow
         warnings.append(f"strict shape inference fails: {_sentence(failure)}")
     return warnings
+
+
+def _check_counts(graph: onnx.GraphProto) -> None:
+    """Refuse counts of zero that the specification forbids, no checker sees, and onnxruntime divides by."""
+    for node in graph.node:
+        counts = {a.name: a.i for a in node.attribute if a.name in _COUNTS.get(node.op_type, ())}
+        bad = next((name for name, count in counts.items() if count < 1), None)
+        # Heads may be left to the shapes, but not those of the queries alone or of the keys alone.
+        if bad is not None and (node.op_type != "Attention" or max(counts.values()) > 0):
+            name = node.name or next(iter(node.output), "?")
+            raise ModelError(
+                f"the model is not valid ONNX: {bad} of {node.op_type} '{name}' is {counts[bad]}, "
+                "it is at least 1"
+            )
+
+
+_COUNTS = {
+    "Conv": ("group",),
+    "ConvTranspose": ("group",),
+    "Attention": ("q_num_heads", "kv_num_heads"),
+}
 
 
 def _sentence(failure: BaseException) -> str:
