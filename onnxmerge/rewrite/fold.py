@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxmerge.channels.sites import FoldSite
+from onnxmerge.graph.view import TensorView
 from onnxmerge.rewrite.editing import Editor
 
 
@@ -35,46 +37,72 @@ def apply_folds(editor: Editor, folds: Iterable[Fold]) -> None:
     for fold in folds:
         if fold.weight is not None:
             tensor = editor.tensor(fold.site.weight.name)
-            editor.set_values(tensor, fold.weight.astype(editor.values(tensor).dtype))
+            editor.set_values(tensor, fold.weight.astype(_weight_values(editor, fold.site).dtype))
         if fold.bias is not None and np.any(fold.bias):
             _add_bias(editor, fold.site, fold.bias)
 
 
 def _add_bias(editor: Editor, site: FoldSite, change: np.ndarray) -> None:
-    """Add to the consumer's output: into its bias, a BatchNorm behind it, or a new bias."""
+    """Add to the consumer's output: into its bias, a BatchNorm behind it, or after it.
+
+    A fused activation lies between the sum and the output: there only the operator's own bias will do.
+    """
     node = editor.node(site.node)
-    dtype = editor.values(editor.tensor(site.weight.name)).dtype
     bias = site.bias
-    if bias is not None and bias.is_constant and bias.rank == 1 and bias.shape[0] == len(change):
-        own = editor.own_input(node, _bias_input(node, bias.name))
-        if own.name != bias.name:
-            editor.follows[own.name] = {0: site.output}
-        scale = node.attrs.get("beta", 1.0) if node.op == "Gemm" else 1.0
-        values = editor.values(own)
-        editor.set_values(own, (values.astype(np.float64) + change / scale).astype(values.dtype))
-        return
+    has_bias_input = node.op in _BIAS_BEHIND and site.output == site.node.y[0][_BIAS_BEHIND[node.op]]
     if bias is None and _into_batch_norm(editor, node, change):
         return
-    if bias is None and node.op in ("Conv", "ConvTranspose", "FusedConv"):
-        constant = editor.new_constant(f"{site.weight.name}_bias", change.astype(dtype), {0: site.output})
-        editor.set_input(node, 2, constant)
-        return
-    _add_node(editor, site, node, change.astype(dtype))
+    if has_bias_input and (bias is None or _is_row(bias, len(change))):
+        _set_bias(editor, site, node, change)
+    elif not node.op.startswith("Fused"):
+        dtype = _weight_values(editor, site).dtype
+        _add_node(editor, site, node, change.astype(dtype))
 
 
-def _bias_input(node: gs.Node, name: str) -> int:
-    return next(i for i, tensor in enumerate(node.inputs) if tensor.name == name)
+# Operators with a bias input (number 2), and the axis of the output that it lies along.
+_BIAS_BEHIND = {"Conv": 1, "ConvTranspose": 1, "FusedConv": 1, "Gemm": 1, "FusedGemm": 1}
+
+
+def _weight_values(editor: Editor, site: FoldSite) -> np.ndarray:
+    values = editor.values(editor.tensor(site.weight.name))
+    assert values is not None, "fold sites have stored weights"
+    return values
+
+
+def _is_row(bias: TensorView, count: int) -> bool:
+    """Whether a stored bias is one number, or one per output channel."""
+    return bias.is_constant and prod(bias.shape) in (1, count) and prod(bias.shape[:-1]) == 1
+
+
+def _set_bias(editor: Editor, site: FoldSite, node: gs.Node, change: np.ndarray) -> None:
+    """Add to the node's own bias, or give it one; of a Gemm what is multiplied by ``beta``."""
+    scale = node.attrs.get("beta", 1.0) if node.op.endswith("Gemm") else 1.0
+    dtype = _weight_values(editor, site).dtype
+    old = editor.values(node.inputs[2]) if site.bias is not None else None
+    if old is None or scale == 0:
+        node.attrs.pop("beta", None)
+        new, like = change.astype(dtype), f"{site.weight.name}_bias"
+    else:
+        new = (old.astype(np.float64).reshape(-1) + change / scale).astype(old.dtype)
+        like = node.inputs[2].name
+    if old is not None and old.shape == new.shape and scale != 0:
+        own = editor.own_input(node, 2)
+        if site.bias is not None and own.name != site.bias.name:
+            editor.follows[own.name] = {0: site.output}
+        editor.set_values(own, new)
+    else:
+        editor.set_input(node, 2, editor.new_constant(like, new, {0: site.output}))
 
 
 def _into_batch_norm(editor: Editor, node: gs.Node, change: np.ndarray) -> bool:
     users = node.outputs[0].outputs
-    if len(users) != 1 or users[0].op != "BatchNormalization":
+    shown = any(output is node.outputs[0] for output in editor.graph.outputs)
+    if shown or len(users) != 1 or users[0].op != "BatchNormalization":
         return False
-    norm = users[0]
-    mean = norm.inputs[3]
-    if editor.values(mean) is None or len(mean.outputs) != 1 or mean.shape[0] != len(change):
-        return False
+    mean = users[0].inputs[3]
     values = editor.values(mean)
+    if values is None or len(mean.outputs) != 1 or values.shape != change.shape:
+        return False
     editor.set_values(mean, (values.astype(np.float64) - change).astype(values.dtype))
     return True
 
