@@ -53,7 +53,8 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto) -> LoadedModel:
         for tensor in _stored_tensors(model.graph):
             if uses_external_data(tensor):
                 raise ModelError(
-                    f"the data of '{tensor.name}' is not loaded: give the model's path, or load its external data"
+                    f"the data of '{tensor.name}' is not loaded: "
+                    "give the model's path, or load its external data"
                 )
         # The caller's object is never touched, whatever happens to the working copy.
         proto = onnx.ModelProto()
