@@ -20,18 +20,24 @@ DEFAULT_STRENGTH = 1e-3
 
 
 def choose_channels(
-    request: Request, moments: Sequence[Moments], kept: np.ndarray, candidates: np.ndarray, width: int
+    request: Request,
+    moments: Sequence[Moments],
+    kept: np.ndarray,
+    likely: np.ndarray,
+    candidates: np.ndarray,
+    width: int,
 ) -> np.ndarray:
     """The places of the ``width`` channels that the site's targets need most, ascending.
 
     Args:
         kept: bool [channels], candidates included.
+        likely: bool [channels], those whose values will be asked for.
         candidates: channel numbers of the group.
     """
     form = request.form
     place = np.full(len(kept), -1, dtype=np.int64)
     place[candidates] = np.arange(len(candidates))
-    rows = kept[request.site.channels.of(request.site.output)]
+    rows = likely[request.site.channels.of(request.site.output)]
     weight = (request.fed.scale * rows).reshape(form.blocks, form.outputs)
     regressions = []
     for block, scale in zip(moments, weight, strict=True):

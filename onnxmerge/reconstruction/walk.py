@@ -18,6 +18,7 @@ from onnxmerge.calibration.batching import batches_of
 from onnxmerge.calibration.dataset import Dataset
 from onnxmerge.calibration.segments import Segments
 from onnxmerge.channels import Channels
+from onnxmerge.channels.cost import removed_channels
 from onnxmerge.channels.sites import fold_sites
 from onnxmerge.plan import Selection
 from onnxmerge.reconstruction.paired import MOST_FEATURES, Paired, Split, gather, pool
@@ -25,6 +26,9 @@ from onnxmerge.reconstruction.refit import choose_channels, mixed, rebias, refit
 from onnxmerge.reconstruction.requests import Request, requests
 from onnxmerge.rewrite import Fold
 from onnxmerge.runtime import Runtime
+
+# Channels are chosen again only where there are so many rows per feature.
+ROWS_TO_CHOOSE = 8
 
 Progress = Callable[[str, int, int], None]
 
@@ -86,6 +90,8 @@ class _Walk:
         self.keep = {name: np.sort(np.asarray(index)) for name, index in selection.keep.items()}
         self.folds: list[Fold] = []
         self._kept = np.ones(channels.count, dtype=bool)
+        # What is likely to stay of groups that are still to be chosen from.
+        self._likely = ~removed_channels(channels, self.keep)
         all_requests = requests(fold_sites(channels), residual=options.residual)
         self._open = self._to_choose(all_requests)
         for number, group in enumerate(channels.groups):
@@ -146,9 +152,12 @@ class _Walk:
         """Decide which channels of a group stay."""
         group = self._channels.groups[number]
         width = len(self.keep[group.name])
-        if paired.trusted and isinstance(paired.blocks[0], Split):
+        moments = [block.all for block in paired.blocks if isinstance(block, Split)]
+        # With few rows the choice would follow their noise: the one made on exact targets is better.
+        enough = moments and moments[0].rows >= ROWS_TO_CHOOSE * request.form.features
+        if paired.trusted and enough:
             self.keep[group.name] = choose_channels(
-                request, [block.all for block in paired.blocks], self._kept, group.channels, width
+                request, moments, self._kept, self._likely, group.channels, width
             )
         self._open.discard(number)
         self._cut(number)
@@ -157,6 +166,7 @@ class _Walk:
         group = self._channels.groups[number]
         self._kept[group.channels] = False
         self._kept[group.channels[self.keep[group.name]]] = True
+        self._likely[group.channels] = self._kept[group.channels]
 
     def _advance(self, request: Request, weight: np.ndarray, bias: np.ndarray | None) -> None:
         site = request.site
