@@ -23,6 +23,8 @@ Key = tuple[str, int]
 
 # Receptive fields with more features than this are described channel by channel instead.
 MOST_FEATURES = 1536
+# Covariances of more positions than this do not fit.
+_MOST_POSITIONS = 4096
 # Activations of one batch that may be alive at once, in bytes.
 _MOST_BYTES = 192 << 20
 
@@ -34,6 +36,7 @@ class Features:
     Attributes:
         form: the regression, or None where positions of the data axis stand for themselves.
         grams: one per block, float64 [F, F]; F = ``form.features``, or data positions without a form.
+            Empty where there are too many positions.
         rows: how many rows they are from.
     """
 
@@ -101,6 +104,7 @@ def collect(
         s.node.index: [Accumulator() for _ in range(f.blocks if f else 1)]
         for s in sites
         if (f := forms.get(s.node.index, False)) is not False
+        if f or s.data.size <= _MOST_POSITIONS
     }
     for done, feed in enumerate(feed_list):
         if progress is not None:
@@ -115,12 +119,13 @@ def collect(
     return Statistics(
         {key: s.mean for key, s in sums.items()},
         {key: s.variance for key, s in sums.items()},
-        {
-            i: Features(forms[i], tuple(a.moments().gram for a in found), found[0].rows)
-            for i, found in grams.items()
-        },
+        {i: _features(form, grams.get(i, ())) for i, form in forms.items()},
         len(dataset),
     )
+
+
+def _features(form: LinearForm | None, found: Sequence[Accumulator]) -> Features:
+    return Features(form, tuple(a.moments().gram for a in found), found[0].rows if found else 0)
 
 
 def _form(site: FoldSite) -> LinearForm | None:

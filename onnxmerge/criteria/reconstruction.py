@@ -59,6 +59,8 @@ def _regressions(channels: Channels, site: FoldSite, group, statistics: Statisti
         fed = feeds(site)
         scale, variance = fed.scale, float(statistics.variance(fed.total, fed.axis).sum())
     factor = 1 / np.sqrt(max(variance, 1e-30))
+    if not features.grams:
+        return [_by_variance(site, group, statistics, scale, factor, place)]
     if features.form is None:
         return [_by_channel(site, features, scale, factor, place)]
     form, found = features.form, []
@@ -70,11 +72,25 @@ def _regressions(channels: Channels, site: FoldSite, group, statistics: Statisti
 
 def _by_channel(site: FoldSite, features: Features, scale: np.ndarray, factor: float, place) -> Regression:
     """One feature per data position; all that the weight makes of it is the targets."""
+    weight = _scaled(site, scale) * factor
+    return Regression(features.grams[0], weight, place[site.channel[site.columns]], features.rows)
+
+
+def _by_variance(site: FoldSite, group, statistics: Statistics, scale, factor: float, place) -> Regression:
+    """Too many positions for a covariance: all count as independent."""
+    energy = (_scaled(site, scale) ** 2).sum(axis=0) * factor**2
+    energy = energy * statistics.variance(site.data.tensor, site.data.axis)
+    mine = place[site.channel[site.columns]]
+    cost = np.bincount(mine[mine >= 0], energy[mine >= 0], minlength=len(group))
+    return Regression(np.eye(len(group)), np.diag(np.sqrt(cost)), np.arange(len(group)), statistics.samples)
+
+
+def _scaled(site: FoldSite, scale: np.ndarray) -> np.ndarray:
+    """The weight as [outputs and taps, data positions], its rows times what follows them."""
     weight = np.moveaxis(np.asarray(site.weight.constant, dtype=np.float64), site.axis, -1)
     if site.rows is not None:
         rows = site.rows - (site.rows > site.axis)
         shape = [1] * weight.ndim
         shape[rows] = -1
         weight = weight * scale.reshape(shape)
-    weight = weight.reshape(-1, weight.shape[-1])[:, site.columns] * factor
-    return Regression(features.grams[0], weight, place[site.channel[site.columns]], features.rows)
+    return weight.reshape(-1, weight.shape[-1])[:, site.columns]

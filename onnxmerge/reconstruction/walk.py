@@ -21,14 +21,15 @@ from onnxmerge.channels import Channels
 from onnxmerge.channels.cost import removed_channels
 from onnxmerge.channels.sites import fold_sites
 from onnxmerge.plan import Selection
-from onnxmerge.reconstruction.paired import MOST_FEATURES, Paired, Split, gather, pool
+from onnxmerge.reconstruction.paired import Paired, Split, gather, pool
 from onnxmerge.reconstruction.refit import choose_channels, mixed, rebias, refit
 from onnxmerge.reconstruction.requests import Request, requests
 from onnxmerge.rewrite import Fold
 from onnxmerge.runtime import Runtime
 
-# Channels are chosen again only where there are so many rows per feature.
+# Channels are chosen again only where there are so many rows per feature, and so few features.
 ROWS_TO_CHOOSE = 8
+FEATURES_TO_CHOOSE = 2560
 
 Progress = Callable[[str, int, int], None]
 
@@ -188,7 +189,9 @@ class _Walk:
             for number in np.unique(channels.group_of[channels.of(contract.data)]):
                 users[int(number)].append(node.index)
         regressed = {
-            r.site.node.index for r in everything if r.form is not None and r.form.features <= MOST_FEATURES
+            r.site.node.index
+            for r in everything
+            if r.form is not None and r.form.features <= FEATURES_TO_CHOOSE
         }
         return {
             number

@@ -1,0 +1,142 @@
+"""Dense statistics against plain numpy, and running a model in segments against running it whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import support
+
+from onnxmerge.calibration import Dataset, statistics
+from onnxmerge.calibration.batching import batches_of, open_batch
+from onnxmerge.calibration.segments import Segments
+from onnxmerge.channels.residual import feeds
+from onnxmerge.channels.sites import fold_sites
+from onnxmerge.criteria import Reconstruction
+from onnxmerge.errors import UsageError
+
+TEXT = """net (float[BATCH,3,6,6] x) => (float[BATCH,5] y)
+<float[8,3,3,3] w1, float[4,8,1,1] w2, float[4] scale, float[4] shift, float[4] mean, float[4] var,
+ float[4,3,1,1] w3, float[5,144] w4> {
+  h = Conv<pads=[1,1,1,1]>(x, w1)
+  a = Relu(h)
+  g = Conv(a, w2)
+  n = BatchNormalization(g, scale, shift, mean, var)
+  s = Conv(x, w3)
+  t = Add(n, s)
+  r = Relu(t)
+  f = Flatten(r)
+  y = Gemm<transB=1>(f, w4)
+}"""
+FEED = {"x": np.random.default_rng(0).standard_normal((40, 3, 6, 6)).astype(np.float32)}
+
+
+@pytest.fixture(scope="module")
+def analysed():
+    return support.analysed(support.model(TEXT.replace("BATCH", "N")), {"x": FEED["x"][:1]})
+
+
+def collected(analysed, **options):
+    sites = fold_sites(analysed.channels)
+    data = Dataset("random", arrays=FEED)
+    return sites, statistics.collect(
+        analysed.channels, sites, analysed.proto, data, support.RUNTIME, **options
+    )
+
+
+def values(analysed, *names: str) -> list[np.ndarray]:
+    return list(support.RUNTIME.values(analysed.proto, FEED, names).values())
+
+
+def test_means_and_variances(analysed):
+    sites, found = collected(analysed)
+    a, t, f = values(analysed, "a", "t", "f")
+    by_tensor = {site.data.tensor: site for site in sites}
+    np.testing.assert_allclose(found.mean(by_tensor["a"]), a.mean(axis=(0, 2, 3)), atol=1e-5)
+    np.testing.assert_allclose(found.mean(by_tensor["f"]), f.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(found.variance("t", 1), t.var(axis=(0, 2, 3)), rtol=1e-4)
+    assert found.samples == 40
+
+
+def test_covariances_of_receptive_fields(analysed):
+    sites, found = collected(analysed, patches=10**6)
+    (a,) = values(analysed, "a")
+    site = next(s for s in sites if s.data.tensor == "a")
+    expected = np.cov(a.transpose(0, 2, 3, 1).reshape(-1, 8).T, bias=True)
+    np.testing.assert_allclose(found.features[site.node.index].grams[0], expected, atol=1e-4)
+
+
+def test_what_a_site_feeds(analysed):
+    site = next(s for s in fold_sites(analysed.channels) if s.data.tensor == "a")
+    fed = feeds(site)
+    g, t, s = values(analysed, "g", "t", "s")
+    assert (fed.total, fed.other) == ("t", "s")
+    shape = (1, -1, 1, 1)
+    np.testing.assert_allclose(fed.scale.reshape(shape) * g + fed.shift.reshape(shape) + s, t, atol=1e-4)
+
+
+@pytest.mark.parametrize("limit", ["MOST_FEATURES", "_MOST_POSITIONS"])
+def test_large_receptive_fields_are_described_more_coarsely(analysed, limit, monkeypatch):
+    for name in ("MOST_FEATURES", "_MOST_POSITIONS") if limit == "_MOST_POSITIONS" else (limit,):
+        monkeypatch.setattr(statistics, name, 5)
+    _, found = collected(analysed)
+    scores = Reconstruction()(analysed.channels, found)
+    for group in analysed.channels.groups:
+        assert np.isfinite(scores.values[group.name]).all()
+        assert np.all(np.diff(scores.curves[group.name]) <= 0)
+        assert scores.curves[group.name][0] > 0
+
+
+def test_the_criterion_needs_statistics(analysed):
+    with pytest.raises(UsageError, match="calibration"):
+        Reconstruction()(analysed.channels, None)
+
+
+@pytest.mark.parametrize("keep_bytes", [0, 1 << 30])
+def test_segments_give_what_the_whole_model_gives(analysed, keep_bytes):
+    wanted = ["a", "g", "t", "s", "f"]
+    batches = list(Dataset("random", arrays=FEED).feeds(16))
+    segments = Segments(analysed.proto, batches, support.RUNTIME, wanted, keep_bytes)
+    whole = dict(zip(wanted, values(analysed, *wanted), strict=True))
+    for names in (["a"], ["t", "g"], ["f", "s"]):
+        parts = list(segments.stream(names))
+        for name in names:
+            joined = np.concatenate([part[name] for part in parts])
+            np.testing.assert_allclose(joined, whole[name], rtol=1e-4, atol=1e-4)
+
+
+def test_edited_segments(analysed):
+    batches = list(Dataset("random", arrays=FEED).feeds(16))
+    segments = Segments(analysed.proto, batches, support.RUNTIME, ["a", "g"])
+    a = np.concatenate([part["a"] for part in segments.stream(["a"])])
+    node = next(n for n in analysed.channels.view if n.y[0].name == "g")
+    segments.set_constant("w2", np.ones((4, 8, 1, 1), np.float32))
+    segments.add_to_output(node.index, np.arange(4, dtype=np.float32).reshape(1, 4, 1, 1))
+    mask = np.array([0, 1, 1, 1, 1, 1, 1, 1], np.float32).reshape(1, 8, 1, 1)
+    segments.scale_input(node.index, 0, mask)
+    g = np.concatenate([part["g"] for part in segments.stream(["g"])])
+    expected = (a * mask).sum(axis=1, keepdims=True) + np.arange(4).reshape(1, 4, 1, 1)
+    np.testing.assert_allclose(g, expected, atol=1e-4)
+
+
+def test_a_batch_of_one_is_opened_where_that_changes_nothing():
+    proto = support.model(TEXT.replace("BATCH", "1"))
+    data = Dataset("random", arrays=FEED, batch=1)
+    analysed = support.analysed(proto, {"x": FEED["x"][:1]})
+    opened, feeds_ = batches_of(analysed.proto, data, support.RUNTIME, analysed.channels.view.shapes)
+    assert len(feeds_) < 40
+    together = np.concatenate([support.RUNTIME.session(opened).run(f)["y"] for f in feeds_])
+    session = support.RUNTIME.session(proto)
+    single = np.concatenate([session.run({"x": x[None]})["y"] for x in FEED["x"]])
+    np.testing.assert_allclose(together, single, rtol=1e-3, atol=1e-3)
+
+
+def test_a_batch_that_is_mixed_stays_one():
+    proto = support.model("""net (float[1,3] x) => (float[1,3] y) <float[3,3] w> {
+      h = MatMul(x, w)
+      m = ReduceMean<axes=[0], keepdims=1>(h)
+      y = Sub(h, m)
+    }""")
+    data = Dataset("random", arrays={"x": FEED["x"][:, :, 0, 0]}, batch=1)
+    _, feeds_ = batches_of(proto, data, support.RUNTIME, {"x": (1, 3)})
+    assert len(feeds_) == 40
+    assert open_batch(proto) is not proto
