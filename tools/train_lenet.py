@@ -43,7 +43,16 @@ def lenet5() -> nn.Module:
 
 def main() -> None:
     options = arguments(
-        __doc__, net="lenet5", macs=None, weights=None, epochs=10, batch=128, lr=0.05, mask_lr=0.02, save=""
+        __doc__,
+        net="lenet5",
+        macs=None,
+        weights=None,
+        epochs=10,
+        batch=128,
+        lr=0.05,
+        mask_lr=0.02,
+        weigh="macs",
+        save="",
     )
     data = read(options.data, options.samples)
     processes = Processes.start(options.device)
@@ -57,7 +66,8 @@ def main() -> None:
         masks, kind, target = wrap_weights(module), "params", options.weights
     else:
         masks, kind, target = NoMasks(module), "", None
-    trainer = run.learn(masks, lr=options.mask_lr, **({} if target is None else {kind: target}))
+    budget = {} if target is None else {kind: target}
+    trainer = run.learn(masks, lr=options.mask_lr, weigh=options.weigh, **budget)
     result = shrink(masks, example)
     if options.save:
         result.save(Path(options.save))
@@ -66,16 +76,19 @@ def main() -> None:
 
 
 def row(options, masks, trainer: Trainer, run: Run, result, processes) -> None:
+    target = options.macs or options.weights
     compression = f"{masks.compression:.0f}x" if options.weights is not None else "-"
     widths = "-".join(str(kept) for kept, _ in result.widths.values())
     Row(options.out).write({
         "net": options.net,
         "gates": "neurons" if options.macs else "weights" if options.weights else "none",
-        "target": options.macs or options.weights or "-",
+        "target": target or "-",
         "MACs kept": f"{100 * result.macs[1] / result.macs[0]:.1f}%",
         "weights": compression,
         "widths in the file": widths,
         "test error %": f"{run.error(masks.module):.2f}",
+        "mask lr": options.mask_lr if target else "-",
+        "weighed by": options.weigh if options.macs else "-",
         "recovered": trainer.recovered,
         "file = module": f"{result.error:.0e}",
         "epochs": options.epochs,
