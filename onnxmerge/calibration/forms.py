@@ -15,6 +15,7 @@ from math import prod
 import numpy as np
 
 from onnxmerge.channels.sites import FoldSite
+from onnxmerge.graph.view import Axis
 
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 _PRODUCTS = ("Gemm", "MatMul", "FusedGemm", "FusedMatMul")
@@ -29,6 +30,7 @@ class LinearForm:
         blocks: independent problems (groups of a convolution).
         channel: the channel of every feature of a block, int64 [F].
         outputs: targets per block.
+        output: the axis of the site's output that carries them.
     """
 
     site: FoldSite
@@ -36,6 +38,7 @@ class LinearForm:
     blocks: int
     channel: np.ndarray
     outputs: int
+    output: Axis
     _to_matrix: Callable[[np.ndarray], np.ndarray]
     _to_weight: Callable[[np.ndarray], np.ndarray]
     _gather: Callable[[np.ndarray, tuple[int, ...], np.ndarray], np.ndarray]
@@ -59,7 +62,7 @@ class LinearForm:
 
     def count(self, y: np.ndarray) -> int:
         """The number of rows in the site's output (or a tensor of that shape)."""
-        return y.size // y.shape[self.site.output.axis]
+        return y.size // y.shape[self.output.axis]
 
     def rows(self, x: np.ndarray, y_shape: tuple[int, ...], chosen: np.ndarray) -> np.ndarray:
         """The features of the chosen rows, float32 [blocks, rows, features]."""
@@ -67,7 +70,7 @@ class LinearForm:
 
     def targets(self, y: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         """The targets of the chosen rows, float32 [blocks, rows, outputs]."""
-        last = np.moveaxis(y, self.site.output.axis, -1)
+        last = np.moveaxis(y, self.output.axis, -1)
         index = np.unravel_index(chosen, last.shape[:-1])
         found = last[index].reshape(len(chosen), self.blocks, self.outputs)
         return np.ascontiguousarray(found.transpose(1, 0, 2), dtype=np.float32)
@@ -77,19 +80,20 @@ def linear_form(site: FoldSite) -> LinearForm | None:
     """The regression of a site, or None where its output is no plain linear map of its data."""
     if site.rows is None or site.output is None or site.node.y[0] is None:
         return None
+    rows, output = site.rows, site.output
     if site.node.op in _CONVOLUTIONS and site.contract.operand == 0:
-        return _convolution(site)
+        return _convolution(site, output)
     # A fused activation hides what the product computed.
     if site.node.op in _PRODUCTS and site.weight.rank == 2 and not site.node.attr("activation"):
-        return _product(site)
+        return _product(site, rows, output)
     return None
 
 
-def _product(site: FoldSite) -> LinearForm | None:
+def _product(site: FoldSite, rows: int, output: Axis) -> LinearForm | None:
     if len(site.columns) != site.data.size or not np.array_equal(site.columns, np.arange(site.data.size)):
         return None
     alpha = float(site.node.attr("alpha", 1.0))
-    order = (site.rows, site.axis)
+    order = (rows, site.axis)
     if alpha == 0:
         return None
 
@@ -102,32 +106,33 @@ def _product(site: FoldSite) -> LinearForm | None:
         1,
         1,
         site.channel[site.columns],
-        site.weight.shape[site.rows],
+        site.weight.shape[rows],
+        output,
         lambda w: alpha * w.transpose(order)[None],
         lambda m: m[0].transpose(np.argsort(order)) / alpha,
         gather,
     )
 
 
-def _convolution(site: FoldSite) -> LinearForm:
+def _convolution(site: FoldSite, output: Axis) -> LinearForm:
     shape, blocks = site.weight.shape, site.node.attr("group", 1)
     kernel = shape[2:]
     taps = prod(kernel)
     transposed = site.node.op == "ConvTranspose"
     inner = shape[0] // blocks if transposed else shape[1]
     outputs = shape[1] if transposed else shape[0] // blocks
-    flip = tuple(slice(None, None, -1) for _ in kernel)
+    flip: tuple = (..., *(slice(None, None, -1) for _ in kernel))
 
     def to_matrix(w: np.ndarray) -> np.ndarray:
         if transposed:
-            w = w.reshape(blocks, inner, outputs, *kernel)[(..., *flip)]
+            w = w.reshape(blocks, inner, outputs, *kernel)[flip]
             return w.reshape(blocks, inner, outputs, taps).transpose(0, 2, 3, 1).reshape(blocks, outputs, -1)
         return w.reshape(blocks, outputs, inner, taps).transpose(0, 1, 3, 2).reshape(blocks, outputs, -1)
 
     def to_weight(m: np.ndarray) -> np.ndarray:
         m = m.reshape(blocks, outputs, taps, inner)
         if transposed:
-            w = m.transpose(0, 3, 1, 2).reshape(blocks, inner, outputs, *kernel)[(..., *flip)]
+            w = m.transpose(0, 3, 1, 2).reshape(blocks, inner, outputs, *kernel)[flip]
             return np.ascontiguousarray(w).reshape(shape)
         return m.transpose(0, 1, 3, 2).reshape(shape)
 
@@ -143,6 +148,7 @@ def _convolution(site: FoldSite) -> LinearForm:
         blocks,
         np.tile(site.channel[site.columns][:inner], taps),
         outputs,
+        output,
         to_matrix,
         to_weight,
         gather,

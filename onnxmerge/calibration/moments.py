@@ -33,32 +33,38 @@ def merged(several: Sequence[Moments]) -> Moments:
     """The moments of all rows of several sets together."""
     rows = sum(m.rows for m in several)
     share = [m.rows / rows for m in several]
-    p = sum(s * m.feature_mean for s, m in zip(share, several, strict=True))
-    t = sum(s * m.target_mean for s, m in zip(share, several, strict=True))
-    gram, cross, variance = 0.0, 0.0, 0.0
-    for s, m in zip(share, several, strict=True):
-        away, off = m.feature_mean - p, m.target_mean - t
-        gram = gram + s * (m.gram + np.outer(away, away))
-        cross = cross + s * (m.cross + np.outer(off, away))
-        variance = variance + s * (m.target_variance + off**2)
-    return Moments(gram, cross, p, t, variance, rows)
+    p = _weighted(share, [m.feature_mean for m in several])
+    t = _weighted(share, [m.target_mean for m in several])
+    away = [(m.feature_mean - p, m.target_mean - t) for m in several]
+    return Moments(
+        _weighted(share, [m.gram + np.outer(f, f) for m, (f, _) in zip(several, away, strict=True)]),
+        _weighted(share, [m.cross + np.outer(o, f) for m, (f, o) in zip(several, away, strict=True)]),
+        p,
+        t,
+        _weighted(share, [m.target_variance + o**2 for m, (_, o) in zip(several, away, strict=True)]),
+        rows,
+    )
 
 
 def pooled(several: Sequence[Moments]) -> Moments:
     """Second moments within each of several sets of rows; means are those of the first set."""
     rows = sum(m.rows for m in several)
-
-    def mean(values: Sequence[np.ndarray]) -> np.ndarray:
-        return sum(v * (m.rows / rows) for v, m in zip(values, several, strict=True))
-
+    share = [m.rows / rows for m in several]
     return Moments(
-        mean([m.gram for m in several]),
-        mean([m.cross for m in several]),
+        _weighted(share, [m.gram for m in several]),
+        _weighted(share, [m.cross for m in several]),
         several[0].feature_mean,
         several[0].target_mean,
-        mean([m.target_variance for m in several]),
+        _weighted(share, [m.target_variance for m in several]),
         rows,
     )
+
+
+def _weighted(weights: Sequence[float], values: Sequence[np.ndarray]) -> np.ndarray:
+    total = np.zeros_like(values[0], dtype=np.float64)
+    for weight, value in zip(weights, values, strict=True):
+        total += weight * value
+    return total
 
 
 class Accumulator:

@@ -101,10 +101,10 @@ def collect(
     rng = np.random.default_rng(seed)
     sums = {key: _Sums() for key in inputs | totals}
     grams = {
-        s.node.index: [Accumulator() for _ in range(f.blocks if f else 1)]
+        s.node.index: [Accumulator() for _ in range(form.blocks if form is not None else 1)]
         for s in sites
-        if (f := forms.get(s.node.index, False)) is not False
-        if f or s.data.size <= _MOST_POSITIONS
+        if s.node.index in forms
+        if (form := forms[s.node.index]) is not None or s.data.size <= _MOST_POSITIONS
     }
     for done, feed in enumerate(feed_list):
         if progress is not None:

@@ -33,6 +33,7 @@ def feeds(site: FoldSite) -> Feeds:
 
     ``site.output`` must not be None.
     """
+    assert site.output is not None
     view = site.channels.view
     count = site.output.size
     scale, shift = np.ones(count), np.zeros(count)
@@ -81,10 +82,10 @@ def _affine(
     if node.op in ("Identity", "Dropout"):
         return np.ones(count), np.zeros(count)
     if node.op == "BatchNormalization" and node.x[0].name == tensor.name and axis == 1:
-        values = [node.input(i).constant for i in range(1, 5) if node.input(i) is not None]
-        if len(values) < 4 or any(v is None for v in values) or len([y for y in node.y if y is not None]) > 1:
+        stored = [x.constant for i in range(1, 5) if (x := node.input(i)) is not None]
+        if len(stored) < 4 or any(v is None for v in stored) or len([y for y in node.y if y is not None]) > 1:
             return None
-        gamma, beta, mean, variance = (np.asarray(v, dtype=np.float64) for v in values)
+        gamma, beta, mean, variance = (np.asarray(v, dtype=np.float64) for v in stored)
         factor = gamma / np.sqrt(variance + node.attr("epsilon", 1e-5))
         return factor, beta - factor * mean
     if node.op not in ("Add", "Sub", "Mul", "Div") or len(node.x) != 2 or node.y[0].shape != tensor.shape:

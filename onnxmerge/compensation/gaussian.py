@@ -66,10 +66,10 @@ def _moments(site: FoldSite) -> tuple[np.ndarray, np.ndarray] | None:
     if norm is None:
         return None
     correlation = _correlation(site)
-    parameters = [norm.input(1), norm.input(2)]
-    if correlation is None or any(p is None or p.constant is None for p in parameters):
+    stored = [x.constant for i in (1, 2) if (x := norm.input(i)) is not None]
+    if correlation is None or len(stored) < 2 or any(values is None for values in stored):
         return None
-    gamma, beta = (np.asarray(p.constant, dtype=np.float64) for p in parameters)
+    gamma, beta = (np.asarray(values, dtype=np.float64) for values in stored)
     if len(gamma) != site.data.size:
         return None
     points, weights = np.polynomial.hermite_e.hermegauss(_POINTS)
@@ -168,7 +168,7 @@ def _activated(nodes: list[NodeView], start: TensorView, points: np.ndarray, end
         "activation",
         [helper.make_tensor_value_info(start.name, onnx.TensorProto.FLOAT, None)],
         [onnx.ValueInfoProto(name=end)],
-        [numpy_helper.from_array(np.asarray(c), name) for name, c in constants.items()],
+        [numpy_helper.from_array(np.asarray(values), name) for name, values in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", nodes[0].opset)])
     try:

@@ -82,6 +82,7 @@ def _block(site: FoldSite, weight: np.ndarray, number: int, blocks: int, width: 
 
 def through_weight(site: FoldSite, values: np.ndarray) -> np.ndarray:
     """What constant values at the data positions, float64 [data.size], add to every row, float64 [rows]."""
+    assert site.rows is not None
     weight = np.moveaxis(np.asarray(site.weight.constant, dtype=np.float64), (site.rows, site.axis), (0, 1))
     per_column = weight.reshape(weight.shape[0], weight.shape[1], -1).sum(axis=2)
     blocks = site.contract.blocks

@@ -128,7 +128,7 @@ class _State:
         b[:, :real] = regression.coefficients
         if len(b) > b.shape[1]:
             # Only products of coefficients with one another count, and this has the same ones.
-            b = np.linalg.qr(b, mode="r")
+            b = np.asarray(np.linalg.qr(b, mode="r"))
         self._each, self._total = each, count
         self._first = len(index) - count * each
         self._h = np.asfortranarray(h[np.ix_(index, index)])

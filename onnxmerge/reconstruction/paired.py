@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxmerge.calibration.forms import LinearForm
 from onnxmerge.calibration.moments import Accumulator, Moments, merged, pooled
-from onnxmerge.reconstruction.requests import Request
+from onnxmerge.reconstruction.requests import Fit, Request
 
 Values = dict[str, np.ndarray]
 
@@ -39,12 +38,12 @@ class Paired:
         blocks: per block the moments of features (new model) and targets (old model), or their rows.
         mixing: per block the moments of the data positions: features from the new, targets from the
             old model; None where there are too many positions.
-        trusted: whether the old model's values confirm the regression.
+        fit: the site's, or None where the old model's values do not confirm the regression.
     """
 
     blocks: tuple[Split | Rows, ...]
     mixing: tuple[Split | None, ...]
-    trusted: bool
+    fit: Fit | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,25 +87,26 @@ def gather(
         batches: the values of ``request.old_names`` and ``request.new_names``, batch by batch.
         rows: at most this many rows of each batch, chosen at random.
     """
-    form, site = request.form, request.site
+    fit, site = request.fit, request.site
+    form = fit.form if fit is not None else None
     count = form.blocks if form is not None else site.contract.blocks
     wide = form is not None and form.features > MOST_FEATURES
     moments = [_Splitter() for _ in range(count)]
     stored: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(count)]
     mixing = [_Splitter() for _ in range(count)]
     seen = 0
-    trusted = form is not None
+    trusted = True
     for number, (old, new) in enumerate(batches):
-        if form is not None:
-            target = request.target(old, new)
+        if fit is not None and form is not None:
+            target = fit.target(old, new)
             chosen = choose(form.count(target), rows, rng)
             features, targets = (
                 form.rows(new[site.data.tensor], target.shape, chosen),
                 form.targets(target, chosen),
             )
             sample = seen + chosen // max(form.count(target) // target.shape[0], 1)
-            if number == 0 and not request.repairs:
-                trusted = _confirmed(request, form, old, chosen, targets)
+            if number == 0 and fit.other is None:
+                trusted = _confirmed(site.data.tensor, fit, old, chosen, targets)
             for block in range(count):
                 if wide:
                     stored[block].append((features[block], targets[block]))
@@ -119,10 +119,9 @@ def gather(
         seen += len(new[site.data.tensor])
     means = tuple(m.split() if site.data.size <= MOST_FEATURES else None for m in mixing)
     if form is None:
-        return Paired((), means, False)
-    return Paired(
-        tuple(_rows(s) for s in stored) if wide else tuple(m.split() for m in moments), means, trusted
-    )
+        return Paired((), means, None)
+    blocks = tuple(_rows(s) for s in stored) if wide else tuple(m.split() for m in moments)
+    return Paired(blocks, means, fit if trusted else None)
 
 
 def choose(count: int, most: int, rng: np.random.Generator) -> np.ndarray:
@@ -139,13 +138,10 @@ def _positions(request: Request, old: Values, new: Values, rows: int, rng, count
     return index[0], list(zip(*split, strict=True))
 
 
-def _confirmed(
-    request: Request, form: LinearForm, old: Values, chosen: np.ndarray, targets: np.ndarray
-) -> bool:
-    shape = old[request.site.node.y[0].name].shape
-    features = form.rows(old[request.site.data.tensor], shape, chosen)
-    bias = request.bias.reshape(form.blocks, 1, form.outputs)
-    difference = features @ form.matrix().transpose(0, 2, 1) + bias - targets
+def _confirmed(data: str, fit: Fit, old: Values, chosen: np.ndarray, targets: np.ndarray) -> bool:
+    features = fit.form.rows(old[data], old[fit.output].shape, chosen)
+    bias = fit.bias.reshape(fit.form.blocks, 1, fit.form.outputs)
+    difference = features @ fit.form.matrix().transpose(0, 2, 1) + bias - targets
     return bool(np.linalg.norm(difference) <= _FORM_TOLERANCE * max(float(np.linalg.norm(targets)), 1e-6))
 
 

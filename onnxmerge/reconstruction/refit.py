@@ -8,11 +8,12 @@ import numpy as np
 
 from onnxmerge.calibration.forms import LinearForm
 from onnxmerge.calibration.moments import Moments
+from onnxmerge.channels.sites import FoldSite
 from onnxmerge.compensation.lstsq import held_out_error, mixing, ridge, ridge_rows
 from onnxmerge.compensation.mixing import mix_positions
 from onnxmerge.criteria.elimination import TINY, Regression, eliminate, precision
 from onnxmerge.reconstruction.paired import Paired, Rows, Split
-from onnxmerge.reconstruction.requests import Request
+from onnxmerge.reconstruction.requests import Fit
 
 # Strengths of the ridge, as shares of the mean variance of the features, tried on held-out samples.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -20,7 +21,7 @@ DEFAULT_STRENGTH = 1e-3
 
 
 def choose_channels(
-    request: Request,
+    fit: Fit,
     moments: Sequence[Moments],
     kept: np.ndarray,
     likely: np.ndarray,
@@ -34,11 +35,11 @@ def choose_channels(
         likely: bool [channels], those whose values will be asked for.
         candidates: channel numbers of the group.
     """
-    form = request.form
+    form, site = fit.form, fit.form.site
     place = np.full(len(kept), -1, dtype=np.int64)
     place[candidates] = np.arange(len(candidates))
-    rows = likely[request.site.channels.of(request.site.output)]
-    weight = (request.fed.scale * rows).reshape(form.blocks, form.outputs)
+    rows = likely[site.channels.of(form.output)]
+    weight = (fit.fed.scale * rows).reshape(form.blocks, form.outputs)
     regressions = []
     for block, scale in zip(moments, weight, strict=True):
         present = np.flatnonzero(kept[form.channel])
@@ -51,13 +52,12 @@ def choose_channels(
     return np.setdiff1d(np.arange(len(candidates)), gone)
 
 
-def mixed(request: Request, paired: Paired, kept: np.ndarray) -> np.ndarray:
+def mixed(site: FoldSite, paired: Paired, kept: np.ndarray) -> np.ndarray:
     """The site's weight (float64, layout of the file) with removed channels mixed out of kept ones.
 
     Columns of removed channels are zero. Every removed position is predicted linearly from all kept
     positions of its block, with one coefficient for all taps.
     """
-    site = request.site
     stays = kept[site.channel[site.columns]]
     factors = []
     for moments, here in zip(paired.mixing, np.split(stays, len(paired.mixing)), strict=True):
@@ -91,13 +91,12 @@ def _best(split: Split, solve, features: np.ndarray, targets: np.ndarray, streng
     return solve(split.all, strength)
 
 
-def refit(request: Request, paired: Paired, kept: np.ndarray, start: np.ndarray) -> np.ndarray:
+def refit(form: LinearForm, paired: Paired, kept: np.ndarray, start: np.ndarray) -> np.ndarray:
     """The weight (full size, layout of the file, zero columns for removed channels) that fits best.
 
     Args:
         start: the weight that the ridge pulls towards, as ``mixed`` gives it.
     """
-    form: LinearForm = request.form
     first = form.matrix_of(start)
     present = np.flatnonzero(kept[form.channel])
     rows = np.arange(form.outputs)
@@ -116,9 +115,9 @@ def refit(request: Request, paired: Paired, kept: np.ndarray, start: np.ndarray)
     return form.weight(matrix)
 
 
-def rebias(request: Request, paired: Paired, weight: np.ndarray) -> np.ndarray:
+def rebias(fit: Fit, paired: Paired, weight: np.ndarray) -> np.ndarray:
     """The change of the bias, float64 [rows], that makes the means right for a weight."""
-    matrix = request.form.matrix_of(weight)
+    matrix = fit.form.matrix_of(weight)
     blocks = [b if isinstance(b, Rows) else b.all for b in paired.blocks]
     means = [b.target_mean - m @ b.feature_mean for b, m in zip(blocks, matrix, strict=True)]
-    return np.concatenate(means) - request.bias
+    return np.concatenate(means) - fit.bias

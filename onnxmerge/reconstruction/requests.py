@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,45 +17,57 @@ _SMALL_SCALE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
-class Request:
-    """One site of the walk.
+class Fit:
+    """How a site is refitted.
 
     Attributes:
-        site: the consumer.
-        form: its regression, or None where it has none.
-        fed: where its output goes, or None without an output axis.
-        repairs: whether the target is what the sum behind the site lacks, given its other operand.
-        bias: what the untouched site adds to its product, float64 [rows], or None where unknown.
+        form: its regression.
+        output: the tensor that it computes.
+        fed: where that goes.
+        other: the other operand of the sum behind the site, where the target is what that sum lacks;
+            None where the target is the untouched site's output.
+        bias: what the untouched site adds to its product, float64 [rows].
     """
 
+    form: LinearForm
+    output: str
+    fed: Feeds
+    other: str | None
+    bias: np.ndarray
+
+    @property
+    def target_name(self) -> str:
+        """The tensor of the untouched model that the target is made from."""
+        return self.output if self.other is None else self.fed.total
+
+    def target(self, old: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray]) -> np.ndarray:
+        """What the site should compute on this batch, in the shape of its output."""
+        total = old[self.target_name]
+        if self.other is None:
+            return total
+        shape = [1] * total.ndim
+        shape[self.fed.axis] = -1
+        scale, shift = (v.astype(total.dtype).reshape(shape) for v in (self.fed.scale, self.fed.shift))
+        return (total - new[self.other] - shift) / scale
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One site of the walk; ``fit`` is None where its output is no plain linear map of its data."""
+
     site: FoldSite
-    form: LinearForm | None
-    fed: Feeds | None
-    repairs: bool
-    bias: np.ndarray | None
+    fit: Fit | None
 
     @property
     def old_names(self) -> list[str]:
-        """What is read from the untouched model: the data, and what the target is made from."""
-        if self.form is None:
-            return [self.site.data.tensor]
-        return [self.site.data.tensor, self.fed.total if self.repairs else self.site.node.y[0].name]
+        """What is read from the untouched model."""
+        return [self.site.data.tensor, *([self.fit.target_name] if self.fit else [])]
 
     @property
     def new_names(self) -> list[str]:
-        """What is read from the new model: the data, and the other operand of the sum."""
-        return [self.site.data.tensor, *([self.fed.other] if self.repairs else [])]
-
-    def target(self, old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> np.ndarray:
-        """What the site should compute on this batch, in the shape of its output."""
-        if not self.repairs:
-            return old[self.site.node.y[0].name]
-        fed = self.fed
-        total = old[fed.total]
-        shape = [1] * total.ndim
-        shape[fed.axis] = -1
-        scale, shift = (v.astype(total.dtype).reshape(shape) for v in (fed.scale, fed.shift))
-        return (total - new[fed.other] - shift) / scale
+        """What is read from the new model."""
+        other = self.fit.other if self.fit else None
+        return [self.site.data.tensor, *([other] if other is not None else [])]
 
 
 def requests(sites: Sequence[FoldSite], *, residual: bool) -> list[Request]:
@@ -66,21 +78,24 @@ def requests(sites: Sequence[FoldSite], *, residual: bool) -> list[Request]:
     """
     made, open_nodes = [], {site.node.index for site in sites}
     for site in sites:
-        form, bias = linear_form(site), _stored_bias(site)
-        fed = feeds(site) if site.output is not None else None
-        repairs = (
-            residual
-            and form is not None
-            and fed is not None
-            and fed.other is not None
-            and bool(np.all(np.abs(fed.scale) > _SMALL_SCALE * np.abs(fed.scale).max()))
-            and not _depends_on(site.channels.view, fed.other, open_nodes)
-        )
-        made.append(
-            Request(site, form if bias is not None else None, fed, repairs and bias is not None, bias)
-        )
+        made.append(Request(site, _fit(site, open_nodes, residual)))
         open_nodes.discard(site.node.index)
     return made
+
+
+def _fit(site: FoldSite, open_nodes: set[int], residual: bool) -> Fit | None:
+    form, bias, output = linear_form(site), _stored_bias(site), site.node.y[0]
+    if form is None or bias is None or output is None:
+        return None
+    fed = feeds(site)
+    scale = np.abs(fed.scale)
+    repairs = (
+        residual
+        and fed.other is not None
+        and bool(np.all(scale > _SMALL_SCALE * scale.max()))
+        and not _depends_on(site.channels.view, fed.other, open_nodes)
+    )
+    return Fit(form, output.name, fed, fed.other if repairs else None, bias)
 
 
 def _depends_on(view: GraphView, name: str, nodes: set[int]) -> bool:

@@ -113,21 +113,20 @@ class _Walk:
     def visit(self, request: Request) -> None:
         """Refit one site and let the new model go on with it."""
         own = self._gather(request, self._old, self._new)
-        sharing = self._sharing[request.site.weight.name]
-        if request is not sharing[0]:
-            weight = self._fixed[request.site.weight.name]
-            self._advance(request, weight, rebias(request, own, weight) if own.trusted else None)
+        name = request.site.weight.name
+        if name in self._fixed:
+            self._advance(request, own, self._fixed[name])
             return
-        paired = own if len(sharing) == 1 or not own.trusted else self._with_others(own, sharing[1:])
+        others = [r for r in self._sharing[name] if r is not request]
+        paired = self._with_others(own, others) if others and own.fit is not None else own
         for number in np.unique(self._channels.group_of[request.site.channel]):
             if number in self._open:
-                self._choose(request, paired, int(number))
-        weight, bias = mixed(request, paired, self._kept), None
-        if own.trusted:
-            weight = refit(request, paired, self._kept, weight)
-            bias = rebias(request, own, weight)
-        self._fixed[request.site.weight.name] = weight
-        self._advance(request, weight, bias)
+                self._choose(paired, int(number))
+        weight = mixed(request.site, paired, self._kept)
+        if paired.fit is not None:
+            weight = refit(paired.fit.form, paired, self._kept, weight)
+        self._fixed[name] = weight
+        self._advance(request, own, weight)
 
     def _gather(self, request: Request, old: Segments, new: Segments) -> Paired:
         pairs = zip(old.stream(request.old_names), new.stream(request.new_names), strict=True)
@@ -140,25 +139,26 @@ class _Walk:
         """
         blocks = [paired.blocks]
         for request in others:
-            dense = replace(request, repairs=False)
+            if request.fit is None:
+                continue
+            dense = Request(request.site, replace(request.fit, other=None))
             names = [*dense.old_names, *dense.new_names]
             segments = [Segments(self._model, self._feeds, self._runtime, names) for _ in range(2)]
             found = self._gather(dense, *segments)
-            same = found.trusted and request.form.features == others[0].form.features
-            if same and isinstance(found.blocks[0], Split) and isinstance(paired.blocks[0], Split):
+            if found.fit is not None and _poolable(paired, found):
                 blocks.append(found.blocks)
         return replace(paired, blocks=tuple(pool(b) for b in zip(*blocks, strict=True)))
 
-    def _choose(self, request: Request, paired: Paired, number: int) -> None:
+    def _choose(self, paired: Paired, number: int) -> None:
         """Decide which channels of a group stay."""
         group = self._channels.groups[number]
         width = len(self.keep[group.name])
         moments = [block.all for block in paired.blocks if isinstance(block, Split)]
         # With few rows the choice would follow their noise: the one made on exact targets is better.
-        enough = moments and moments[0].rows >= ROWS_TO_CHOOSE * request.form.features
-        if paired.trusted and enough:
+        fit = paired.fit
+        if fit is not None and moments and moments[0].rows >= ROWS_TO_CHOOSE * fit.form.features:
             self.keep[group.name] = choose_channels(
-                request, moments, self._kept, self._likely, group.channels, width
+                fit, moments, self._kept, self._likely, group.channels, width
             )
         self._open.discard(number)
         self._cut(number)
@@ -169,14 +169,16 @@ class _Walk:
         self._kept[group.channels[self.keep[group.name]]] = True
         self._likely[group.channels] = self._kept[group.channels]
 
-    def _advance(self, request: Request, weight: np.ndarray, bias: np.ndarray | None) -> None:
+    def _advance(self, request: Request, own: Paired, weight: np.ndarray) -> None:
         site = request.site
+        bias = rebias(own.fit, own, weight) if own.fit is not None else None
         self.folds.append(Fold(site, weight, bias))
         dtype = np.asarray(site.weight.constant).dtype
         self._new.set_constant(site.weight.name, weight.astype(dtype))
-        if bias is not None:
-            shape = [1] * site.node.y[0].rank
-            shape[site.output.axis] = -1
+        if bias is not None and own.fit is not None:
+            axis = own.fit.form.output
+            shape = [1] * len(self._channels.view.shapes[axis.tensor])
+            shape[axis.axis] = -1
             self._new.add_to_output(site.node.index, bias.astype(dtype).reshape(shape))
 
     def _to_choose(self, everything: list[Request]) -> set[int]:
@@ -191,7 +193,7 @@ class _Walk:
         regressed = {
             r.site.node.index
             for r in everything
-            if r.form is not None and r.form.features <= FEATURES_TO_CHOOSE
+            if r.fit is not None and r.fit.form.features <= FEATURES_TO_CHOOSE
         }
         return {
             number
@@ -211,7 +213,7 @@ class _Walk:
                 not self._kept[channel].all()
                 or np.isin(self._channels.group_of[channel], list(self._open)).any()
             )
-            later = begun and self._options.downstream and request.form is not None
+            later = begun and self._options.downstream and request.fit is not None
             if loses or (later and shared[request.site.weight.name] == 1):
                 found.append(request)
                 begun = True
@@ -230,3 +232,12 @@ class _Walk:
                 shape[contract.data.axis] = -1
                 dtype = data.source.dtype or np.float32
                 self._new.scale_input(node.index, contract.operand, kept.astype(dtype).reshape(shape))
+
+
+def _poolable(one: Paired, other: Paired) -> bool:
+    """Whether two sites that share a weight are regressions of the same shape."""
+    pairs = list(zip(one.blocks, other.blocks, strict=False))
+    return len(one.blocks) == len(other.blocks) and all(
+        isinstance(a, Split) and isinstance(b, Split) and a.all.cross.shape == b.all.cross.shape
+        for a, b in pairs
+    )
