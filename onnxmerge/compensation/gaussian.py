@@ -172,7 +172,8 @@ def _activated(nodes: list[NodeView], start: TensorView, points: np.ndarray, end
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", nodes[0].opset)])
     try:
-        result = ReferenceEvaluator(model).run(None, {start.name: values})[0]
+        results = ReferenceEvaluator(model).run(None, {start.name: values})
     except Exception:  # the reference lacks the operator: the site stays as it is
         return None
+    result = np.asarray(next(iter(results)))
     return result.reshape(points.shape).astype(np.float64) if result.size == points.size else None
