@@ -103,9 +103,9 @@ class OnnxModule(nn.Module):
         for node, step in zip(nodes, self._steps, strict=True):
             self._register(node, step, made)
         self._constant_outputs = {
-            name: torch.from_numpy(values.copy())
+            name: _tensor(tensor)
             for name, tensor in zip(own, self._graph.outputs, strict=True)
-            if (values := constant_values(tensor)) is not None
+            if constant_tensor(tensor) is not None
         }
         lost = set(self._outputs) - {*self.made, *self._constant_outputs}
         if lost:
@@ -118,7 +118,7 @@ class OnnxModule(nn.Module):
             if constant_tensor(x) is None:
                 continue
             if x.name not in made:
-                values = torch.from_numpy(np.array(constant_values(x)))
+                values = _tensor(x)
                 made[x.name] = nn.Parameter(values) if _is_weight(node, i, values) else values
             value, slot = made[x.name], f"constant_{i}"
             if isinstance(value, nn.Parameter):
@@ -167,6 +167,15 @@ class OnnxModule(nn.Module):
         for name, (step, slot) in self._stored.items():
             editor.set_values(editor.tensor(name), getattr(step, slot).detach().cpu().numpy())
         return export_model(editor.graph, self._proto)
+
+
+def _tensor(constant: gs.Tensor) -> Tensor:
+    try:
+        return torch.from_numpy(np.array(constant_values(constant)))
+    except TypeError as error:  # strings, and numbers of 8 bits and less that numpy has no type for
+        raise ModelError(
+            f"the model cannot be trained: '{constant.name}' holds no numbers of torch"
+        ) from error
 
 
 def _is_weight(node: gs.Node, i: int, values: Tensor) -> bool:
