@@ -18,7 +18,7 @@ from scipy.linalg.lapack import dpotrf, dpotri
 # Shares of the mean variance that are added to the variances before a covariance is inverted: so little
 # where copies are looked for, and so much, and the number of features per row, where channels are compared.
 TINY = 1e-6
-SHRINKAGE = 0.5
+SHRINKAGE = 0.2
 # Channels that cost together less than this share of what the regression explains are copies.
 FREE = 1e-5
 # A covariance of fewer rows per feature than this cannot tell copies.
