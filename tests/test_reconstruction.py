@@ -90,7 +90,7 @@ NETS = {
             "w1": (0, "a"),
             "b1": (0, "a"),
             "w2": (0, "s"),
-            **{n: (0, "a") for n in ("scale", "shift", "mean", "var")},
+            **dict.fromkeys(("scale", "shift", "mean", "var"), (0, "a")),
         },
         {"w1": (1, "s"), "w2": (1, "a"), "w3": (1, "s")},
     ),
@@ -292,7 +292,8 @@ def test_regression_of_every_operator(name):
 
 
 def test_grouped_convolution_is_one_regression_per_group():
-    text = """net (float[N,3,6,6] x) => (float[N,4,6,6] y) <float[8,3,1,1] w1, float[8,4,3,3] w2, float[4,8,1,1] w3> {
+    text = """net (float[N,3,6,6] x) => (float[N,4,6,6] y)
+      <float[8,3,1,1] w1, float[8,4,3,3] w2, float[4,8,1,1] w3> {
       h = Conv(x, w1)
       a = Relu(h)
       g = Conv<group=2, pads=[1,1,1,1]>(a, w2)
