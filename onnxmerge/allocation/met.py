@@ -9,7 +9,11 @@ import numpy as np
 from onnxmerge.errors import BudgetError
 from onnxmerge.plan import Budget, Selection
 
-_NAMES = {"macs": "multiplications (MACs)", "params": "parameters", "latency": "time (as the latency table predicts it)"}
+_NAMES = {
+    "macs": "multiplications (MACs)",
+    "params": "parameters",
+    "latency": "time (as the latency table predicts it)",
+}
 
 
 def unreachable(budget: Budget, smallest: float) -> BudgetError:
