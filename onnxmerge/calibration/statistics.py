@@ -12,6 +12,7 @@ import onnx
 from onnxmerge.calibration.dataset import Dataset
 from onnxmerge.calibration.forms import LinearForm, linear_form
 from onnxmerge.calibration.moments import Accumulator
+from onnxmerge.calibration.threads import one_blas_thread
 from onnxmerge.channels import Channels
 from onnxmerge.channels.residual import feeds
 from onnxmerge.channels.sites import FoldSite
@@ -70,6 +71,7 @@ class Statistics:
         return self.variances[tensor, axis]
 
 
+@one_blas_thread
 def collect(
     channels: Channels,
     sites: Sequence[FoldSite],

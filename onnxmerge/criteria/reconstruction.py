@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxmerge.calibration.statistics import Features, Statistics
+from onnxmerge.calibration.threads import one_blas_thread
 from onnxmerge.channels import Channels
 from onnxmerge.channels.residual import feeds
 from onnxmerge.channels.sites import FoldSite, fold_sites
@@ -29,6 +30,7 @@ class Reconstruction:
 
     joined: float = 2.0
 
+    @one_blas_thread
     def __call__(self, channels: Channels, statistics: Statistics | None) -> Scores:
         """Raises UsageError without statistics."""
         if statistics is None:

@@ -17,6 +17,7 @@ import onnx
 from onnxmerge.calibration.batching import batches_of
 from onnxmerge.calibration.dataset import Dataset
 from onnxmerge.calibration.segments import Segments
+from onnxmerge.calibration.threads import one_blas_thread
 from onnxmerge.channels import Channels
 from onnxmerge.channels.cost import removed_channels
 from onnxmerge.channels.sites import fold_sites
@@ -53,6 +54,7 @@ class Options:
     seed: int = 0
 
 
+@one_blas_thread
 def reconstruct(
     channels: Channels,
     model: onnx.ModelProto,
