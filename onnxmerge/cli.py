@@ -52,9 +52,10 @@ def _optimize(options: argparse.Namespace) -> None:
         result = optimize(
             source, calibration=options.calib, evaluation=options.eval_calib, config=config, progress=progress
         )
+        # The report first: an error must leave no OUT.
+        if options.report is not None:
+            result.report.save(options.report)
         result.save(target)
-    if options.report is not None:
-        result.report.save(options.report)
     terminal.summary(result.report, target)
 
 
