@@ -13,7 +13,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +24,7 @@ import numpy as np
 
 from onnxmerge.channels import Channels
 from onnxmerge.channels.cost import Term, removed_channels
+from onnxmerge.clock import Progress
 from onnxmerge.errors import OutputError
 from onnxmerge.graph.io import atomic_write
 from onnxmerge.graph.view import GraphView, NodeView
@@ -34,7 +35,6 @@ from onnxmerge.subject import Subject
 
 # Shares of every group's channels at which the model is profiled.
 LEVELS = (1.0, 0.75, 0.5, 0.25, 0.0)
-Progress = Callable[[str, int, int], None]
 Feed = Mapping[str, np.ndarray]
 
 
@@ -60,12 +60,9 @@ class LatencyTable:
     def seconds(self, selection: Selection) -> float:
         """Predicted seconds of one run with only these channels."""
         lengths = self._lengths(selection)
-        total = float(np.interp(self._activations(lengths), *_rising(self._activation_levels, self.rest)))
-        for term in self.subject.cost.layers:
-            if term.node.index in self.layers:
-                levels = [self._work(term, known) for known in self._level_lengths]
-                points = _rising(levels, self.layers[term.node.index])
-                total += float(np.interp(self._work(term, lengths), *points))
+        total = float(np.interp(self._activations(lengths), *self._rest_points))
+        for term, points in self._layer_points:
+            total += float(np.interp(self._work(term, lengths), *points))
         return total
 
     @cached_property
@@ -77,8 +74,17 @@ class LatencyTable:
         return [self._lengths(level_selection(self.subject.channels, share, self.step)) for share in LEVELS]
 
     @cached_property
-    def _activation_levels(self) -> list[float]:
-        return [self._activations(lengths) for lengths in self._level_lengths]
+    def _layer_points(self) -> list[tuple[Term, tuple[np.ndarray, np.ndarray]]]:
+        """Every profiled layer with its work and seconds at the levels."""
+        return [
+            (term, _rising([self._work(term, lengths) for lengths in self._level_lengths], times))
+            for term in self.subject.cost.layers
+            if (times := self.layers.get(term.node.index)) is not None
+        ]
+
+    @cached_property
+    def _rest_points(self) -> tuple[np.ndarray, np.ndarray]:
+        return _rising([self._activations(lengths) for lengths in self._level_lengths], self.rest)
 
     def _lengths(self, selection: Selection) -> np.ndarray:
         """The positions that remain in each axis class."""

@@ -87,10 +87,6 @@ class Recipe:
         tiny = Selection({group.name: np.zeros(1, dtype=np.int64) for group in self.subject.channels.groups})
         return self._share(kind)(tiny)
 
-    def predicted_latency(self, candidate: Candidate) -> float:
-        """The share of the input model's time that the latency table predicts."""
-        return self._latency_table.share(candidate.selection)
-
     def _share(self, kind: str) -> Callable[[Selection], float]:
         return self._latency_table.share if kind == "latency" else share_of(self.subject.cost, kind)
 

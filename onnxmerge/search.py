@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from onnxmerge.clock import Progress
 from onnxmerge.recipe import Candidate, Recipe
 from onnxmerge.validation import Parity
 
@@ -25,7 +26,7 @@ def search(
     recipe: Recipe,
     measure: Callable[[Candidate], Parity],
     tolerance: float,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> Found | None:
     """Bisect over the share of MACs that is kept; None where nothing can be removed within the tolerance.
 
@@ -61,7 +62,7 @@ def within_latency(
     recipe: Recipe,
     measure: Callable[[Candidate], float],
     goal: float,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> Candidate:
     """The candidate whose measured share of the input model's time is at most the goal.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
@@ -16,10 +16,10 @@ from onnxmerge.calibration.threads import one_blas_thread
 from onnxmerge.channels import Channels
 from onnxmerge.channels.residual import feeds
 from onnxmerge.channels.sites import FoldSite
+from onnxmerge.clock import Progress
 from onnxmerge.runtime import Runtime, Session
 from onnxmerge.runtime_bytes import opened, patch
 
-Progress = Callable[[str, int, int], None]
 Key = tuple[str, int]
 
 # Receptive fields with more features than this are described channel by channel instead.

@@ -7,7 +7,6 @@ position the value that it has in the smaller model.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import ceil
 
@@ -21,6 +20,7 @@ from onnxmerge.calibration.threads import one_blas_thread
 from onnxmerge.channels import Channels
 from onnxmerge.channels.cost import removed_channels
 from onnxmerge.channels.sites import fold_sites
+from onnxmerge.clock import Progress
 from onnxmerge.plan import Selection
 from onnxmerge.reconstruction.paired import Paired, Split, gather, pool
 from onnxmerge.reconstruction.refit import choose_channels, mixed, rebias, refit
@@ -31,8 +31,6 @@ from onnxmerge.runtime import Runtime
 # Channels are chosen again only where there are so many rows per feature, and so few features.
 ROWS_TO_CHOOSE = 8
 FEATURES_TO_CHOOSE = 2560
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
