@@ -24,7 +24,7 @@ def conv(node: NodeView) -> Iterator[Relation]:
     if groups == 1:
         yield Contract(x[1], w[1])
         return
-    whole = whole_groups(node, x[1], y[1], groups)
+    whole = whole_groups(x[1], y[1], groups)
     if w.shape[1] == 1:
         yield from whole.relations
         return
@@ -47,7 +47,7 @@ def conv_transpose(node: NodeView) -> Iterator[Relation]:
         yield Contract(x[1], w[0])
         yield Tie(w[1], y[1])
         return
-    whole = whole_groups(node, x[1], y[1], groups)
+    whole = whole_groups(x[1], y[1], groups)
     whole = Option(whole.owner, (*whole.relations, Tie(x[1], w[0])))
     if w.shape[0] == groups and w.shape[1] == 1:
         yield from whole.relations
@@ -60,7 +60,7 @@ def conv_transpose(node: NodeView) -> Iterator[Relation]:
     yield Choice((whole, inner))
 
 
-def whole_groups(node: NodeView, x: Axis, y: Axis, groups: int) -> Option:
+def whole_groups(x: Axis, y: Axis, groups: int) -> Option:
     """A group lives and dies with all of its inputs and outputs, and the attribute counts the groups."""
     first = np.arange(groups) * (y.size // groups)
     return Option(y, (
