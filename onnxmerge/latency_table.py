@@ -26,7 +26,7 @@ from onnxmerge.channels import Channels
 from onnxmerge.channels.cost import Term, removed_channels
 from onnxmerge.clock import Progress
 from onnxmerge.errors import OutputError
-from onnxmerge.graph.io import atomic_write
+from onnxmerge.graph.output import atomic_write
 from onnxmerge.graph.view import GraphView, NodeView
 from onnxmerge.operators.table import lookup
 from onnxmerge.plan import Selection
@@ -150,7 +150,8 @@ def _measured(subject: Subject, runtime: Runtime, feed: Feed, step: int, progres
     for number, share in enumerate(LEVELS):
         if progress is not None:
             progress("latency table", number, len(LEVELS))
-        model = subject.pruned(level_selection(subject.channels, share, step), ())
+        scratch = subject.scratch()
+        model = subject.pruned(level_selection(subject.channels, share, step), (), scratch)
         others = 0.0
         times: dict[int, float] = {}
         for name, seconds in runtime.profile(model, feed).items():
