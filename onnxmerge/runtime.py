@@ -194,8 +194,10 @@ class Runtime:
         found: dict[str, np.ndarray] = {name: np.asarray(feed[name]) for name in names if name in feed}
         for name in names:
             if name in constants and name not in found:
-                found[name] = source.mapped[name] if name in source.mapped else (
-                    onnx.numpy_helper.to_array(constants[name], base_dir=source.folder or "")
+                found[name] = (
+                    source.mapped[name]
+                    if name in source.mapped
+                    else (onnx.numpy_helper.to_array(constants[name], base_dir=source.folder or ""))
                 )
         produced = {name for node in proto.graph.node for name in node.output if name}
         unknown = sorted(set(names) - produced - set(found))

@@ -49,8 +49,7 @@ def ranks(channel: np.ndarray) -> np.ndarray:
     return result
 
 
-def mix_positions(site: FoldSite, stays: np.ndarray, factors: Sequence[np.ndarray | None]
-) -> np.ndarray:
+def mix_positions(site: FoldSite, stays: np.ndarray, factors: Sequence[np.ndarray | None]) -> np.ndarray:
     """The consumer's weight with removed data positions replaced by linear predictions from kept ones.
 
     Args:

@@ -16,7 +16,6 @@ from onnxmerge.errors import UsageError
 from onnxmerge.graph import weights
 from onnxmerge.plan import Scores
 
-
 # Wider groups without any covariance are not eliminated step by step: nothing would change on the way.
 MOST_COMPARED = 2048
 

@@ -149,7 +149,9 @@ def _bytes_of(values: np.ndarray) -> memoryview:
     return memoryview(values.reshape(-1).view(np.uint8))
 
 
-def _with_data_file(proto: onnx.ModelProto, name: str) -> tuple[onnx.ModelProto, list[tuple[memoryview, int]]]:
+def _with_data_file(
+    proto: onnx.ModelProto, name: str
+) -> tuple[onnx.ModelProto, list[tuple[memoryview, int]]]:
     """The model with relative references to one data file, and what lies where in that."""
     moved = onnx.ModelProto()
     moved.CopyFrom(proto)

@@ -63,9 +63,7 @@ def compare_latency(
     return _summary(times, after, in_turn=True)
 
 
-def _in_blocks(
-    before: Session, after: Session, feed: Mapping[str, np.ndarray]
-) -> list[tuple[float, float]]:
+def _in_blocks(before: Session, after: Session, feed: Mapping[str, np.ndarray]) -> list[tuple[float, float]]:
     """Pairs of times of two models that do not fit into memory together."""
     times: list[tuple[float, float]] = []
     for _ in range(_BLOCKS):
