@@ -209,7 +209,7 @@ def _fast_enough(prepared: Prepared, recipe: Recipe, goal: float) -> Candidate:
         with prepared.clock("latency"):
             return compare_latency(prepared.reference, prepared.session(candidate), feed, seconds=1.0).ratio
 
-    return within_latency(recipe, measured, goal, prepared.clock.step)
+    return recipe.of_widths(within_latency(recipe, measured, goal, prepared.clock.step))
 
 
 def _checked(plan: Plan, prepared: Prepared) -> Selection:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import numpy as np
 import onnx
 
-from onnxmerge.allocation import ALLOCATIONS, Allocator, CostCurves
+from onnxmerge.allocation import ALLOCATIONS, Alignment
 from onnxmerge.calibration import Dataset
 from onnxmerge.calibration.statistics import Statistics, collect
-from onnxmerge.channels.cost import share_of
+from onnxmerge.channels.cost import kept_lengths
 from onnxmerge.clock import Clock
 from onnxmerge.compensation import COMPENSATIONS, Compensator, MeanBias, Merge
 from onnxmerge.config import Config
 from onnxmerge.criteria import CRITERIA, Criterion, Random
+from onnxmerge.errors import BudgetError
 from onnxmerge.latency_table import LatencyTable, latency_table
 from onnxmerge.method import Method
 from onnxmerge.plan import Budget, Scores, Selection
@@ -24,7 +25,7 @@ from onnxmerge.reconstruction import Options, reconstruct
 from onnxmerge.rewrite import Fold
 from onnxmerge.runtime import Runtime
 from onnxmerge.subject import Subject
-from onnxmerge.targets import step_of
+from onnxmerge.targets import NARROWEST, step_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +54,29 @@ class Recipe:
         Raises:
             BudgetError: the budget cannot be met.
         """
+        return self.of_widths(self.select(kind, value))
+
+    def select(self, kind: str, value: float) -> Selection:
+        """The channels that stay within a budget, at widths that the target computes without waste.
+
+        Where such widths cannot reach the budget, narrow groups may have any.
+
+        Raises:
+            BudgetError: the budget cannot be met.
+        """
         scores = self._scores
         with self.clock("select"):
             budget = Budget(kind, value, None if kind == "ratio" else self._share(kind))
-            selection = self._allocator(self.subject.channels, scores, budget)
+            allocate = ALLOCATIONS[self.method.allocation]
+            try:
+                return allocate(self._alignment)(self.subject.channels, scores, budget)
+            except BudgetError:
+                if self.config.align != "auto":
+                    raise
+                return allocate(replace(self._alignment, least=1))(self.subject.channels, scores, budget)
+
+    def of_widths(self, selection: Selection) -> Candidate:
+        """The candidate for the widths of a selection; which channels stay may be chosen again."""
         return self.of(selection, reselect=self.method.criterion == "reconstruction")
 
     def of(self, selection: Selection, *, reselect: bool = False) -> Candidate:
@@ -85,10 +105,10 @@ class Recipe:
     def smallest(self, kind: str) -> float:
         """The share of ``kind`` that remains with every group at its smallest width."""
         tiny = Selection({group.name: np.zeros(1, dtype=np.int64) for group in self.subject.channels.groups})
-        return self._share(kind)(tiny)
+        return float(self._share(kind)(kept_lengths(self.subject.channels, self.subject.removed(tiny))))
 
-    def _share(self, kind: str) -> Callable[[Selection], float]:
-        return self._latency_table.share if kind == "latency" else share_of(self.subject.cost, kind)
+    def _share(self, kind: str) -> Callable[[np.ndarray], np.ndarray]:
+        return self._latency_table.share if kind == "latency" else partial(self.subject.cost.share, kind)
 
     def _reconstructed(self, selection: Selection, reselect: bool) -> tuple[Selection, tuple[Fold, ...]]:
         options = Options(patches=self.config.patches, reselect=reselect, seed=self.config.seed)
@@ -109,16 +129,10 @@ class Recipe:
         return chosen(self.config.seed) if chosen is Random else chosen()
 
     @cached_property
-    def _allocator(self) -> Allocator:
-        chosen = ALLOCATIONS[self.method.allocation]
-        return chosen(align=self._align) if chosen is CostCurves else chosen()
-
-    @cached_property
-    def _align(self) -> int:
-        align = self.config.align
-        if align is None:
-            align = 1 if self.config.latency is None else "auto"
-        return self._step if align == "auto" else int(align)
+    def _alignment(self) -> Alignment:
+        if self.config.align == "auto":
+            return Alignment(self._step, NARROWEST)
+        return Alignment(int(self.config.align))
 
     @cached_property
     def _step(self) -> int:
