@@ -104,8 +104,12 @@ class Recipe:
 
     def smallest(self, kind: str) -> float:
         """The share of ``kind`` that remains with every group at its smallest width."""
-        tiny = Selection({group.name: np.zeros(1, dtype=np.int64) for group in self.subject.channels.groups})
-        return float(self._share(kind)(kept_lengths(self.subject.channels, self.subject.removed(tiny))))
+        groups = self.subject.channels.groups
+        return self.share(kind, Selection({group.name: np.zeros(1, dtype=np.int64) for group in groups}))
+
+    def share(self, kind: str, selection: Selection) -> float:
+        """The share of ``kind`` that a selection keeps; of ``latency`` as the table predicts it."""
+        return float(self._share(kind)(kept_lengths(self.subject.channels, self.subject.removed(selection))))
 
     def _share(self, kind: str) -> Callable[[np.ndarray], np.ndarray]:
         return self._latency_table.share if kind == "latency" else partial(self.subject.cost.share, kind)

@@ -40,10 +40,11 @@ GROUPED = """net (float[N,3,4,4] x) => (float[N,5] y)
 }"""
 
 
-GROUPED_INPUT = """net (float[N,16,4,4] x) => (float[N,5,4,4] y)
-<float[24,4,1,1] w1, float[5,24,1,1] w2> {
-  h1 = Conv<group=4>(x, w1)
-  y = Conv(h1, w2)
+HALVES = """net (float[N,3,4,4] x) => (float[N,5,4,4] y)
+<float[8,3,1,1] w1, float[12,4,1,1] w2, float[5,12,1,1] w3> {
+  h1 = Conv(x, w1)
+  h2 = Conv<group=2>(h1, w2)
+  y = Conv(h2, w3)
 }"""
 
 
@@ -149,7 +150,7 @@ def test_ladders(alignment, count, span, expected):
 def test_spans_count_positions_per_channel():
     """The first group of the first net are whole groups of 4 inputs; a flattened channel is a channel."""
     assert spans_of(GROUPED) == [Span(4, False), Span(1, False)]
-    assert spans_of(GROUPED_INPUT) == [Span(1, True)], "one channel in each of the four groups"
+    assert spans_of(HALVES) == [Span(1, True), Span(1, True)], "one position in each of the two groups"
 
 
 def spans_of(text: str) -> list[Span]:
