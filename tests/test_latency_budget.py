@@ -11,6 +11,7 @@ import pytest
 import onnxmerge
 from onnxmerge import pipeline
 from onnxmerge.errors import BudgetError, UsageError
+from onnxmerge.plan import Selection
 from onnxmerge.search import ATTEMPTS, CLOSE, within_latency
 from onnxmerge.targets import step_of
 
@@ -24,12 +25,12 @@ class FakeRecipe:
         assert kind == "latency"
         return 0.2
 
-    def select(self, kind: str, value: float) -> float:
+    def select(self, kind: str, value: float) -> Selection:
         assert kind == "latency" and value >= 0.2
-        return value
+        return Selection({"goal": np.empty((round(value * 1e6), 0))})
 
-    def cut(self, selection: float) -> float:
-        return selection
+    def cut(self, selection: Selection) -> float:
+        return len(selection.keep["goal"]) / 1e6
 
 
 def searched(measure, goal=0.6) -> tuple[float, int]:
@@ -39,7 +40,8 @@ def searched(measure, goal=0.6) -> tuple[float, int]:
         seen.append(candidate)
         return measure(candidate)
 
-    return within_latency(FakeRecipe(), measured, goal, lambda *_: None), len(seen)
+    found = within_latency(FakeRecipe(), measured, goal, lambda *_: None)
+    return FakeRecipe().cut(found), len(seen)
 
 
 def test_a_prediction_that_holds_is_taken_at_once():
