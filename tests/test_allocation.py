@@ -40,6 +40,15 @@ GROUPED = """net (float[N,3,4,4] x) => (float[N,5] y)
 }"""
 
 
+BRANCHES = """net (float[N,3,4,4] x) => (float[N,5,4,4] y)
+<float[32,3,1,1] w1, float[20,3,1,1] w2, float[5,52,1,1] w3> {
+  a = Conv(x, w1)
+  b = Conv(x, w2)
+  ab = Concat<axis=1>(a, b)
+  y = Conv(ab, w3)
+}"""
+
+
 HALVES = """net (float[N,3,4,4] x) => (float[N,5,4,4] y)
 <float[8,3,1,1] w1, float[12,4,1,1] w2, float[5,12,1,1] w3> {
   h1 = Conv(x, w1)
@@ -107,12 +116,26 @@ def test_a_budget_out_of_reach_says_what_is_reachable(analysed):
 @pytest.mark.parametrize("name", ALLOCATIONS)
 @pytest.mark.parametrize("value", [0.9, 0.5, 0.2])
 def test_every_allocation_keeps_to_the_aligned_widths(analysed, name, value):
+    keeps_to_ladders(analysed, name, value)
+
+
+@pytest.mark.parametrize("name", ALLOCATIONS)
+def test_every_branch_of_a_concat_is_aligned_by_itself(name):
+    analysed = support.analysed(support.model(BRANCHES))
+    assert [len(group) for group in analysed.channels.groups] == [32, 20]
+    chosen = keeps_to_ladders(analysed, name, 0.6)
+    assert all(len(keep) % 4 == 0 for keep in chosen.keep.values())
+
+
+def keeps_to_ladders(analysed, name: str, value: float) -> Selection:
     alignment, budget = Alignment(16, 4), budget_of(analysed, "macs", value)
-    chosen = ALLOCATIONS[name](alignment)(analysed.channels, scores_of(analysed, 1.0, 2.0), budget)
+    scores = scores_of(analysed, 1.0, 2.0)
+    chosen = ALLOCATIONS[name](alignment)(analysed.channels, scores, budget)
     ladders = alignment.ladders(analysed.channels)
     assert share(analysed.channels, chosen, budget) <= value
     for group, keep in chosen.keep.items():
         assert len(keep) in ladders[group]
+    return chosen
 
 
 def test_a_staircase_is_taken_in_whole_steps(analysed):
