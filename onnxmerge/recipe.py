@@ -73,7 +73,7 @@ class Recipe:
             except BudgetError:
                 if self.config.align != "auto":
                     raise
-                return allocate(replace(self._alignment, least=1))(self.subject.channels, scores, budget)
+                return allocate(self._any_alignment)(self.subject.channels, scores, budget)
 
     def of_widths(self, selection: Selection) -> Candidate:
         """The candidate for the widths of a selection; which channels stay may be chosen again."""
@@ -103,9 +103,9 @@ class Recipe:
         return Candidate(selection, (), self.subject.pruned(selection, ()))
 
     def smallest(self, kind: str) -> float:
-        """The share of ``kind`` that remains with every group at its smallest width."""
-        groups = self.subject.channels.groups
-        return self.share(kind, Selection({group.name: np.zeros(1, dtype=np.int64) for group in groups}))
+        """The share of ``kind`` that remains with every group at the smallest width it may have."""
+        ladders = self._any_alignment.ladders(self.subject.channels)
+        return self.share(kind, Selection({name: np.arange(ladder[0]) for name, ladder in ladders.items()}))
 
     def share(self, kind: str, selection: Selection) -> float:
         """The share of ``kind`` that a selection keeps; of ``latency`` as the table predicts it."""
@@ -137,6 +137,11 @@ class Recipe:
         if self.config.align == "auto":
             return Alignment(self._step, NARROWEST)
         return Alignment(int(self.config.align))
+
+    @cached_property
+    def _any_alignment(self) -> Alignment:
+        """The alignment that reaches farthest."""
+        return replace(self._alignment, least=1) if self.config.align == "auto" else self._alignment
 
     @cached_property
     def _step(self) -> int:

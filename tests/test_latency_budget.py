@@ -124,3 +124,12 @@ def test_who_asks_for_a_smaller_model_gets_it_whatever_its_time(monkeypatch, bud
     result = onnxmerge.optimize(MODELS / "digits.onnx", **budget, **CHEAP)
     assert not result.report["unchanged"]
     assert any("1.50 of the input's time" in text for text in result.report["warnings"])
+
+
+@pytest.mark.parametrize("align", ["auto", 8, 16, 64])
+def test_the_search_stays_within_what_the_alignment_reaches(align):
+    """All is allowed to change, so the search goes down to the smallest widths and no budget error comes."""
+    result = onnxmerge.optimize(MODELS / "digits.onnx", tolerance=1.0, align=align, samples=8, **CHEAP)
+    report = result.report
+    assert report["output"]["macs"] <= report["input"]["macs"]
+    assert all(g["after"] % (align if align != "auto" else 1) == 0 for g in report["groups"] if align != 64)
