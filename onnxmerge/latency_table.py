@@ -34,6 +34,7 @@ from onnxmerge.plan import Selection
 from onnxmerge.runtime import Runtime
 from onnxmerge.subject import Subject
 from onnxmerge.targets import NARROWEST
+from onnxmerge.validation.latency import median_seconds
 
 # Shares of every group's channels at which the model is profiled; then at the narrowest aligned
 # widths, and with one channel everywhere.
@@ -176,27 +177,44 @@ def latency_table(
 
 
 def _measured(subject: Subject, runtime: Runtime, feed: Feed, step: int, progress: Progress | None) -> dict:
-    view = subject.channels.view
     layers: dict[int, list[float]] = {}
     rest = []
     for number, selection in enumerate(levels(subject.channels, step)):
         if progress is not None:
             progress("latency table", number, LEVELS)
         model = subject.pruned(selection, ())
-        others = 0.0
-        times: dict[int, float] = {}
-        for name, seconds in runtime.profile(model, feed).items():
-            node = _layer(view, name)
-            if node is None:
-                others += seconds
-            else:
-                times[node.index] = times.get(node.index, 0.0) + seconds
+        if runtime.device == "cuda":
+            times, others = _shared_out(subject, selection, median_seconds(runtime.session(model), feed)), 0.0
+        else:
+            times, others = _by_layer(subject.channels.view, runtime.profile(model, feed))
         for index, seconds in times.items():
             layers.setdefault(index, [0.0] * number).append(seconds)
         rest.append(others)
         for known in layers.values():
             known += [0.0] * (number + 1 - len(known))
     return {"layers": layers, "rest": rest}
+
+
+def _by_layer(view: GraphView, kernels: Mapping[str, float]) -> tuple[dict[int, float], float]:
+    """The seconds of every linear layer by its node index, and of everything else."""
+    times: dict[int, float] = {}
+    others = 0.0
+    for name, seconds in kernels.items():
+        node = _layer(view, name)
+        if node is None:
+            others += seconds
+        else:
+            times[node.index] = times.get(node.index, 0.0) + seconds
+    return times, others
+
+
+def _shared_out(subject: Subject, selection: Selection, seconds: float) -> dict[int, float]:
+    """The time of a run, by multiplications: a profile of a GPU only knows when kernels were started."""
+    lengths = kept_lengths(subject.channels, subject.removed(selection)) / subject.channels.classes.size
+    table = Table.of(subject.cost.layers, subject.channels)
+    work = table.values * table.products(lengths)
+    parts = seconds * work / max(work.sum(), 1.0)
+    return {term.node.index: float(part) for term, part in zip(subject.cost.layers, parts, strict=True)}
 
 
 def _layer(view: GraphView, name: str) -> NodeView | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from onnxmerge import latency_table as latency_table_module
 from onnxmerge.channels.cost import kept_lengths
 from onnxmerge.clock import Clock
 from onnxmerge.config import Config
@@ -97,6 +99,17 @@ def work(prepared, term, selection: Selection) -> float:
     for axis in term.axes:
         part *= (~removed[channels.of(axis)]).mean()
     return term.value * part
+
+
+def test_a_gpu_is_timed_as_a_whole(prepared):
+    """Kernels that run on their own time: the time of the run is shared out by multiplications."""
+    feed = next(iter(prepared.data.feeds(batch=1)))
+    runtime = replace(prepared.runtime, device="cuda")  # the provider stays that of the CPU
+    found = latency_table_module._measured(prepared.subject, runtime, feed, 8, None)
+    assert found["rest"] == [0.0] * LEVELS
+    whole = {term.node.index: term.value for term in prepared.subject.cost.layers}
+    per_mac = {round(found["layers"][index][0] / macs * 1e15) for index, macs in whole.items()}
+    assert len(per_mac) == 1 and per_mac.pop() > 0
 
 
 def test_levels_are_whole_steps(prepared):

@@ -69,6 +69,14 @@ def compare_latency(
     )
 
 
+def median_seconds(session: Session, feed: Mapping[str, np.ndarray], runs: int = 20) -> float:
+    """The median time of one run, after a warm-up. Raises ModelError."""
+    run = session.runner(feed)
+    for _ in range(_WARM_UP):
+        run()
+    return float(np.median([_timed(run) for _ in range(runs)]))
+
+
 def _timed(run: Callable[[], object]) -> float:
     start = time.perf_counter()
     run()
