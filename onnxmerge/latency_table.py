@@ -27,7 +27,7 @@ from onnxmerge.channels import Channels
 from onnxmerge.channels.cost import Table, Term, kept_lengths
 from onnxmerge.clock import Progress
 from onnxmerge.errors import OutputError
-from onnxmerge.graph.io import atomic_write
+from onnxmerge.graph.output import atomic_write
 from onnxmerge.graph.view import GraphView, NodeView
 from onnxmerge.operators.table import lookup
 from onnxmerge.plan import Selection
@@ -182,7 +182,8 @@ def _measured(subject: Subject, runtime: Runtime, feed: Feed, step: int, progres
     for number, selection in enumerate(levels(subject.channels, step)):
         if progress is not None:
             progress("latency table", number, LEVELS)
-        model = subject.pruned(selection, ())
+        scratch = subject.scratch()
+        model = subject.pruned(selection, (), scratch)
         if runtime.device == "cuda":
             times, others = _shared_out(subject, selection, median_seconds(runtime.session(model), feed)), 0.0
         else:

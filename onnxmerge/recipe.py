@@ -18,6 +18,7 @@ from onnxmerge.compensation import COMPENSATIONS, Compensator, MeanBias, Merge
 from onnxmerge.config import Config
 from onnxmerge.criteria import CRITERIA, Criterion, Random
 from onnxmerge.errors import BudgetError
+from onnxmerge.graph.weights import Scratch
 from onnxmerge.latency_table import LatencyTable, latency_table
 from onnxmerge.method import Method
 from onnxmerge.plan import Budget, Scores, Selection
@@ -30,11 +31,12 @@ from onnxmerge.targets import NARROWEST, step_of
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A smaller model and the decisions that made it."""
+    """A smaller model and the decisions that made it; ``scratch`` holds the weights of a large one."""
 
     selection: Selection
     folds: tuple[Fold, ...]
     model: onnx.ModelProto
+    scratch: Scratch | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,25 +84,28 @@ class Recipe:
     def of(self, selection: Selection, *, reselect: bool = False) -> Candidate:
         """The candidate for a selection; with ``reselect`` only its widths are binding."""
         folds: tuple[Fold, ...]
+        scratch = self.subject.scratch()
         if not self.subject.removed(selection).any():
             folds = ()
         elif self.method.compensation == "lstsq":
             with self.clock("reconstruct"):
-                selection, folds = self._reconstructed(selection, reselect)
+                selection, folds = self._reconstructed(selection, reselect, scratch)
         else:
             mean = self._statistics.mean if self._needs_means else lambda site: None
             with self.clock("compensate"):
                 kept = ~self.subject.removed(selection)
                 folds = tuple(
-                    Fold(site, *self._compensator(site, kept, mean(site))) for site in self.subject.sites
+                    Fold.of(site, *self._compensator(site, kept, mean(site)), scratch)
+                    for site in self.subject.sites
                 )
         with self.clock("rewrite"):
-            model = self.subject.pruned(selection, folds)
-        return Candidate(selection, folds, model)
+            model = self.subject.pruned(selection, folds, scratch)
+        return Candidate(selection, folds, model, scratch)
 
     def cut(self, selection: Selection) -> Candidate:
         """The candidate for a selection without any compensation."""
-        return Candidate(selection, (), self.subject.pruned(selection, ()))
+        scratch = self.subject.scratch()
+        return Candidate(selection, (), self.subject.pruned(selection, (), scratch), scratch)
 
     def smallest(self, kind: str) -> float:
         """The share of ``kind`` that remains with every group at the smallest width it may have."""
@@ -114,7 +119,9 @@ class Recipe:
     def _share(self, kind: str) -> Callable[[np.ndarray], np.ndarray]:
         return self._latency_table.share if kind == "latency" else partial(self.subject.cost.share, kind)
 
-    def _reconstructed(self, selection: Selection, reselect: bool) -> tuple[Selection, tuple[Fold, ...]]:
+    def _reconstructed(
+        self, selection: Selection, reselect: bool, scratch: Scratch | None
+    ) -> tuple[Selection, tuple[Fold, ...]]:
         options = Options(patches=self.config.patches, reselect=reselect, seed=self.config.seed)
         chosen, folds = reconstruct(
             self.subject.channels,
@@ -124,6 +131,7 @@ class Recipe:
             self.runtime,
             options,
             self.clock.step,
+            scratch,
         )
         return chosen, tuple(folds)
 

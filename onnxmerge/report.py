@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from onnxmerge.graph.io import atomic_write, serialize
+from onnxmerge.graph.output import atomic_write, measured
 from onnxmerge.stages import Decision, Prepared, Proof
 from onnxmerge.validation import SLOWER
 
@@ -151,8 +150,8 @@ def _seconds(prepared: Prepared) -> dict[str, float]:
 def _size(decision: Decision, prepared: Prepared) -> dict[str, Any]:
     if decision.unchanged:
         return {"bytes": prepared.loaded.bytes, "sha256": prepared.loaded.sha256}
-    data = serialize(decision.candidate.model)
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    size, digest = measured(decision.candidate.model, external=not prepared.loaded.self_contained)
+    return {"bytes": size, "sha256": digest}
 
 
 def _search(prepared: Prepared, decision: Decision) -> dict[str, Any] | None:
@@ -191,6 +190,11 @@ def _warnings(prepared: Prepared, decision: Decision, proof: Proof) -> list[str]
         warnings.append(
             f"no data was given: {prepared.data.source} were used; a change measured on them proves "
             f"little: {hint}"
+        )
+    if not proof.latency.in_turn:
+        warnings.append(
+            "the model is large: it and its output were timed in alternating blocks of runs, without packed "
+            "weights, and not run by run"
         )
     goal = prepared.config.latency
     if goal is not None and proof.latency.ratio > goal + REACHED:

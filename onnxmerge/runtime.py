@@ -24,7 +24,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from onnxmerge.errors import DeviceError, ModelError, UsageError
-from onnxmerge.runtime_bytes import Model, opened, patch, serialized, tensors
+from onnxmerge.runtime_bytes import Model, Source, opened, patch, source_of, tensors
 from onnxmerge.runtime_errors import sentence
 from onnxmerge.runtime_types import TensorInfo, tensor_info
 
@@ -43,10 +43,17 @@ _FATAL_ONLY = 4  # every failure is raised as an exception too: logging it as we
 
 
 class Session:
-    """A loaded model. `provider` is the one that really runs it, `threads` its intra-op threads."""
+    """A loaded model. `provider` is the one that really runs it, `threads` its intra-op threads.
 
-    def __init__(self, session: ort.InferenceSession, threads: int) -> None:
+    `mapped` says that its weights lie in files, and are in memory only while it runs (see `graph.weights`).
+    """
+
+    def __init__(
+        self, session: ort.InferenceSession, threads: int, held: Mapping[str, ort.OrtValue] | None = None
+    ) -> None:
         self._session = session
+        self._held = held or {}  # what the session uses in place must outlive it
+        self.mapped = bool(self._held)
         self.provider: str = session.get_providers()[0]
         self.threads = threads
         self.inputs: tuple[TensorInfo, ...] = tuple(tensor_info(i) for i in session.get_inputs())
@@ -139,24 +146,24 @@ class Runtime:
         note = f"CUDA does not work here, so the CPU is used: {lacking}" if built_for_cuda else None
         return cls("cpu", _CPU, count, note)
 
-    def session(self, model: Model, *, optimize: bool = True, prepack: bool = True) -> Session:
+    def session(self, model: Model | Source, *, optimize: bool = True, prepack: bool = True) -> Session:
         """Load a model: a proto, its bytes, or a path (needed for external data and above 2 GB).
 
         `optimize=False` switches all graph optimisation off, `prepack=False` the packing of weights
         (less memory and start-up for sessions that run once). Raises ModelError if the model cannot be
         loaded, DeviceError if it loads on another device than this runtime's.
         """
-        source = serialized(model) if isinstance(model, onnx.ModelProto) else model
-        return self._load(source, None, optimize, prepack)
+        source = model if isinstance(model, Source) else source_of(model)
+        return self._load(source, optimize, prepack)
 
     def profile(self, model: Model, feed: Mapping[str, np.ndarray], runs: int = 20) -> dict[str, float]:
         """Median seconds of every kernel over some runs, by onnxruntime's name of it (after its fusions).
 
         Raises ModelError.
         """
-        source = serialized(model) if isinstance(model, onnx.ModelProto) else model
+        source = source_of(model)
         with tempfile.TemporaryDirectory() as folder:
-            session = self._load(source, None, True, True, profile=str(Path(folder) / "run"))
+            session = self._load(source, True, True, profile=str(Path(folder) / "run"))
             for _ in range(runs):
                 session.run(feed)
             events = json.loads(Path(session.end_profiling()).read_text())
@@ -173,7 +180,7 @@ class Runtime:
         Values that are not tensors (sequences, maps, optionals) are left out. Activations are not kept:
         a Shape node hangs on each, and only those vectors are fetched. Raises ModelError.
         """
-        proto, blob, folder = opened(model)
+        proto, source = opened(model)
         shapes = {init.name: tuple(init.dims) for init in proto.graph.initializer}
         shapes |= {init.values.name: tuple(init.dims) for init in proto.graph.sparse_initializer}
         shapes |= {name: tuple(np.shape(value)) for name, value in feed.items()}
@@ -185,7 +192,7 @@ class Runtime:
         while wanted:
             nodes = [helper.make_node("Shape", [name], [key], name=key) for key, name in wanted.items()]
             try:
-                session = self._load(blob + patch(proto, nodes, list(wanted)), folder, False, False)
+                session = self._load(source + patch(proto, nodes, list(wanted)), False, False)
                 break
             except ModelError as failure:
                 # Not every value that is no tensor shows by its operator; the type check names our node.
@@ -207,12 +214,16 @@ class Runtime:
 
         Any tensor can be asked for: intermediate, input, initializer or output. Raises ModelError.
         """
-        proto, blob, folder = opened(model)
+        proto, source = opened(model)
         constants = {init.name: init for init in proto.graph.initializer}
         found: dict[str, np.ndarray] = {name: np.asarray(feed[name]) for name in names if name in feed}
         for name in names:
             if name in constants and name not in found:
-                found[name] = onnx.numpy_helper.to_array(constants[name], base_dir=folder or "")
+                found[name] = (
+                    source.mapped[name]
+                    if name in source.mapped
+                    else (onnx.numpy_helper.to_array(constants[name], base_dir=source.folder or ""))
+                )
         produced = {name for node in proto.graph.node for name in node.output if name}
         unknown = sorted(set(names) - produced - set(found))
         if unknown:
@@ -221,13 +232,12 @@ class Runtime:
         fetched = list(dict.fromkeys(name for name in names if name not in found))
         if fetched:
             extra = patch(proto, [], [name for name in fetched if name not in listed])
-            found |= self._load(blob + extra, folder, False, False).run(feed, fetched)
+            found |= self._load(source + extra, False, False).run(feed, fetched)
         return {name: found[name] for name in names}
 
     def _load(
         self,
-        source: bytes | str | os.PathLike[str],
-        folder: str | None,
+        source: Source,
         optimize: bool,
         prepack: bool,
         profile: str | None = None,
@@ -243,13 +253,20 @@ class Runtime:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        if not prepack:
+        # Packed weights would be a second copy, and an arena keeps what the largest batch took.
+        if source.mapped:
+            options.enable_cpu_mem_arena = False
+        if not prepack or source.mapped:
             options.add_session_config_entry("session.disable_prepacking", "1")
-        if folder is not None:
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+        if source.folder is not None:
+            key = "session.model_external_initializers_file_folder_path"
+            options.add_session_config_entry(key, source.folder)
+        held = {name: _in_place(values) for name, values in source.mapped.items()}
+        for name, value in held.items():
+            options.add_initializer(name, value)
         providers = [(_CUDA, _CUDA_OPTIONS), _CPU] if self.provider == _CUDA else [_CPU]
         try:
-            session = ort.InferenceSession(source, options, providers=providers, enable_fallback=0)
+            session = ort.InferenceSession(source.model, options, providers=providers, enable_fallback=0)
         except MemoryError:
             raise
         except Exception as failure:  # onnxruntime raises a dozen unrelated classes
@@ -257,7 +274,7 @@ class Runtime:
         if session.get_providers()[0] != self.provider:
             raise DeviceError(f"the session was built on {session.get_providers()[0]}, not {self.provider}")
         session.disable_fallback()
-        return Session(session, self.threads)
+        return Session(session, self.threads, held)
 
 
 @functools.cache
@@ -294,6 +311,15 @@ def _cpu_count() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on Linux
         return os.cpu_count() or 1
+
+
+def _in_place(values: np.ndarray) -> ort.OrtValue:
+    """An array as onnxruntime's, without a copy."""
+    if values.dtype.kind == "f" and values.dtype.name != "bfloat16":
+        return ort.OrtValue.ortvalue_from_numpy(values)
+    kind = helper.np_dtype_to_tensor_dtype(values.dtype)
+    plain = values.view(np.uint16) if values.dtype.name == "bfloat16" else values
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(plain, kind)
 
 
 def _to_bfloat16(value: np.ndarray) -> ort.OrtValue:

@@ -68,7 +68,7 @@ def made_up_inputs(
     data = stack(drawn, source, batch, made_up=True)
     if batch is None and data.ready is None and len(data) > 1:
         try:
-            session.run(next(iter(data.feeds())))
+            session.run(next(iter(data.feeds(2))))
         except ModelError:  # the graph fixes a batch size that its inputs do not show
             data = stack(drawn, source, _rows(feed, None), made_up=True)
     return data

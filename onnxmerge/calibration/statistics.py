@@ -17,6 +17,7 @@ from onnxmerge.channels import Channels
 from onnxmerge.channels.residual import feeds
 from onnxmerge.channels.sites import FoldSite
 from onnxmerge.clock import Progress
+from onnxmerge.graph import weights
 from onnxmerge.runtime import Runtime, Session
 from onnxmerge.runtime_bytes import opened, patch
 
@@ -118,6 +119,7 @@ def collect(
             if site.node.index in grams:
                 x, y = values[site.data.tensor], values[site.node.y[0].name]
                 _add(site, forms[site.node.index], grams[site.node.index], x, y, share, rng)
+    weights.release()
     return Statistics(
         {key: s.mean for key, s in sums.items()},
         {key: s.variance for key, s in sums.items()},
@@ -174,6 +176,6 @@ class _Sums:
 
 
 def _with_outputs(model: onnx.ModelProto, names: Sequence[str], runtime: Runtime) -> Session:
-    proto, data, _ = opened(model)
+    proto, source = opened(model)
     present = {value.name for value in (*proto.graph.output, *proto.graph.input)}
-    return runtime.session(data + patch(proto, [], [name for name in names if name not in present]))
+    return runtime.session(source + patch(proto, [], [name for name in names if name not in present]))
