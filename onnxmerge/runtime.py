@@ -1,7 +1,7 @@
 """Running models: devices, sessions, concrete shapes and intermediate values.
 
-The only module that imports onnxruntime. Everything that onnxruntime reports is turned into one
-sentence here, so that no other module has to know how it words its failures.
+Only this module and ``runtime_session`` know onnxruntime. Everything that it reports is turned into one
+sentence there, so that no other module has to know how it words its failures.
 """
 
 from __future__ import annotations
@@ -25,17 +25,9 @@ from onnx import TensorProto, helper
 from onnxmerge.errors import DeviceError, ModelError, UsageError
 from onnxmerge.runtime_bytes import Model, Source, opened, patch, source_of, tensors
 from onnxmerge.runtime_errors import sentence
-from onnxmerge.runtime_session import Session
-
-try:
-    import onnxruntime as ort
-except ImportError as missing:  # pragma: no cover - the tests need a runtime
-    raise DeviceError(
-        'onnxruntime is not installed: pip install "onnxmerge[cpu]", or "onnxmerge[gpu]" for CUDA'
-    ) from missing
+from onnxmerge.runtime_session import CUDA, Session, ort
 
 _CPU = "CPUExecutionProvider"
-_CUDA = "CUDAExecutionProvider"
 # TF32 keeps 10 bits of mantissa: parity measured with it would be the parity of the rounding.
 _CUDA_OPTIONS = {"use_tf32": "0"}
 _FATAL_ONLY = 4  # every failure is raised as an exception too: logging it as well would say it twice
@@ -69,10 +61,10 @@ class Runtime:
             return cls("cpu", _CPU, count)
         lacking = _cuda_lacks()
         if lacking is None:
-            return cls("cuda", _CUDA, count)
+            return cls("cuda", CUDA, count)
         if device == "cuda":
             raise DeviceError(f"--device cuda does not work here: {lacking}")
-        built_for_cuda = _CUDA in ort.get_available_providers()
+        built_for_cuda = CUDA in ort.get_available_providers()
         note = f"CUDA does not work here, so the CPU is used: {lacking}" if built_for_cuda else None
         return cls("cpu", _CPU, count, note)
 
@@ -194,7 +186,7 @@ class Runtime:
         held = {name: _in_place(values) for name, values in source.mapped.items()}
         for name, value in held.items():
             options.add_initializer(name, value)
-        providers = [(_CUDA, _CUDA_OPTIONS), _CPU] if self.provider == _CUDA else [_CPU]
+        providers = [(CUDA, _CUDA_OPTIONS), _CPU] if self.provider == CUDA else [_CPU]
         try:
             session = ort.InferenceSession(source.model, options, providers=providers, enable_fallback=0)
         except MemoryError:
@@ -210,7 +202,7 @@ class Runtime:
 @functools.cache
 def _cuda_lacks() -> str | None:
     """What keeps CUDA from working, or None if a session really ran on it."""
-    if _CUDA not in ort.get_available_providers():
+    if CUDA not in ort.get_available_providers():
         return 'this onnxruntime has no CUDA: pip uninstall onnxruntime, then pip install "onnxmerge[gpu]"'
     if hasattr(ort, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
@@ -229,7 +221,7 @@ def _cuda_lacks() -> str | None:
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "probe", [value], [result])
     probe = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
     try:
-        session = Runtime("cuda", _CUDA, 1).session(probe)
+        session = Runtime("cuda", CUDA, 1).session(probe)
         session.run({"x": np.zeros(1, np.float32)})
     except (ModelError, DeviceError) as failure:
         return f"{failure} (check the driver with nvidia-smi)"

@@ -7,12 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from onnx import TensorProto
 
-from onnxmerge.errors import ModelError
+from onnxmerge.errors import DeviceError, ModelError
 from onnxmerge.runtime_errors import sentence
 from onnxmerge.runtime_types import TensorInfo, tensor_info
+
+try:
+    import onnxruntime as ort
+except ImportError as missing:  # pragma: no cover - the tests need a runtime
+    raise DeviceError(
+        'onnxruntime is not installed: pip install "onnxmerge[cpu]", or "onnxmerge[gpu]" for CUDA'
+    ) from missing
 
 CUDA = "CUDAExecutionProvider"
 
