@@ -78,6 +78,14 @@ def arguments(description: str | None, **defaults) -> argparse.Namespace:
     return options
 
 
+def without(data: Data, held_out: int) -> Data:
+    """The last ``held_out`` training images in the place of the test images: settings are chosen on them."""
+    if not held_out:
+        return data
+    x, y = data.train
+    return Data((x[:-held_out], y[:-held_out]), (x[-held_out:], y[-held_out:]))
+
+
 class Row:
     """One line of a table, appended to a Markdown file that gets its header when it is new."""
 
