@@ -64,7 +64,7 @@ class Scales:
 def magnitudes(masks: Masks, auxiliary: Auxiliary) -> Tensor:
     """For every gate the mean |w| over all weights behind open gates of its width.
 
-    Float, of the shape of ``auxiliary.values``; 0 for a width that has no open gate.
+    Float, of the shape of ``auxiliary.values``. A width without open gates counts with all its weights.
     """
     values = auxiliary.values
     total, count = values.new_zeros((2, values.numel() + 1))
@@ -80,10 +80,13 @@ def magnitudes(masks: Masks, auxiliary: Auxiliary) -> Tensor:
             total.index_add_(0, index.flatten(), weight.sum_to_size(index.shape).flatten())
             count.index_add_(0, index.flatten(), each.flatten())
     opened = (values > masks.method.threshold).flatten()
-    total, count = total[:-1] * opened, count[:-1] * opened
-    if auxiliary.width is None:
-        return (total.sum() / count.sum().clamp(min=1)).expand_as(values)
-    widths = values.new_zeros(int(auxiliary.width.max()) + 1)
-    mean = widths.index_add(0, auxiliary.width, total)
-    mean /= widths.index_add(0, auxiliary.width, count).clamp(min=1)
-    return mean[auxiliary.width]
+    width = auxiliary.width
+    if width is None:
+        width = torch.zeros(values.numel(), dtype=torch.int64, device=values.device)
+    sums = values.new_zeros((2, 2, int(width.max()) + 1))
+    for i, part in enumerate((opened, torch.ones_like(opened))):
+        sums[i, 0].index_add_(0, width, total[:-1] * part)
+        sums[i, 1].index_add_(0, width, count[:-1] * part)
+    # Over all of a width where none is open: a factor of 0 would keep it closed for ever.
+    chosen = torch.where(sums[0, 1] > 0, sums[0], sums[1])
+    return (chosen[0] / chosen[1].clamp(min=1))[width].view_as(values)
