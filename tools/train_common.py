@@ -78,12 +78,11 @@ def arguments(description: str | None, **defaults) -> argparse.Namespace:
     return options
 
 
-def without(data: Data, held_out: int) -> Data:
-    """The last ``held_out`` training images in the place of the test images: settings are chosen on them."""
-    if not held_out:
-        return data
+def held_out(data: Data, count: int) -> tuple[Data, tuple[Tensor, Tensor]]:
+    """Data without the last ``count`` training images, and those: settings are chosen on them."""
     x, y = data.train
-    return Data((x[:-held_out], y[:-held_out]), (x[-held_out:], y[-held_out:]))
+    cut = len(x) - count
+    return Data((x[:cut], y[:cut]), data.test), (x[cut:], y[cut:])
 
 
 class Row:

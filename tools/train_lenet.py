@@ -4,8 +4,9 @@
     python -m onnxmerge.train run tools/train_lenet.py --data mnist.npz --net lenet300 --weights 0.02
 
 Every run ends in an ONNX file, cut by the core; without --macs and --weights the dense net is trained.
-With --dense-epochs the dense net is trained first and gates are learned from there. Settings are chosen with
---held-out 5000, which measures the error on training images that are left out, never on the test images.
+With --dense-epochs the dense net is trained first and gates are learned from there. Settings are chosen by
+the error on training images that are left out (--held-out of them); the test images are looked at with
+--test 1 only, for what has been chosen.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from torch import nn
-from train_common import Row, Run, arguments, device_name, read, without
+from train_common import Row, Run, arguments, device_name, held_out, read
 
-from onnxmerge.train import Batches, NoMasks, Processes, Trainer, shrink, wrap, wrap_weights
+from onnxmerge.train import Batches, NoMasks, Processes, Trainer, accuracy, shrink, wrap, wrap_weights
 
 
 def lenet300() -> nn.Module:
@@ -52,14 +53,15 @@ def main() -> None:
         epochs=10,
         dense_epochs=0,
         settle=0.3,
-        held_out=0,
+        held_out=5000,
+        test=0,
         batch=128,
         lr=0.05,
         mask_lr=0.02,
         weigh="macs",
         save="",
     )
-    data = without(read(options.data, options.samples), options.held_out)
+    data, unseen = held_out(read(options.data, options.samples), options.held_out)
     processes = Processes.start(options.device)
     batches = Batches(data.train, options.batch, options.seed)
     run = Run(data, batches, options.epochs * len(batches), processes, options.lr)
@@ -82,10 +84,13 @@ def main() -> None:
     if options.save:
         result.save(Path(options.save))
     if processes.rank == 0:
-        row(options, masks, trainer, run, result, processes, seconds + run.seconds)
+        held = 100 * (1 - accuracy(module, *unseen)) if options.held_out else None
+        row(options, masks, trainer, run, result, processes, seconds + run.seconds, held)
 
 
-def row(options, masks, trainer: Trainer, run: Run, result, processes, seconds: float) -> None:
+def row(
+    options, masks, trainer: Trainer, run: Run, result, processes, seconds: float, held: float | None
+) -> None:
     target = options.macs or options.weights
     compression = f"{masks.compression:.0f}x" if options.weights is not None else "-"
     widths = "-".join(str(kept) for kept, _ in result.widths.values())
@@ -96,8 +101,9 @@ def row(options, masks, trainer: Trainer, run: Run, result, processes, seconds: 
         "MACs kept": f"{100 * result.macs[1] / result.macs[0]:.1f}%",
         "weights": compression,
         "widths in the file": widths,
-        "error %": f"{run.error(masks.module):.2f}",
-        "on": "held-out" if options.held_out else "test",
+        "held-out error %": "-" if held is None else f"{held:.2f}",
+        "test error %": f"{run.error(masks.module):.2f}" if options.test else "-",
+        "lr": options.lr,
         "mask lr": options.mask_lr if target else "-",
         "weighed by": options.weigh if options.macs else "-",
         "recovered": trainer.recovered,
