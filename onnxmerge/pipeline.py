@@ -27,7 +27,10 @@ from onnxmerge.reference import trusted
 from onnxmerge.report import Report, describe, describe_inspection, describe_sweep
 from onnxmerge.search import Found, search, within_latency
 from onnxmerge.stages import Decision, Prepared, Proof
-from onnxmerge.validation import Parity, check_model, compare_latency
+from onnxmerge.validation import SLOWER, Parity, check_model, compare_latency
+
+# How often a smaller model must be found slower than its input before it is given up.
+CONFIRMATIONS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +97,9 @@ def optimize(
     prepared = prepare(model, calibration, evaluation, config, clock)
     decision = decide(prepared, plan)
     proof = prove(prepared, decision)
+    if in_vain(prepared, decision, proof):
+        decision = decision.given_up(proof.latency.ratio)
+        proof = prove(prepared, decision)
     report = describe(prepared, decision, proof)
     kept = {name: tuple(int(i) for i in keep) for name, keep in decision.candidate.selection.keep.items()}
     method = asdict(prepared.method) | {"seed": config.seed}
@@ -195,7 +201,29 @@ def decide(prepared: Prepared, plan: Plan | None) -> Decision:
         with prepared.clock("check"):
             candidate, distrusted = trusted(recipe, candidate, next(iter(prepared.data.feeds(batch=1))))
     unchanged = not subject.removed(candidate.selection).any()
-    return Decision(candidate, data, found, unchanged, tuple(distrusted))
+    predicted = None if config.latency is None else recipe.share("latency", candidate.selection)
+    return Decision(
+        candidate, data, found, unchanged, tuple(distrusted), planned=plan is not None, predicted=predicted
+    )
+
+
+def in_vain(prepared: Prepared, decision: Decision, proof: Proof) -> bool:
+    """Whether a smaller model that was to be faster is slower than its input, time after time.
+
+    Who gives a ratio, a plan, an alignment or a share of the parameters asks for just that, whatever
+    it costs in time.
+    """
+    config = prepared.config
+    asked = config.ratio is not None or config.params is not None or config.align != "auto"
+    if decision.unchanged or decision.planned or asked or proof.latency.ratio <= SLOWER:
+        return False
+    feed = next(iter(decision.data.feeds(batch=1)))
+    with prepared.clock("latency"):
+        return all(
+            compare_latency(prepared.reference, prepared.session(decision.candidate), feed, seconds=0.5).ratio
+            > SLOWER
+            for _ in range(CONFIRMATIONS)
+        )
 
 
 def _search(
@@ -221,7 +249,7 @@ def _fast_enough(prepared: Prepared, recipe: Recipe, goal: float) -> Candidate:
         with prepared.clock("latency"):
             return compare_latency(prepared.reference, prepared.session(candidate), feed, seconds=1.0).ratio
 
-    return within_latency(recipe, measured, goal, prepared.clock.step)
+    return recipe.of_widths(within_latency(recipe, measured, goal, prepared.clock.step))
 
 
 def _checked(plan: Plan, prepared: Prepared) -> Selection:

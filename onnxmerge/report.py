@@ -11,11 +11,11 @@ from typing import Any
 
 from onnxmerge.graph.output import atomic_write, measured
 from onnxmerge.stages import Decision, Prepared, Proof
+from onnxmerge.validation import SLOWER
 
 SCHEMA_VERSION = 1
 # Measured ratios are uncertain by about this much.
 REACHED = 0.03
-SLOWER = 1.02
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def describe(prepared: Prepared, decision: Decision, proof: Proof) -> Report:
                 for o in parity.outputs
             ],
         },
-        "latency": asdict(latency),
+        "latency": asdict(latency) | {"predicted_ratio": decision.predicted},
         "search": _search(prepared, decision),
         "groups": [
             {"name": name, "before": len(group), "after": len(keep.get(name, group.channels)),
@@ -158,7 +158,13 @@ def _search(prepared: Prepared, decision: Decision) -> dict[str, Any] | None:
     if prepared.config.budget is not None:
         return None
     if decision.found is None:
-        return {"macs": 1.0, "change": 0.0, "source": prepared.data.source}
+        return {
+            "macs": 1.0,
+            "change": 0.0,
+            "change_upper_90": 0.0,
+            "source": prepared.data.source,
+            "samples": 0,
+        }
     found = decision.found
     return {
         "macs": found.share,
@@ -198,10 +204,15 @@ def _warnings(prepared: Prepared, decision: Decision, proof: Proof) -> list[str]
     elif proof.latency.ratio > SLOWER and not decision.unchanged:
         warnings.append(
             f"the output takes {proof.latency.ratio:.2f} of the input's time on this machine, whose kernels "
-            "its widths do not suit: --align auto or --latency take that into account"
+            "its widths do not suit: --macs and --latency take that into account"
         )
     if not prepared.subject.channels.groups:
         warnings.append("no channel of this model can be removed: see what is frozen and why")
+    elif decision.in_vain is not None:
+        warnings.append(
+            f"the smaller model took {decision.in_vain:.2f} of the input's time on this machine: the input "
+            "model is the output; --ratio and --params ask for a smaller model whatever its time"
+        )
     elif decision.unchanged:
         warnings.append("nothing was removed: the input model is the output")
     return warnings

@@ -1,7 +1,7 @@
 """Running models: devices, sessions, concrete shapes and intermediate values.
 
-The only module that imports onnxruntime. Everything that onnxruntime reports is turned into one
-sentence here, so that no other module has to know how it words its failures.
+Only this module and ``runtime_session`` know onnxruntime. Everything that it reports is turned into one
+sentence there, so that no other module has to know how it words its failures.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -26,64 +25,12 @@ from onnx import TensorProto, helper
 from onnxmerge.errors import DeviceError, ModelError, UsageError
 from onnxmerge.runtime_bytes import Model, Source, opened, patch, source_of, tensors
 from onnxmerge.runtime_errors import sentence
-from onnxmerge.runtime_types import TensorInfo, tensor_info
-
-try:
-    import onnxruntime as ort
-except ImportError as missing:  # pragma: no cover - the tests need a runtime
-    raise DeviceError(
-        'onnxruntime is not installed: pip install "onnxmerge[cpu]", or "onnxmerge[gpu]" for CUDA'
-    ) from missing
+from onnxmerge.runtime_session import CUDA, Session, ort
 
 _CPU = "CPUExecutionProvider"
-_CUDA = "CUDAExecutionProvider"
 # TF32 keeps 10 bits of mantissa: parity measured with it would be the parity of the rounding.
 _CUDA_OPTIONS = {"use_tf32": "0"}
 _FATAL_ONLY = 4  # every failure is raised as an exception too: logging it as well would say it twice
-
-
-class Session:
-    """A loaded model. `provider` is the one that really runs it, `threads` its intra-op threads.
-
-    `mapped` says that its weights lie in files, and are in memory only while it runs (see `graph.weights`).
-    """
-
-    def __init__(
-        self, session: ort.InferenceSession, threads: int, held: Mapping[str, ort.OrtValue] | None = None
-    ) -> None:
-        self._session = session
-        self._held = held or {}  # what the session uses in place must outlive it
-        self.mapped = bool(self._held)
-        self.provider: str = session.get_providers()[0]
-        self.threads = threads
-        self.inputs: tuple[TensorInfo, ...] = tuple(tensor_info(i) for i in session.get_inputs())
-        self.outputs: tuple[TensorInfo, ...] = tuple(tensor_info(o) for o in session.get_outputs())
-        # numpy has no bfloat16, and onnxruntime refuses to convert it in either direction.
-        self._narrow_in = {i.name for i in self.inputs if i.kind == "tensor(bfloat16)"}
-        self._narrow_out = any(o.kind == "tensor(bfloat16)" for o in self.outputs)
-
-    def run(self, feed: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, Any]:
-        """Output values by name: arrays, or lists for sequences. `outputs` limits them to these names.
-
-        Raises ModelError, naming the node where onnxruntime does.
-        """
-        names = [o.name for o in self.outputs] if outputs is None else list(outputs)
-        fed: dict[str, Any] = {k: _to_bfloat16(v) if k in self._narrow_in else v for k, v in feed.items()}
-        try:
-            if not self._narrow_out:
-                return dict(zip(names, self._session.run(names, fed), strict=True))
-            fed = {k: v if isinstance(v, ort.OrtValue) else ort.OrtValue.ortvalue_from_numpy(v)
-                   for k, v in fed.items()}  # fmt: skip
-            values = self._session.run_with_ort_values(names, fed)
-            return {name: _from_ort(value) for name, value in zip(names, values, strict=True)}
-        except MemoryError:
-            raise
-        except Exception as failure:  # onnxruntime raises a dozen unrelated classes
-            raise ModelError(f"the model does not run: {sentence(failure)}") from failure
-
-    def end_profiling(self) -> str:
-        """Stop the profiling that the session was loaded with; returns the path of its trace."""
-        return self._session.end_profiling()
 
 
 @dataclass(frozen=True)
@@ -114,10 +61,10 @@ class Runtime:
             return cls("cpu", _CPU, count)
         lacking = _cuda_lacks()
         if lacking is None:
-            return cls("cuda", _CUDA, count)
+            return cls("cuda", CUDA, count)
         if device == "cuda":
             raise DeviceError(f"--device cuda does not work here: {lacking}")
-        built_for_cuda = _CUDA in ort.get_available_providers()
+        built_for_cuda = CUDA in ort.get_available_providers()
         note = f"CUDA does not work here, so the CPU is used: {lacking}" if built_for_cuda else None
         return cls("cpu", _CPU, count, note)
 
@@ -239,7 +186,7 @@ class Runtime:
         held = {name: _in_place(values) for name, values in source.mapped.items()}
         for name, value in held.items():
             options.add_initializer(name, value)
-        providers = [(_CUDA, _CUDA_OPTIONS), _CPU] if self.provider == _CUDA else [_CPU]
+        providers = [(CUDA, _CUDA_OPTIONS), _CPU] if self.provider == CUDA else [_CPU]
         try:
             session = ort.InferenceSession(source.model, options, providers=providers, enable_fallback=0)
         except MemoryError:
@@ -255,7 +202,7 @@ class Runtime:
 @functools.cache
 def _cuda_lacks() -> str | None:
     """What keeps CUDA from working, or None if a session really ran on it."""
-    if _CUDA not in ort.get_available_providers():
+    if CUDA not in ort.get_available_providers():
         return 'this onnxruntime has no CUDA: pip uninstall onnxruntime, then pip install "onnxmerge[gpu]"'
     if hasattr(ort, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
@@ -274,7 +221,7 @@ def _cuda_lacks() -> str | None:
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "probe", [value], [result])
     probe = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
     try:
-        session = Runtime("cuda", _CUDA, 1).session(probe)
+        session = Runtime("cuda", CUDA, 1).session(probe)
         session.run({"x": np.zeros(1, np.float32)})
     except (ModelError, DeviceError) as failure:
         return f"{failure} (check the driver with nvidia-smi)"
@@ -295,17 +242,3 @@ def _in_place(values: np.ndarray) -> ort.OrtValue:
     kind = helper.np_dtype_to_tensor_dtype(values.dtype)
     plain = values.view(np.uint16) if values.dtype.name == "bfloat16" else values
     return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(plain, kind)
-
-
-def _to_bfloat16(value: np.ndarray) -> ort.OrtValue:
-    bits = np.ascontiguousarray(value, np.float32).view(np.uint32).astype(np.uint64)
-    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(rounded, TensorProto.BFLOAT16)
-
-
-def _from_ort(value: ort.OrtValue) -> Any:
-    if value.data_type() != "tensor(bfloat16)":
-        return value.numpy()
-    raw = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
-    wide = np.frombuffer(raw, np.uint16).astype(np.uint32) << 16
-    return wide.view(np.float32).reshape(value.shape())

@@ -68,7 +68,7 @@ class Subject:
     def pruned(
         self, selection: Selection, folds: Iterable[Fold], scratch: Scratch | None = None
     ) -> onnx.ModelProto:
-        """The model with the folds applied and the removed channels cut out; big weights in ``scratch``."""
+        """The model with the folds applied and the removed channels cut out, new weights in ``scratch``."""
         editor = Editor(self.canonical, scratch)
         apply_folds(editor, folds)
         resize(editor, self.channels, self.removed(selection))

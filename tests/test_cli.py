@@ -112,6 +112,8 @@ def test_searches_within_the_default_tolerance(out, tmp_path):
             "bias",
             "--criterion",
             "l1",
+            "--align",
+            "1",
             "--report",
             report,
             "-q",

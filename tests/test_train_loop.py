@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from onnxmerge.train import (  # noqa: E402
     shrink,
     wrap,
 )
+from onnxmerge.train.budget import Budget, Pressure  # noqa: E402
 
 STEPS = 24
 
@@ -270,3 +272,13 @@ def test_two_processes_train_as_one(tmp_path):
 def _environment() -> dict[str, str]:
     root = str(Path(__file__).parents[1])
     return os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+
+
+def test_the_wanted_share_falls_by_the_same_factor_and_mu_follows_the_logarithm():
+    budget = Budget("macs", 0.01, ramp=0.5)
+    assert [budget.wanted(p) for p in (0, 0.25, 0.5, 1)] == pytest.approx([1, 0.1, 0.01, 0.01])
+    pressure = Pressure(budget, mu=0.0)
+    pressure.update(0.1 * math.e, progress=0.25)
+    assert pressure.mu == pytest.approx(budget.proportional + budget.integral)
+    pressure.update(0.05, progress=0.25)
+    assert pressure.mu == 0.0

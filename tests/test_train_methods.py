@@ -10,6 +10,7 @@ from torch import nn  # noqa: E402
 
 from onnxmerge.train import HardConcrete, HardStep, LeakyRelu, Linear, Softplus, Trainer  # noqa: E402
 from onnxmerge.train.masks import Auxiliary, Masks  # noqa: E402
+from onnxmerge.train.scales import magnitudes  # noqa: E402
 
 
 class TwoChannels(Masks):
@@ -153,3 +154,40 @@ def test_hard_concrete_noise_is_one_draw_per_forward_and_none_in_evaluation():
     assert not torch.equal(first, second)
     masks.module.eval()
     assert torch.equal(masks.module(x), masks.module(x))
+
+
+def test_scaled_steps_are_loss_per_cost():
+    masks = TwoChannels(HardStep(Linear()), START)
+    trainer = Trainer(masks, torch.optim.SGD(masks.module.parameters(), lr=0.0), 100, mu=0.5, lr=0.1)
+    trainer.backward(loss_of(masks))
+    trainer.step()
+    pulls = [1.0 - 2.0, -4.0 + 8.0]  # the sum of dL/dt * sgn(w) of each channel
+    scaled = [pull * 1.5 / cost for pull, cost in zip(pulls, (1.0, 3.0), strict=True)]  # open: |2| and |-1|
+    size = math.sqrt(sum(g * g for g in scaled) / 2)
+    for channel, gradient in enumerate(scaled):
+        expected = START[channel] - 0.1 * (gradient / size + 0.5)
+        assert masks.parameters[0][channel].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_magnitudes_of_a_width_are_those_of_open_gates_or_of_all_where_none_is():
+    masks = TwoChannels(HardStep(), START)
+    (auxiliary,) = masks.auxiliaries
+    assert magnitudes(masks, auxiliary).tolist() == [1.5, 1.5]
+    auxiliary.values.data.fill_(-1.0)
+    assert magnitudes(masks, auxiliary).tolist() == [1.625, 1.625]
+    auxiliary.width = torch.tensor([0, 1])
+    assert magnitudes(masks, auxiliary).tolist() == [1.5, 1.75]
+
+
+def test_the_last_decision_is_by_the_running_mean():
+    masks = TwoChannels(HardStep(), [1.0, 1.0])
+    optimizer = torch.optim.SGD(masks.module.parameters(), lr=0.0)
+    trainer = Trainer(masks, optimizer, 20, lr=0.0, settle=0.0, average=0.5, params=0.5)
+    for step in range(20):
+        # Channel 0 is the stronger one all the time but for the last step.
+        last = step == 19
+        masks.parameters[0].data.copy_(torch.tensor([0.1, 0.2] if last else [0.8, 0.3]))
+        trainer.backward(loss_of(masks))
+        trainer.step()
+    assert masks.fixed
+    assert masks.opened[0].tolist() == [True, False]

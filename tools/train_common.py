@@ -78,6 +78,13 @@ def arguments(description: str | None, **defaults) -> argparse.Namespace:
     return options
 
 
+def held_out(data: Data, count: int) -> tuple[Data, tuple[Tensor, Tensor]]:
+    """Data without the last ``count`` training images, and those: settings are chosen on them."""
+    x, y = data.train
+    cut = len(x) - count
+    return Data((x[:cut], y[:cut]), data.test), (x[cut:], y[cut:])
+
+
 class Row:
     """One line of a table, appended to a Markdown file that gets its header when it is new."""
 

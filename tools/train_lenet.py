@@ -4,6 +4,9 @@
     python -m onnxmerge.train run tools/train_lenet.py --data mnist.npz --net lenet300 --weights 0.02
 
 Every run ends in an ONNX file, cut by the core; without --macs and --weights the dense net is trained.
+With --dense-epochs the dense net is trained first and gates are learned from there. Settings are chosen by
+the error on training images that are left out (--held-out of them); the test images are looked at with
+--test 1 only, for what has been chosen.
 """
 
 from __future__ import annotations
@@ -11,9 +14,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from torch import nn
-from train_common import Row, Run, arguments, device_name, read
+from train_common import Row, Run, arguments, device_name, held_out, read
 
-from onnxmerge.train import Batches, NoMasks, Processes, Trainer, shrink, wrap, wrap_weights
+from onnxmerge.train import Batches, NoMasks, Processes, Trainer, accuracy, shrink, wrap, wrap_weights
 
 
 def lenet300() -> nn.Module:
@@ -48,18 +51,27 @@ def main() -> None:
         macs=None,
         weights=None,
         epochs=10,
+        dense_epochs=0,
+        settle=0.3,
+        held_out=5000,
+        test=0,
         batch=128,
         lr=0.05,
         mask_lr=0.02,
         weigh="macs",
         save="",
     )
-    data = read(options.data, options.samples)
+    data, unseen = held_out(read(options.data, options.samples), options.held_out)
     processes = Processes.start(options.device)
     batches = Batches(data.train, options.batch, options.seed)
     run = Run(data, batches, options.epochs * len(batches), processes, options.lr)
     module = {"lenet300": lenet300, "lenet5": lenet5}[options.net]().to(processes.device)
     example = data.train[0][:2]
+    seconds = 0.0
+    if options.dense_epochs:
+        dense = Run(data, batches, options.dense_epochs * len(batches), processes, options.lr)
+        dense.plain(module)
+        seconds = dense.seconds
     if options.macs is not None:
         masks, kind, target = wrap(module, example), "macs", options.macs
     elif options.weights is not None:
@@ -67,15 +79,18 @@ def main() -> None:
     else:
         masks, kind, target = NoMasks(module), "", None
     budget = {} if target is None else {kind: target}
-    trainer = run.learn(masks, lr=options.mask_lr, weigh=options.weigh, **budget)
+    trainer = run.learn(masks, lr=options.mask_lr, weigh=options.weigh, settle=options.settle, **budget)
     result = shrink(masks, example)
     if options.save:
         result.save(Path(options.save))
     if processes.rank == 0:
-        row(options, masks, trainer, run, result, processes)
+        held = 100 * (1 - accuracy(module, *unseen)) if options.held_out else None
+        row(options, masks, trainer, run, result, processes, seconds + run.seconds, held)
 
 
-def row(options, masks, trainer: Trainer, run: Run, result, processes) -> None:
+def row(
+    options, masks, trainer: Trainer, run: Run, result, processes, seconds: float, held: float | None
+) -> None:
     target = options.macs or options.weights
     compression = f"{masks.compression:.0f}x" if options.weights is not None else "-"
     widths = "-".join(str(kept) for kept, _ in result.widths.values())
@@ -86,16 +101,25 @@ def row(options, masks, trainer: Trainer, run: Run, result, processes) -> None:
         "MACs kept": f"{100 * result.macs[1] / result.macs[0]:.1f}%",
         "weights": compression,
         "widths in the file": widths,
-        "test error %": f"{run.error(masks.module):.2f}",
+        "held-out error %": "-" if held is None else f"{held:.2f}",
+        "test error %": f"{run.error(masks.module):.2f}" if options.test else "-",
+        "lr": options.lr,
         "mask lr": options.mask_lr if target else "-",
         "weighed by": options.weigh if options.macs else "-",
         "recovered": trainer.recovered,
         "file = module": f"{result.error:.0e}",
-        "epochs": options.epochs,
+        "epochs, dense + masks + fixed": _epochs(options),
         "seed": options.seed,
         "device": device_name(processes),
-        "seconds": f"{run.seconds:.0f}",
+        "seconds": f"{seconds:.0f}",
     })  # fmt: skip
+
+
+def _epochs(options) -> str:
+    if options.macs is None and options.weights is None:
+        return f"{options.dense_epochs + options.epochs} + 0 + 0"
+    fixed = options.settle * options.epochs
+    return f"{options.dense_epochs} + {options.epochs - fixed:g} + {fixed:g}"
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from onnxmerge.calibration.files import ensure_fits
 from onnxmerge.calibration.fitting import fixed_batch
 from onnxmerge.calibration.roles import Role, roles
 from onnxmerge.errors import ModelError, UsageError
-from onnxmerge.runtime import Runtime, Session, TensorInfo
+from onnxmerge.runtime import Runtime, Session
+from onnxmerge.runtime_types import TensorInfo
 
 _SIZES = (
     *(1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448, 480, 512),

@@ -12,7 +12,7 @@ import onnx
 from onnxmerge.calibration.dataset import Dataset
 from onnxmerge.calibration.forms import LinearForm, linear_form
 from onnxmerge.calibration.moments import Accumulator
-from onnxmerge.calibration.threads import one_blas_thread
+from onnxmerge.calibration.threads import ahead, one_blas_thread
 from onnxmerge.channels import Channels
 from onnxmerge.channels.residual import feeds
 from onnxmerge.channels.sites import FoldSite
@@ -109,10 +109,10 @@ def collect(
         if s.node.index in forms
         if (form := forms[s.node.index]) is not None or s.data.size <= _MOST_POSITIONS
     }
-    for done, feed in enumerate(feed_list):
+    fetched = (session.run(feed, [n for n in names if n not in feed]) | dict(feed) for feed in feed_list)
+    for done, values in enumerate(ahead(fetched)):
         if progress is not None:
             progress("statistics", done, len(feed_list))
-        values = session.run(feed, [name for name in names if name not in feed]) | dict(feed)
         for (name, axis), sum_ in sums.items():
             sum_.add(np.asarray(values[name]), axis)
         for site in sites:

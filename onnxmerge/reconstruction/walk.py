@@ -16,7 +16,7 @@ import onnx
 from onnxmerge.calibration.batching import batches_of
 from onnxmerge.calibration.dataset import Dataset
 from onnxmerge.calibration.segments import Segments
-from onnxmerge.calibration.threads import one_blas_thread
+from onnxmerge.calibration.threads import ahead, one_blas_thread
 from onnxmerge.channels import Channels
 from onnxmerge.channels.cost import removed_channels
 from onnxmerge.channels.sites import fold_sites
@@ -148,7 +148,7 @@ class _Walk:
 
     def _gather(self, request: Request, old: Segments, new: Segments) -> Paired:
         pairs = zip(old.stream(request.old_names), new.stream(request.new_names), strict=True)
-        return gather(request, pairs, self._rows, self._rng)
+        return gather(request, ahead(pairs), self._rows, self._rng)
 
     def _with_others(self, paired: Paired, others: list[Request]) -> Paired:
         """Statistics pooled over all sites that share a weight.

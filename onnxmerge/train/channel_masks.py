@@ -26,7 +26,7 @@ class ChannelMasks(Masks):
     def __init__(self, module: nn.Module, found: ChannelMap, method: Method, seed: int):
         device = next(module.parameters()).device
         start = torch.full((len(found.component),), method.initial, device=device)
-        auxiliary = Auxiliary(nn.Parameter(start))
+        auxiliary = Auxiliary(nn.Parameter(start), torch.from_numpy(found.group).to(device))
         gates = {name: (auxiliary, torch.from_numpy(index).to(device)) for name, index in found.index.items()}
         super().__init__(module, method, [auxiliary], gates, seed)
         self.skipped: Mapping[str, int] = found.skipped

@@ -16,9 +16,16 @@ from onnxmerge.train.methods import Method, spread
 
 @dataclass(eq=False)
 class Auxiliary:
-    """One tensor of auxiliary parameters, and the noise of the current forward pass (or None)."""
+    """One tensor of auxiliary parameters.
+
+    Attributes:
+        values: float, one per gate.
+        width: int64, which width each gate belongs to; None: all to one.
+        noise: of the current forward pass, or None.
+    """
 
     values: nn.Parameter
+    width: Tensor | None = None
     noise: Tensor | None = None
 
 

@@ -25,6 +25,7 @@ class Method(Protocol):
         initial: the value that they start from.
         threshold: a gate is open where its parameter is above this.
         random: whether ``gate`` wants noise while the masks are being learned.
+        decoupled: whether the masks' gradient has lost the weights' magnitude, by sgn(w).
     """
 
     @property
@@ -35,6 +36,9 @@ class Method(Protocol):
 
     @property
     def random(self) -> bool: ...
+
+    @property
+    def decoupled(self) -> bool: ...
 
     def gate(self, weight: Tensor, mask: Tensor, index: Tensor | None, noise: Tensor | None) -> Tensor:
         """The gated weight t.
@@ -140,6 +144,7 @@ class HardConcrete:
     high: float = 1.1
     initial: float = math.log(0.9 / 0.1)
     random: bool = True
+    decoupled: bool = False
 
     @property
     def threshold(self) -> float:

@@ -15,6 +15,7 @@ from onnxmerge.train.behind import keep_behind_gates
 from onnxmerge.train.budget import Budget, Pressure
 from onnxmerge.train.logs import Log
 from onnxmerge.train.masks import Masks
+from onnxmerge.train.scales import Scales
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,11 @@ class Learning:
         weigh: what a gate weighs in it: macs, params or none; None: the budget's kind.
         bilevel: weights and masks in turn (each on its own part of the data) or jointly.
         settle: the part of all steps, at the end, in which the masks are fixed.
-        scale_free: divide the gradient of the masks by its running root mean square, so that ``lr``
-            and ``mu`` mean the same in every model; False is the published update to the letter.
+        scale_free: steps in units of loss per cost, see ``scales``, so that ``lr`` and ``mu`` mean the
+            same in every layer and model; False is the published update to the letter.
+        average: the part of the steps before the masks are fixed over which m is averaged
+            (exponentially) for the last decision; gates that the net needs open and close all the
+            time, and one step alone would decide by chance. 0: the last m.
 
     Raises:
         UsageError: options that are out of range or contradict one another.
@@ -45,6 +49,7 @@ class Learning:
     bilevel: bool = False
     settle: float = 0.3
     scale_free: bool = True
+    average: float = 0.1
 
     def __post_init__(self) -> None:
         if self.macs is not None and self.params is not None:
@@ -59,6 +64,8 @@ class Learning:
             raise UsageError(f"weigh is macs, params or none, not {self.weigh!r}")
         if not 0 <= self.settle < 1:
             raise UsageError(f"settle is a part of all steps, from 0 to below 1, not {self.settle}")
+        if not 0 <= self.average <= 1:
+            raise UsageError(f"average is a part of the steps with masks, 0 to 1, not {self.average}")
 
     @property
     def budget(self) -> Budget | None:
@@ -114,7 +121,8 @@ class Trainer:
         self.turns = {"weights": 0, "masks": 0, "both": 0}
         self.recovered = 0
         self.pressure = Pressure(self.learning.budget, self.learning.mu)
-        self._mean_square = 0.0
+        self._scales = Scales()
+        self._means = [values.detach().clone() for values in masks.parameters]
         self._scaler = scaler
         self._log, self._log_every = log, log_every
         self._check_budget()
@@ -175,6 +183,8 @@ class Trainer:
         self.turns[turn] += 1
         if self.progress >= 1 and not self.masks.fixed:
             budget = self.learning.budget
+            for values, mean in zip(self.masks.parameters, self._means, strict=True):
+                values.data.copy_(mean)
             self.masks.fix(*((budget.kind, budget.target) if budget else ()))
         if self._log is not None and (self.done % self._log_every == 0 or self.done == self.steps):
             seen = {} if loss is None else {"loss": float(loss.detach())}
@@ -194,31 +204,30 @@ class Trainer:
         before = self.masks.opened
         if self._scaler is not None:
             self._scaler.unscale_(self.mask_optimizer)
+        costs = self.masks.costs(learning.weigh or kind)
         if learning.scale_free:
-            self._divide_by_size()
+            costs = self._scales.apply(self.masks, costs)
         if self.pressure.mu:
-            costs = self.masks.costs(learning.weigh or kind)
             for values, cost in zip(self.masks.parameters, costs, strict=True):
                 penalty = self.masks.method.penalty(values, cost, learning.norm)
                 (gradient,) = torch.autograd.grad(self.pressure.mu * penalty, values)
                 values.grad = gradient if values.grad is None else values.grad + gradient
         self._apply(self.mask_optimizer)
         self.masks.keep_alive()
+        self._average()
         self.recovered += sum(
             int((now & ~old).sum()) for now, old in zip(self.masks.opened, before, strict=True)
         )
         self.pressure.update(self.masks.share(kind), self.progress)
 
-    def _divide_by_size(self) -> None:
-        """Divide the masks' gradient by its running root mean square over all of them."""
-        gradients = [p.grad for p in self.masks.parameters if p.grad is not None]
-        count = sum(g.numel() for g in gradients)
-        square = sum(float(g.double().square().sum()) for g in gradients) / max(count, 1)
-        if not 0 < square < float("inf"):
-            return
-        self._mean_square = 0.95 * self._mean_square + 0.05 * square if self._mean_square else square
-        for gradient in gradients:
-            gradient.div_(self._mean_square**0.5)
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Follow m with the running mean that decides in the end."""
+        learning = self.learning
+        updates = (1 - learning.settle) * self.steps / (2 if learning.bilevel else 1)
+        part = 1 / max(1.0, learning.average * updates)
+        for mean, values in zip(self._means, self.masks.parameters, strict=True):
+            mean.lerp_(values, part)
 
     def state_of_masks(self) -> dict[str, float]:
         """What a log or a progress line says: shares, open gates, mu, recoveries."""
@@ -243,7 +252,8 @@ class Trainer:
             "turns": dict(self.turns),
             "recovered": self.recovered,
             "pressure": (self.pressure.mu, self.pressure.memory),
-            "mean_square": self._mean_square,
+            "mean_square": self._scales.mean_square,
+            "means": [mean.cpu() for mean in self._means],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -259,7 +269,9 @@ class Trainer:
         self.done, self.recovered = state["done"], state["recovered"]
         self.turns = dict(state["turns"])
         self.pressure.mu, self.pressure.memory = state["pressure"]
-        self._mean_square = state["mean_square"]
+        self._scales.mean_square = state["mean_square"]
+        for mean, stored in zip(self._means, state["means"], strict=True):
+            mean.copy_(stored)
 
 
 def _take_out(optimizer: Optimizer, masks: Masks) -> None:

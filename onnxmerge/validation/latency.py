@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,8 @@ import numpy as np
 from onnxmerge.graph import weights
 from onnxmerge.runtime import Session
 
+# A model that takes this much of another one's time is slower: less is within the noise.
+SLOWER = 1.02
 _WARM_UP = 3  # the first runs allocate arenas and, on CUDA, choose kernels
 _LEAST_PAIRS = 5
 _MOST_PAIRS = 2000
@@ -47,18 +49,19 @@ def compare_latency(
     if before.mapped or after.mapped:
         times = _in_blocks(before, after, feed)
         return _summary(times, after, in_turn=False)
+    one, other = before.runner(feed), after.runner(feed)
     for _ in range(_WARM_UP):
-        before.run(feed)
-        after.run(feed)
+        one()
+        other()
     times: list[tuple[float, float]] = []
     end = time.perf_counter() + seconds
     while len(times) < _LEAST_PAIRS or (len(times) < _MOST_PAIRS and time.perf_counter() < end):
         if len(times) % 2:
-            second = _timed(after, feed)
-            first = _timed(before, feed)
+            second = _timed(other)
+            first = _timed(one)
         else:
-            first = _timed(before, feed)
-            second = _timed(after, feed)
+            first = _timed(one)
+            second = _timed(other)
         times.append((first, second))
     return _summary(times, after, in_turn=True)
 
@@ -69,9 +72,10 @@ def _in_blocks(before: Session, after: Session, feed: Mapping[str, np.ndarray]) 
     for _ in range(_BLOCKS):
         blocks = []
         for session in (before, after):
+            run = session.runner(feed)
             weights.release()
-            session.run(feed)  # brings the weights back
-            blocks.append([_timed(session, feed) for _ in range(_RUNS_PER_BLOCK)])
+            run()  # brings the weights back
+            blocks.append([_timed(run) for _ in range(_RUNS_PER_BLOCK)])
         times += zip(*blocks, strict=True)
     weights.release()
     return times
@@ -93,7 +97,15 @@ def _summary(times: list[tuple[float, float]], after: Session, *, in_turn: bool)
     )
 
 
-def _timed(session: Session, feed: Mapping[str, np.ndarray]) -> float:
+def median_seconds(session: Session, feed: Mapping[str, np.ndarray], runs: int = 20) -> float:
+    """The median time of one run, after a warm-up. Raises ModelError."""
+    run = session.runner(feed)
+    for _ in range(_WARM_UP):
+        run()
+    return float(np.median([_timed(run) for _ in range(runs)]))
+
+
+def _timed(run: Callable[[], object]) -> float:
     start = time.perf_counter()
-    session.run(feed)
+    run()
     return time.perf_counter() - start
