@@ -236,15 +236,16 @@ def main() -> None:
     parser.add_argument("--only", default="", help="jobs whose name contains this")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for job in jobs(options.layers):
         if options.only.lower() not in job.name.lower():
             continue
         try:
-            found[job.name] = measured(job, options.folder) | {"options": " ".join(job.options)}
+            row = measured(job, options.folder) | {"options": " ".join(job.options)}
         finally:
             for path in options.folder.iterdir():
                 path.unlink()
+        found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        found[job.name] = row
         RESULTS.write_text(json.dumps(found, indent=1) + "\n")
         RESULTS.with_suffix(".md").write_text(table(found, "python tools/large_models.py --folder FOLDER"))
 

@@ -91,7 +91,7 @@ def release() -> None:
     """Take all mapped weights out of this process's memory; they come back from the files when used."""
     if hasattr(mmap, "MADV_DONTNEED"):
         for root in list(_roots.values()):
-            root._mmap.madvise(mmap.MADV_DONTNEED)
+            root._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
 
 class Scratch:
@@ -105,7 +105,7 @@ class Scratch:
             )
         except OSError as error:
             raise OutputError(f"no temporary folder for weights: {error.strerror or error}") from error
-        self.path = Path(self._folder.name).resolve()
+        self.path: Path = Path(self._folder.name).resolve()
         self._count = 0
 
     def inner(self) -> Scratch:

@@ -192,6 +192,7 @@ class _Walk:
         bias = rebias(own.fit, own, weight) if own.fit is not None else None
         fold = Fold.of(site, weight, bias, self._scratch)
         self.folds.append(fold)
+        assert fold.weight is not None
         self._new.set_constant(site.weight.name, fold.weight)
         if bias is not None and own.fit is not None:
             axis = own.fit.form.output
