@@ -27,7 +27,7 @@ LARGE = 256 << 20
 # Of a large model, the tensors of so many bytes; smaller ones are read into memory.
 MAPPED = 1 << 14
 
-_roots: WeakValueDictionary[str, np.memmap] = WeakValueDictionary()
+_roots: WeakValueDictionary[tuple[str, int, int], np.memmap] = WeakValueDictionary()
 
 
 def is_reference(tensor: onnx.TensorProto) -> bool:
@@ -142,13 +142,14 @@ class Scratch:
 
 
 def _map(path: str) -> np.memmap:
-    root = _roots.get(path)
-    if root is None:
-        try:
-            root = np.memmap(path, np.uint8, "r")
-        except (OSError, ValueError) as error:
-            raise ModelError(f"the weights in {path} cannot be read: {error}") from error
-        _roots[path] = root
+    try:
+        found = os.stat(path)
+        key = (path, found.st_ino, found.st_mtime_ns)  # a file that was replaced is another one
+        root = _roots.get(key)
+        if root is None:
+            _roots[key] = root = np.memmap(path, np.uint8, "r")
+    except (OSError, ValueError) as error:
+        raise ModelError(f"the weights in {path} cannot be read: {error}") from error
     return root
 
 
