@@ -39,7 +39,7 @@ def _fail(message: str, code: int) -> int:
 
 
 def _optimize(options: argparse.Namespace) -> None:
-    from onnxmerge.graph.io import check_output
+    from onnxmerge.graph.output import check_output
     from onnxmerge.pipeline import optimize
     from onnxmerge.terminal import Terminal
 
@@ -100,7 +100,7 @@ def _sweep(options: argparse.Namespace) -> None:
 
 def _check_side_outputs(*names: str | None, source: Path, target: Path | None = None) -> None:
     """Refuse reports and plots that cannot be written or would fall on another file, before any work."""
-    from onnxmerge.graph.io import check_output, same_file
+    from onnxmerge.graph.output import check_output, same_file
 
     taken = [] if target is None else [target]
     for path in (Path(name) for name in names if name is not None):

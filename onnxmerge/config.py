@@ -33,7 +33,7 @@ class Config:
         skip, only: globs of node or tensor names.
         criterion, allocation, compensation: a method by name, or ``auto``.
         align: widths are multiples of this where a group is that wide; ``auto``: of what the target
-            computes without waste; None: 1, or ``auto`` under ``latency``. A ``ratio`` is never aligned.
+            computes without waste, and of less in narrow groups. A ``ratio`` is never aligned.
         target: ``cpu``, ``cuda`` or ``tensorrt``: what the model is aligned for; ``auto``: the device.
         samples: most calibration samples used.
         patches: rows per layer for least squares, spread over the samples.
@@ -56,7 +56,7 @@ class Config:
     threshold: float | None = None
     trade_off: float = 0.85
     allocation: str = "auto"
-    align: int | str | None = None
+    align: int | str = "auto"
     target: str = "auto"
     scope: str = "all"
     skip: tuple[str, ...] = ()
@@ -87,7 +87,7 @@ class Config:
         for name in ("samples", "patches"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name} is at least 1, not {getattr(self, name)}")
-        if self.align not in (None, "auto") and not (isinstance(self.align, int) and self.align >= 1):
+        if self.align != "auto" and not (isinstance(self.align, int) and self.align >= 1):
             raise UsageError(f"--align is auto, or at least 1, not {self.align}")
         _one_of("target", self.target, ("auto", *TARGETS))
         _one_of("criterion", self.criterion, ("auto", *CRITERIA))

@@ -13,28 +13,33 @@ import json
 import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
-from math import prod
 from pathlib import Path
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 
+from onnxmerge.allocation import Alignment
 from onnxmerge.channels import Channels
-from onnxmerge.channels.cost import Term, removed_channels
+from onnxmerge.channels.cost import Table, Term, kept_lengths
 from onnxmerge.clock import Progress
 from onnxmerge.errors import OutputError
-from onnxmerge.graph.io import atomic_write
+from onnxmerge.graph.output import atomic_write
 from onnxmerge.graph.view import GraphView, NodeView
 from onnxmerge.operators.table import lookup
 from onnxmerge.plan import Selection
 from onnxmerge.runtime import Runtime
 from onnxmerge.subject import Subject
+from onnxmerge.targets import NARROWEST
+from onnxmerge.validation.latency import median_seconds
 
-# Shares of every group's channels at which the model is profiled.
-LEVELS = (1.0, 0.75, 0.5, 0.25, 0.0)
+# Shares of every group's channels at which the model is profiled; then at the narrowest aligned
+# widths, and with one channel everywhere.
+SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
+LEVELS = len(SHARES) + 1
 Feed = Mapping[str, np.ndarray]
 
 
@@ -53,77 +58,105 @@ class LatencyTable:
     layers: Mapping[int, tuple[float, ...]]
     rest: tuple[float, ...]
 
-    def share(self, selection: Selection) -> float:
-        """Predicted time of a selection as a share of the input model's."""
-        return self.seconds(selection) / max(self._whole, 1e-12)
+    def share(self, lengths: np.ndarray) -> np.ndarray:
+        """Predicted time at axis lengths [..., classes] as a share of the input model's; float64 [...]."""
+        return self.seconds(lengths) / max(self._whole, 1e-12)
 
-    def seconds(self, selection: Selection) -> float:
-        """Predicted seconds of one run with only these channels."""
-        lengths = self._lengths(selection)
-        total = float(np.interp(self._activations(lengths), *self._rest_points))
-        for term, points in self._layer_points:
-            total += float(np.interp(self._work(term, lengths), *points))
-        return total
+    def seconds(self, lengths: np.ndarray) -> np.ndarray:
+        """Predicted seconds of one run at axis lengths [..., classes]; float64 [...]."""
+        layers = _interpolated(self._work(lengths), *self._layer_points).sum(axis=-1)
+        return layers + np.interp(self._activations(lengths), *self._rest_points)
 
     @cached_property
     def _whole(self) -> float:
-        return self.seconds(Selection({}))
+        return float(self.seconds(self.subject.channels.classes.size))
 
     @cached_property
-    def _level_lengths(self) -> list[np.ndarray]:
-        return [self._lengths(level_selection(self.subject.channels, share, self.step)) for share in LEVELS]
+    def _level_lengths(self) -> np.ndarray:
+        """[levels, classes]"""
+        return np.stack([
+            kept_lengths(self.subject.channels, self.subject.removed(selection))
+            for selection in levels(self.subject.channels, self.step)
+        ])  # fmt: skip
 
     @cached_property
-    def _layer_points(self) -> list[tuple[Term, tuple[np.ndarray, np.ndarray]]]:
-        """Every profiled layer with its work and seconds at the levels."""
-        return [
-            (term, _rising([self._work(term, lengths) for lengths in self._level_lengths], times))
-            for term in self.subject.cost.layers
-            if (times := self.layers.get(term.node.index)) is not None
-        ]
+    def _layer_points(self) -> tuple[np.ndarray, np.ndarray]:
+        """Work and seconds of every profiled layer at the levels, float64 [layers, levels] each."""
+        times = [self.layers[term.node.index] for term in self._terms]
+        points = [_rising(w, t) for w, t in zip(self._work(self._level_lengths).T, times, strict=True)]
+        return tuple(np.array(part).reshape(-1, LEVELS) for part in zip(*points, strict=True)) or (
+            np.zeros((0, LEVELS)), np.zeros((0, LEVELS))
+        )  # fmt: skip
 
     @cached_property
     def _rest_points(self) -> tuple[np.ndarray, np.ndarray]:
-        return _rising([self._activations(lengths) for lengths in self._level_lengths], self.rest)
-
-    def _lengths(self, selection: Selection) -> np.ndarray:
-        """The positions that remain in each axis class."""
-        channels = self.subject.channels
-        kept = ~removed_channels(channels, selection.keep)[channels.label]
-        return np.add.reduceat(kept, channels.classes.offset) if len(kept) else np.zeros(0)
-
-    def _work(self, term: Term, lengths: np.ndarray) -> float:
-        number = self.subject.channels.classes.number
-        return prod(_padded(lengths[number[axis]], axis.size, self.step) for axis in term.axes)
-
-    def _activations(self, lengths: np.ndarray) -> float:
-        number = self.subject.channels.classes.number
-        return float(sum(prod(lengths[number[a]] for a in axes) for axes in self._outputs))
+        return _rising(self._activations(self._level_lengths), self.rest)
 
     @cached_property
-    def _outputs(self):
-        return [y.axes for node in self.subject.channels.view for y in node.y if y is not None]
+    def _terms(self) -> list[Term]:
+        return [term for term in self.subject.cost.layers if term.node.index in self.layers]
+
+    @cached_property
+    def _layer_table(self) -> Table:
+        """The layers over twice the axis classes: lengths as outputs, then lengths as what is summed over."""
+        number, count = self.subject.channels.classes.number, len(self.subject.channels.classes.size)
+        classes = np.full((len(self._terms), max((len(t.axes) for t in self._terms), default=0)), 2 * count)
+        for row, term in zip(classes, self._terms, strict=True):
+            row[: len(term.axes)] = [number[a] + (count if a == term.summed else 0) for a in term.axes]
+        return Table(np.ones(len(self._terms)), classes)
+
+    @cached_property
+    def _output_table(self) -> Table:
+        """All computed tensors."""
+        outputs = [Term(1, y.axes, n) for n in self.subject.channels.view for y in n.y if y is not None]
+        return Table.of(outputs, self.subject.channels)
+
+    def _work(self, lengths: np.ndarray) -> np.ndarray:
+        """Multiplications with all padding, up to a constant per layer: [..., classes] -> [..., layers]."""
+        sizes = self.subject.channels.classes.size
+        written, read = _padded_output(lengths, self.step), _padded_input(lengths, self.step)
+        both = [np.where(lengths == sizes, sizes, padded) for padded in (written, read)]
+        return self._layer_table.products(np.concatenate(both, axis=-1))
+
+    def _activations(self, lengths: np.ndarray) -> np.ndarray:
+        return self._output_table.products(lengths).sum(axis=-1)
 
 
-def _padded(length: float, size: int, step: int) -> float:
-    """A length as the hardware computes it; axes that cannot shrink are as they are."""
-    return length if length == size else np.ceil(length / step) * step
+def _padded_output(lengths: np.ndarray, step: int) -> np.ndarray:
+    """Output lengths as the hardware computes them: whole blocks."""
+    return np.ceil(lengths / step) * step
 
 
-def _rising(work: list[float], seconds: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _padded_input(lengths: np.ndarray, step: int) -> np.ndarray:
+    """Lengths that are summed over: whole blocks too, but less than one block is read as it is."""
+    return np.where(lengths >= step, _padded_output(lengths, step), lengths)
+
+
+def _rising(work: np.ndarray, seconds: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """Points for interpolation: ascending in work, and never faster for more of it."""
     order = np.argsort(work, kind="stable")
-    return np.asarray(work)[order], np.maximum.accumulate(np.asarray(seconds)[order])
+    return np.asarray(work, dtype=np.float64)[order], isotonic_regression(np.asarray(seconds)[order]).x
 
 
-def level_selection(channels: Channels, share: float, step: int) -> Selection:
-    """Every group at about this share of its channels, in multiples of ``step`` where it is that wide."""
-    keep = {}
-    for group in channels.groups:
-        least = min(step, len(group))
-        count = max(least, round(len(group) * share / least) * least)
-        keep[group.name] = np.arange(min(count, len(group)))
-    return Selection(keep)
+def _interpolated(x: np.ndarray, known_x: np.ndarray, known_y: np.ndarray) -> np.ndarray:
+    """``np.interp`` with points of its own for every column: [..., T] and twice [T, points] -> [..., T]."""
+    right = np.clip((x[..., None] >= known_x).sum(axis=-1), 1, known_x.shape[-1] - 1)
+    column = np.arange(len(known_x))
+    x0, x1 = known_x[column, right - 1], known_x[column, right]
+    y0, y1 = known_y[column, right - 1], known_y[column, right]
+    part = np.clip((x - x0) / np.where(x1 > x0, x1 - x0, 1.0), 0.0, 1.0)
+    return y0 + part * (y1 - y0)
+
+
+def levels(channels: Channels, step: int) -> list[Selection]:
+    """The selections at which a model is profiled: all groups at the same share of their channels."""
+    ladders = Alignment(step, NARROWEST).ladders(channels)
+    chosen = [
+        {name: ladder[np.abs(ladder - share * ladder[-1]).argmin()] for name, ladder in ladders.items()}
+        for share in SHARES
+    ]
+    chosen.append(dict.fromkeys(ladders, 1))
+    return [Selection({name: np.arange(count) for name, count in widths.items()}) for widths in chosen]
 
 
 def latency_table(
@@ -144,27 +177,45 @@ def latency_table(
 
 
 def _measured(subject: Subject, runtime: Runtime, feed: Feed, step: int, progress: Progress | None) -> dict:
-    view = subject.channels.view
     layers: dict[int, list[float]] = {}
     rest = []
-    for number, share in enumerate(LEVELS):
+    for number, selection in enumerate(levels(subject.channels, step)):
         if progress is not None:
-            progress("latency table", number, len(LEVELS))
-        model = subject.pruned(level_selection(subject.channels, share, step), ())
-        others = 0.0
-        times: dict[int, float] = {}
-        for name, seconds in runtime.profile(model, feed).items():
-            node = _layer(view, name)
-            if node is None:
-                others += seconds
-            else:
-                times[node.index] = times.get(node.index, 0.0) + seconds
+            progress("latency table", number, LEVELS)
+        scratch = subject.scratch()
+        model = subject.pruned(selection, (), scratch)
+        if runtime.device == "cuda":
+            times, others = _shared_out(subject, selection, median_seconds(runtime.session(model), feed)), 0.0
+        else:
+            times, others = _by_layer(subject.channels.view, runtime.profile(model, feed))
         for index, seconds in times.items():
             layers.setdefault(index, [0.0] * number).append(seconds)
         rest.append(others)
         for known in layers.values():
             known += [0.0] * (number + 1 - len(known))
     return {"layers": layers, "rest": rest}
+
+
+def _by_layer(view: GraphView, kernels: Mapping[str, float]) -> tuple[dict[int, float], float]:
+    """The seconds of every linear layer by its node index, and of everything else."""
+    times: dict[int, float] = {}
+    others = 0.0
+    for name, seconds in kernels.items():
+        node = _layer(view, name)
+        if node is None:
+            others += seconds
+        else:
+            times[node.index] = times.get(node.index, 0.0) + seconds
+    return times, others
+
+
+def _shared_out(subject: Subject, selection: Selection, seconds: float) -> dict[int, float]:
+    """The time of a run, by multiplications: a profile of a GPU only knows when kernels were started."""
+    lengths = kept_lengths(subject.channels, subject.removed(selection)) / subject.channels.classes.size
+    table = Table.of(subject.cost.layers, subject.channels)
+    work = table.values * table.products(lengths)
+    parts = seconds * work / max(work.sum(), 1.0)
+    return {term.node.index: float(part) for term, part in zip(subject.cost.layers, parts, strict=True)}
 
 
 def _layer(view: GraphView, name: str) -> NodeView | None:
@@ -189,7 +240,7 @@ def _cache_path(subject: Subject, runtime: Runtime, step: int) -> Path:
     groups = ",".join(group.name for group in subject.channels.groups)
     machine = f"{platform.node()} {platform.processor()} {platform.machine()} {os.cpu_count()}"
     facts = [subject.loaded.sha256, runtime.provider, runtime.threads, runtime_version, machine, step, groups]
-    key = hashlib.sha256(repr((facts, LEVELS)).encode()).hexdigest()[:32]
+    key = hashlib.sha256(repr((facts, SHARES)).encode()).hexdigest()[:32]
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "onnxmerge" / f"latency-{key}.json"
 
@@ -197,7 +248,7 @@ def _cache_path(subject: Subject, runtime: Runtime, step: int) -> Path:
 def _cached(path: Path) -> dict | None:
     try:
         found = json.loads(path.read_text())
-        return found if len(found["rest"]) == len(LEVELS) else None
+        return found if len(found["rest"]) == LEVELS else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -127,8 +127,8 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
     _add(method, "--allocation", "curves, uniform or global (default: curves, under --ratio uniform)",
          default="auto")  # fmt: skip
     _add(method, "--align", "widths are multiples of N where a group is that wide, auto: of what the target "
-         "computes without waste (default 1, under --latency auto; never under --ratio)",
-         type=_align, metavar="auto|N")  # fmt: skip
+         "computes without waste (default %(default)s; never under --ratio)",
+         type=_align, default="auto", metavar="auto|N")  # fmt: skip
     _add(method, "--target", "what to align for: auto, cpu, cuda or tensorrt (default %(default)s)",
          default="auto")  # fmt: skip
     _add_scope(method)

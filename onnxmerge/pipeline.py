@@ -18,7 +18,8 @@ from onnxmerge.calibration import Dataset
 from onnxmerge.clock import Clock, Progress
 from onnxmerge.config import DEFAULT_TOLERANCE, Config
 from onnxmerge.errors import InternalError, ModelError, ToleranceExceeded, UsageError
-from onnxmerge.graph.io import copy_file, save
+from onnxmerge.graph.output import copy_file, save
+from onnxmerge.graph.weights import Scratch
 from onnxmerge.plan import Plan, Selection
 from onnxmerge.preparation import prepare
 from onnxmerge.recipe import Candidate, Recipe
@@ -26,10 +27,10 @@ from onnxmerge.reference import trusted
 from onnxmerge.report import Report, describe, describe_inspection, describe_sweep
 from onnxmerge.search import Found, search, within_latency
 from onnxmerge.stages import Decision, Prepared, Proof
-from onnxmerge.validation import Parity, check_model, compare_latency
+from onnxmerge.validation import SLOWER, Parity, check_model, compare_latency
 
-# Above this size in bytes a second copy of the model is too much to ask for a check of ourselves.
-LARGEST_SELF_CHECK = 1 << 30
+# How often a smaller model must be found slower than its input before it is given up.
+CONFIRMATIONS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,19 +38,26 @@ class Result:
     """What ``optimize`` gives back.
 
     Attributes:
-        model: the smaller model, or the input model where nothing was removed.
+        model: the smaller model, or the input model where nothing was removed. The weights of a large
+            one are references to files that are there as long as this object is; ``save`` writes all.
         report: before and after, parity, latency, groups, what was frozen and why.
         plan: the decisions; ``optimize(model, plan=...)`` applies them again.
         unchanged_file: the input file, where it is the result as it stands.
+        external: whether the weights are written beside the model, as the input had them.
+        scratch: holds the weights of a large model.
     """
 
     model: onnx.ModelProto
     report: Report
     plan: Plan
     unchanged_file: Path | None = None
+    external: bool = False
+    scratch: Scratch | None = None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model, replacing an existing file at once or not at all.
+
+        A large model whose input had external data, and any above 2 GB, gets its weights in ``<path>.data``.
 
         Raises:
             OutputError: the file cannot be written.
@@ -57,7 +65,7 @@ class Result:
         if self.unchanged_file is not None:
             copy_file(self.unchanged_file, path)
         else:
-            save(self.model, path)
+            save(self.model, path, external=self.external)
 
 
 def optimize(
@@ -89,12 +97,22 @@ def optimize(
     prepared = prepare(model, calibration, evaluation, config, clock)
     decision = decide(prepared, plan)
     proof = prove(prepared, decision)
+    if in_vain(prepared, decision, proof):
+        decision = decision.given_up(proof.latency.ratio)
+        proof = prove(prepared, decision)
     report = describe(prepared, decision, proof)
     kept = {name: tuple(int(i) for i in keep) for name, keep in decision.candidate.selection.keep.items()}
     method = asdict(prepared.method) | {"seed": config.seed}
     unchanged_file = prepared.loaded.path if decision.unchanged and prepared.loaded.self_contained else None
     output = prepared.loaded.proto if decision.unchanged else decision.candidate.model
-    return Result(output, report, Plan(prepared.loaded.sha256, kept, method), unchanged_file)
+    return Result(
+        output,
+        report,
+        Plan(prepared.loaded.sha256, kept, method),
+        unchanged_file,
+        external=not prepared.loaded.self_contained,
+        scratch=prepared.loaded.scratch if decision.unchanged else decision.candidate.scratch,
+    )
 
 
 def inspect(
@@ -179,11 +197,33 @@ def decide(prepared: Prepared, plan: Plan | None) -> Decision:
         data = prepared.evaluation or held_out
         candidate, found = _search(prepared, recipe, fit, held_out)
     distrusted: list[str] = []
-    if subject.removed(candidate.selection).any() and prepared.loaded.bytes <= LARGEST_SELF_CHECK:
+    if subject.removed(candidate.selection).any():
         with prepared.clock("check"):
             candidate, distrusted = trusted(recipe, candidate, next(iter(prepared.data.feeds(batch=1))))
     unchanged = not subject.removed(candidate.selection).any()
-    return Decision(candidate, data, found, unchanged, tuple(distrusted))
+    predicted = None if config.latency is None else recipe.share("latency", candidate.selection)
+    return Decision(
+        candidate, data, found, unchanged, tuple(distrusted), planned=plan is not None, predicted=predicted
+    )
+
+
+def in_vain(prepared: Prepared, decision: Decision, proof: Proof) -> bool:
+    """Whether a smaller model that was to be faster is slower than its input, time after time.
+
+    Who gives a ratio, a plan, an alignment or a share of the parameters asks for just that, whatever
+    it costs in time.
+    """
+    config = prepared.config
+    asked = config.ratio is not None or config.params is not None or config.align != "auto"
+    if decision.unchanged or decision.planned or asked or proof.latency.ratio <= SLOWER:
+        return False
+    feed = next(iter(decision.data.feeds(batch=1)))
+    with prepared.clock("latency"):
+        return all(
+            compare_latency(prepared.reference, prepared.session(decision.candidate), feed, seconds=0.5).ratio
+            > SLOWER
+            for _ in range(CONFIRMATIONS)
+        )
 
 
 def _search(
@@ -209,7 +249,7 @@ def _fast_enough(prepared: Prepared, recipe: Recipe, goal: float) -> Candidate:
         with prepared.clock("latency"):
             return compare_latency(prepared.reference, prepared.session(candidate), feed, seconds=1.0).ratio
 
-    return within_latency(recipe, measured, goal, prepared.clock.step)
+    return recipe.of_widths(within_latency(recipe, measured, goal, prepared.clock.step))
 
 
 def _checked(plan: Plan, prepared: Prepared) -> Selection:

@@ -45,15 +45,16 @@ class Budget:
     """What may remain.
 
     Attributes:
-        kind: ``ratio`` (share of channels removed per group), ``macs`` or ``params`` (share of the
-            model's total that is kept).
+        kind: ``ratio`` (share of channels removed per group), ``macs``, ``params`` or ``latency``
+            (share of the model's total that is kept).
         value: the share, 0..1.
-        share: for macs and params, what a selection would keep, as a share of the input model.
+        share: but for a ratio, what remains as a share of the input model, at the lengths of all axis
+            classes: [..., classes] -> float64 [...].
     """
 
     kind: str
     value: float
-    share: Callable[[Selection], float] | None = None
+    share: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)

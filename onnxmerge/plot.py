@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from onnxmerge.errors import UsageError
-from onnxmerge.graph.io import atomic_write
+from onnxmerge.graph.output import atomic_write
 from onnxmerge.report import Report
 
 

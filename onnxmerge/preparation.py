@@ -93,7 +93,7 @@ def _read(reference: Session, what: Any, config: Config, samples: int | None) ->
     data = read_calibration(what, reference.inputs, config.images, samples, config.seed)
     if data.batch is None and data.ready is None and len(data) > 1:
         try:
-            reference.run(next(iter(data.feeds())))
+            reference.run(next(iter(data.feeds(2))))
         except ModelError:
             return replace(data, batch=1)
     return data

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import numpy as np
 import onnx
 
-from onnxmerge.allocation import ALLOCATIONS, Allocator, CostCurves
+from onnxmerge.allocation import ALLOCATIONS, Alignment
 from onnxmerge.calibration import Dataset
 from onnxmerge.calibration.statistics import Statistics, collect
-from onnxmerge.channels.cost import share_of
+from onnxmerge.channels.cost import kept_lengths
 from onnxmerge.clock import Clock
 from onnxmerge.compensation import COMPENSATIONS, Compensator, MeanBias, Merge
 from onnxmerge.config import Config
 from onnxmerge.criteria import CRITERIA, Criterion, Random
+from onnxmerge.errors import BudgetError
+from onnxmerge.graph.weights import Scratch
 from onnxmerge.latency_table import LatencyTable, latency_table
 from onnxmerge.method import Method
 from onnxmerge.plan import Budget, Scores, Selection
@@ -24,16 +26,17 @@ from onnxmerge.reconstruction import Options, reconstruct
 from onnxmerge.rewrite import Fold
 from onnxmerge.runtime import Runtime
 from onnxmerge.subject import Subject
-from onnxmerge.targets import step_of
+from onnxmerge.targets import NARROWEST, step_of
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A smaller model and the decisions that made it."""
+    """A smaller model and the decisions that made it; ``scratch`` holds the weights of a large one."""
 
     selection: Selection
     folds: tuple[Fold, ...]
     model: onnx.ModelProto
+    scratch: Scratch | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,44 +56,72 @@ class Recipe:
         Raises:
             BudgetError: the budget cannot be met.
         """
+        return self.of_widths(self.select(kind, value))
+
+    def select(self, kind: str, value: float) -> Selection:
+        """The channels that stay within a budget, at widths that the target computes without waste.
+
+        Where such widths cannot reach the budget, narrow groups may have any.
+
+        Raises:
+            BudgetError: the budget cannot be met.
+        """
         scores = self._scores
         with self.clock("select"):
             budget = Budget(kind, value, None if kind == "ratio" else self._share(kind))
-            selection = self._allocator(self.subject.channels, scores, budget)
+            allocate = ALLOCATIONS[self.method.allocation]
+            try:
+                return allocate(self._alignment)(self.subject.channels, scores, budget)
+            except BudgetError:
+                if self.config.align != "auto":
+                    raise
+                return allocate(self._any_alignment)(self.subject.channels, scores, budget)
+
+    def of_widths(self, selection: Selection) -> Candidate:
+        """The candidate for the widths of a selection; which channels stay may be chosen again."""
         return self.of(selection, reselect=self.method.criterion == "reconstruction")
 
     def of(self, selection: Selection, *, reselect: bool = False) -> Candidate:
         """The candidate for a selection; with ``reselect`` only its widths are binding."""
         folds: tuple[Fold, ...]
+        scratch = self.subject.scratch()
         if not self.subject.removed(selection).any():
             folds = ()
         elif self.method.compensation == "lstsq":
             with self.clock("reconstruct"):
-                selection, folds = self._reconstructed(selection, reselect)
+                selection, folds = self._reconstructed(selection, reselect, scratch)
         else:
             mean = self._statistics.mean if self._needs_means else lambda site: None
             with self.clock("compensate"):
                 kept = ~self.subject.removed(selection)
                 folds = tuple(
-                    Fold(site, *self._compensator(site, kept, mean(site))) for site in self.subject.sites
+                    Fold.of(site, *self._compensator(site, kept, mean(site)), scratch)
+                    for site in self.subject.sites
                 )
         with self.clock("rewrite"):
-            model = self.subject.pruned(selection, folds)
-        return Candidate(selection, folds, model)
+            model = self.subject.pruned(selection, folds, scratch)
+        return Candidate(selection, folds, model, scratch)
 
     def cut(self, selection: Selection) -> Candidate:
         """The candidate for a selection without any compensation."""
-        return Candidate(selection, (), self.subject.pruned(selection, ()))
+        scratch = self.subject.scratch()
+        return Candidate(selection, (), self.subject.pruned(selection, (), scratch), scratch)
 
     def smallest(self, kind: str) -> float:
-        """The share of ``kind`` that remains with every group at its smallest width."""
-        tiny = Selection({group.name: np.zeros(1, dtype=np.int64) for group in self.subject.channels.groups})
-        return self._share(kind)(tiny)
+        """The share of ``kind`` that remains with every group at the smallest width it may have."""
+        ladders = self._any_alignment.ladders(self.subject.channels)
+        return self.share(kind, Selection({name: np.arange(ladder[0]) for name, ladder in ladders.items()}))
 
-    def _share(self, kind: str) -> Callable[[Selection], float]:
-        return self._latency_table.share if kind == "latency" else share_of(self.subject.cost, kind)
+    def share(self, kind: str, selection: Selection) -> float:
+        """The share of ``kind`` that a selection keeps; of ``latency`` as the table predicts it."""
+        return float(self._share(kind)(kept_lengths(self.subject.channels, self.subject.removed(selection))))
 
-    def _reconstructed(self, selection: Selection, reselect: bool) -> tuple[Selection, tuple[Fold, ...]]:
+    def _share(self, kind: str) -> Callable[[np.ndarray], np.ndarray]:
+        return self._latency_table.share if kind == "latency" else partial(self.subject.cost.share, kind)
+
+    def _reconstructed(
+        self, selection: Selection, reselect: bool, scratch: Scratch | None
+    ) -> tuple[Selection, tuple[Fold, ...]]:
         options = Options(patches=self.config.patches, reselect=reselect, seed=self.config.seed)
         chosen, folds = reconstruct(
             self.subject.channels,
@@ -100,6 +131,7 @@ class Recipe:
             self.runtime,
             options,
             self.clock.step,
+            scratch,
         )
         return chosen, tuple(folds)
 
@@ -109,16 +141,15 @@ class Recipe:
         return chosen(self.config.seed) if chosen is Random else chosen()
 
     @cached_property
-    def _allocator(self) -> Allocator:
-        chosen = ALLOCATIONS[self.method.allocation]
-        return chosen(align=self._align) if chosen is CostCurves else chosen()
+    def _alignment(self) -> Alignment:
+        if self.config.align == "auto":
+            return Alignment(self._step, NARROWEST)
+        return Alignment(int(self.config.align))
 
     @cached_property
-    def _align(self) -> int:
-        align = self.config.align
-        if align is None:
-            align = 1 if self.config.latency is None else "auto"
-        return self._step if align == "auto" else int(align)
+    def _any_alignment(self) -> Alignment:
+        """The alignment that reaches farthest."""
+        return replace(self._alignment, least=1) if self.config.align == "auto" else self._alignment
 
     @cached_property
     def _step(self) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from onnxmerge.errors import ModelError
+from onnxmerge.graph import weights
 from onnxmerge.plan import Selection
 from onnxmerge.recipe import Candidate, Recipe
 
@@ -42,6 +43,7 @@ def agrees(recipe: Recipe, candidate: Candidate, feed: Mapping[str, np.ndarray])
     try:
         masked = recipe.runtime.session(recipe.subject.masked(candidate.selection, candidate.folds))
         expected, again = masked.run(feed), masked.run(feed)
+        weights.release()
         found = recipe.runtime.session(candidate.model).run(feed)
     except ModelError:
         return False

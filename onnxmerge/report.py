@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -10,13 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from onnxmerge.graph.io import atomic_write, serialize
+from onnxmerge.graph.output import atomic_write, measured
 from onnxmerge.stages import Decision, Prepared, Proof
+from onnxmerge.validation import SLOWER
 
 SCHEMA_VERSION = 1
 # Measured ratios are uncertain by about this much.
 REACHED = 0.03
-SLOWER = 1.02
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def describe(prepared: Prepared, decision: Decision, proof: Proof) -> Report:
                 for o in parity.outputs
             ],
         },
-        "latency": asdict(latency),
+        "latency": asdict(latency) | {"predicted_ratio": decision.predicted},
         "search": _search(prepared, decision),
         "groups": [
             {"name": name, "before": len(group), "after": len(keep.get(name, group.channels)),
@@ -151,15 +150,21 @@ def _seconds(prepared: Prepared) -> dict[str, float]:
 def _size(decision: Decision, prepared: Prepared) -> dict[str, Any]:
     if decision.unchanged:
         return {"bytes": prepared.loaded.bytes, "sha256": prepared.loaded.sha256}
-    data = serialize(decision.candidate.model)
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    size, digest = measured(decision.candidate.model, external=not prepared.loaded.self_contained)
+    return {"bytes": size, "sha256": digest}
 
 
 def _search(prepared: Prepared, decision: Decision) -> dict[str, Any] | None:
     if prepared.config.budget is not None:
         return None
     if decision.found is None:
-        return {"macs": 1.0, "change": 0.0, "source": prepared.data.source}
+        return {
+            "macs": 1.0,
+            "change": 0.0,
+            "change_upper_90": 0.0,
+            "source": prepared.data.source,
+            "samples": 0,
+        }
     found = decision.found
     return {
         "macs": found.share,
@@ -186,6 +191,11 @@ def _warnings(prepared: Prepared, decision: Decision, proof: Proof) -> list[str]
             f"no data was given: {prepared.data.source} were used; a change measured on them proves "
             f"little: {hint}"
         )
+    if not proof.latency.in_turn:
+        warnings.append(
+            "the model is large: it and its output were timed in alternating blocks of runs, without packed "
+            "weights, and not run by run"
+        )
     goal = prepared.config.latency
     if goal is not None and proof.latency.ratio > goal + REACHED:
         warnings.append(
@@ -194,10 +204,15 @@ def _warnings(prepared: Prepared, decision: Decision, proof: Proof) -> list[str]
     elif proof.latency.ratio > SLOWER and not decision.unchanged:
         warnings.append(
             f"the output takes {proof.latency.ratio:.2f} of the input's time on this machine, whose kernels "
-            "its widths do not suit: --align auto or --latency take that into account"
+            "its widths do not suit: --macs and --latency take that into account"
         )
     if not prepared.subject.channels.groups:
         warnings.append("no channel of this model can be removed: see what is frozen and why")
+    elif decision.in_vain is not None:
+        warnings.append(
+            f"the smaller model took {decision.in_vain:.2f} of the input's time on this machine: the input "
+            "model is the output; --ratio and --params ask for a smaller model whatever its time"
+        )
     elif decision.unchanged:
         warnings.append("nothing was removed: the input model is the output")
     return warnings

@@ -1,7 +1,7 @@
 """Running models: devices, sessions, concrete shapes and intermediate values.
 
-The only module that imports onnxruntime. Everything that onnxruntime reports is turned into one
-sentence here, so that no other module has to know how it words its failures.
+Only this module and ``runtime_session`` know onnxruntime. Everything that it reports is turned into one
+sentence there, so that no other module has to know how it words its failures.
 """
 
 from __future__ import annotations
@@ -17,66 +17,20 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
 from onnxmerge.errors import DeviceError, ModelError, UsageError
-from onnxmerge.runtime_bytes import Model, opened, patch, serialized, tensors
+from onnxmerge.runtime_bytes import Model, Source, opened, patch, source_of, tensors
 from onnxmerge.runtime_errors import sentence
-from onnxmerge.runtime_types import TensorInfo, tensor_info
-
-try:
-    import onnxruntime as ort
-except ImportError as missing:  # pragma: no cover - the tests need a runtime
-    raise DeviceError(
-        'onnxruntime is not installed: pip install "onnxmerge[cpu]", or "onnxmerge[gpu]" for CUDA'
-    ) from missing
+from onnxmerge.runtime_session import CUDA, Session, ort
 
 _CPU = "CPUExecutionProvider"
-_CUDA = "CUDAExecutionProvider"
 # TF32 keeps 10 bits of mantissa: parity measured with it would be the parity of the rounding.
 _CUDA_OPTIONS = {"use_tf32": "0"}
 _FATAL_ONLY = 4  # every failure is raised as an exception too: logging it as well would say it twice
-
-
-class Session:
-    """A loaded model. `provider` is the one that really runs it, `threads` its intra-op threads."""
-
-    def __init__(self, session: ort.InferenceSession, threads: int) -> None:
-        self._session = session
-        self.provider: str = session.get_providers()[0]
-        self.threads = threads
-        self.inputs: tuple[TensorInfo, ...] = tuple(tensor_info(i) for i in session.get_inputs())
-        self.outputs: tuple[TensorInfo, ...] = tuple(tensor_info(o) for o in session.get_outputs())
-        # numpy has no bfloat16, and onnxruntime refuses to convert it in either direction.
-        self._narrow_in = {i.name for i in self.inputs if i.kind == "tensor(bfloat16)"}
-        self._narrow_out = any(o.kind == "tensor(bfloat16)" for o in self.outputs)
-
-    def run(self, feed: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, Any]:
-        """Output values by name: arrays, or lists for sequences. `outputs` limits them to these names.
-
-        Raises ModelError, naming the node where onnxruntime does.
-        """
-        names = [o.name for o in self.outputs] if outputs is None else list(outputs)
-        fed: dict[str, Any] = {k: _to_bfloat16(v) if k in self._narrow_in else v for k, v in feed.items()}
-        try:
-            if not self._narrow_out:
-                return dict(zip(names, self._session.run(names, fed), strict=True))
-            fed = {k: v if isinstance(v, ort.OrtValue) else ort.OrtValue.ortvalue_from_numpy(v)
-                   for k, v in fed.items()}  # fmt: skip
-            values = self._session.run_with_ort_values(names, fed)
-            return {name: _from_ort(value) for name, value in zip(names, values, strict=True)}
-        except MemoryError:
-            raise
-        except Exception as failure:  # onnxruntime raises a dozen unrelated classes
-            raise ModelError(f"the model does not run: {sentence(failure)}") from failure
-
-    def end_profiling(self) -> str:
-        """Stop the profiling that the session was loaded with; returns the path of its trace."""
-        return self._session.end_profiling()
 
 
 @dataclass(frozen=True)
@@ -107,31 +61,31 @@ class Runtime:
             return cls("cpu", _CPU, count)
         lacking = _cuda_lacks()
         if lacking is None:
-            return cls("cuda", _CUDA, count)
+            return cls("cuda", CUDA, count)
         if device == "cuda":
             raise DeviceError(f"--device cuda does not work here: {lacking}")
-        built_for_cuda = _CUDA in ort.get_available_providers()
+        built_for_cuda = CUDA in ort.get_available_providers()
         note = f"CUDA does not work here, so the CPU is used: {lacking}" if built_for_cuda else None
         return cls("cpu", _CPU, count, note)
 
-    def session(self, model: Model, *, optimize: bool = True, prepack: bool = True) -> Session:
+    def session(self, model: Model | Source, *, optimize: bool = True, prepack: bool = True) -> Session:
         """Load a model: a proto, its bytes, or a path (needed for external data and above 2 GB).
 
         `optimize=False` switches all graph optimisation off, `prepack=False` the packing of weights
         (less memory and start-up for sessions that run once). Raises ModelError if the model cannot be
         loaded, DeviceError if it loads on another device than this runtime's.
         """
-        source = serialized(model) if isinstance(model, onnx.ModelProto) else model
-        return self._load(source, None, optimize, prepack)
+        source = model if isinstance(model, Source) else source_of(model)
+        return self._load(source, optimize, prepack)
 
     def profile(self, model: Model, feed: Mapping[str, np.ndarray], runs: int = 20) -> dict[str, float]:
         """Median seconds of every kernel over some runs, by onnxruntime's name of it (after its fusions).
 
         Raises ModelError.
         """
-        source = serialized(model) if isinstance(model, onnx.ModelProto) else model
+        source = source_of(model)
         with tempfile.TemporaryDirectory() as folder:
-            session = self._load(source, None, True, True, profile=str(Path(folder) / "run"))
+            session = self._load(source, True, True, profile=str(Path(folder) / "run"))
             for _ in range(runs):
                 session.run(feed)
             events = json.loads(Path(session.end_profiling()).read_text())
@@ -148,7 +102,7 @@ class Runtime:
         Values that are not tensors (sequences, maps, optionals) are left out. Activations are not kept:
         a Shape node hangs on each, and only those vectors are fetched. Raises ModelError.
         """
-        proto, blob, folder = opened(model)
+        proto, source = opened(model)
         shapes = {init.name: tuple(init.dims) for init in proto.graph.initializer}
         shapes |= {init.values.name: tuple(init.dims) for init in proto.graph.sparse_initializer}
         shapes |= {name: tuple(np.shape(value)) for name, value in feed.items()}
@@ -160,7 +114,7 @@ class Runtime:
         while wanted:
             nodes = [helper.make_node("Shape", [name], [key], name=key) for key, name in wanted.items()]
             try:
-                session = self._load(blob + patch(proto, nodes, list(wanted)), folder, False, False)
+                session = self._load(source + patch(proto, nodes, list(wanted)), False, False)
                 break
             except ModelError as failure:
                 # Not every value that is no tensor shows by its operator; the type check names our node.
@@ -182,12 +136,16 @@ class Runtime:
 
         Any tensor can be asked for: intermediate, input, initializer or output. Raises ModelError.
         """
-        proto, blob, folder = opened(model)
+        proto, source = opened(model)
         constants = {init.name: init for init in proto.graph.initializer}
         found: dict[str, np.ndarray] = {name: np.asarray(feed[name]) for name in names if name in feed}
         for name in names:
             if name in constants and name not in found:
-                found[name] = onnx.numpy_helper.to_array(constants[name], base_dir=folder or "")
+                found[name] = (
+                    source.mapped[name]
+                    if name in source.mapped
+                    else (onnx.numpy_helper.to_array(constants[name], base_dir=source.folder or ""))
+                )
         produced = {name for node in proto.graph.node for name in node.output if name}
         unknown = sorted(set(names) - produced - set(found))
         if unknown:
@@ -196,13 +154,12 @@ class Runtime:
         fetched = list(dict.fromkeys(name for name in names if name not in found))
         if fetched:
             extra = patch(proto, [], [name for name in fetched if name not in listed])
-            found |= self._load(blob + extra, folder, False, False).run(feed, fetched)
+            found |= self._load(source + extra, False, False).run(feed, fetched)
         return {name: found[name] for name in names}
 
     def _load(
         self,
-        source: bytes | str | os.PathLike[str],
-        folder: str | None,
+        source: Source,
         optimize: bool,
         prepack: bool,
         profile: str | None = None,
@@ -218,13 +175,20 @@ class Runtime:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        if not prepack:
+        # Packed weights would be a second copy, and an arena keeps what the largest batch took.
+        if source.mapped:
+            options.enable_cpu_mem_arena = False
+        if not prepack or source.mapped:
             options.add_session_config_entry("session.disable_prepacking", "1")
-        if folder is not None:
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-        providers = [(_CUDA, _CUDA_OPTIONS), _CPU] if self.provider == _CUDA else [_CPU]
+        if source.folder is not None:
+            key = "session.model_external_initializers_file_folder_path"
+            options.add_session_config_entry(key, source.folder)
+        held = {name: _in_place(values) for name, values in source.mapped.items()}
+        for name, value in held.items():
+            options.add_initializer(name, value)
+        providers = [(CUDA, _CUDA_OPTIONS), _CPU] if self.provider == CUDA else [_CPU]
         try:
-            session = ort.InferenceSession(source, options, providers=providers, enable_fallback=0)
+            session = ort.InferenceSession(source.model, options, providers=providers, enable_fallback=0)
         except MemoryError:
             raise
         except Exception as failure:  # onnxruntime raises a dozen unrelated classes
@@ -232,13 +196,13 @@ class Runtime:
         if session.get_providers()[0] != self.provider:
             raise DeviceError(f"the session was built on {session.get_providers()[0]}, not {self.provider}")
         session.disable_fallback()
-        return Session(session, self.threads)
+        return Session(session, self.threads, held)
 
 
 @functools.cache
 def _cuda_lacks() -> str | None:
     """What keeps CUDA from working, or None if a session really ran on it."""
-    if _CUDA not in ort.get_available_providers():
+    if CUDA not in ort.get_available_providers():
         return 'this onnxruntime has no CUDA: pip uninstall onnxruntime, then pip install "onnxmerge[gpu]"'
     if hasattr(ort, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
@@ -257,7 +221,7 @@ def _cuda_lacks() -> str | None:
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "probe", [value], [result])
     probe = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
     try:
-        session = Runtime("cuda", _CUDA, 1).session(probe)
+        session = Runtime("cuda", CUDA, 1).session(probe)
         session.run({"x": np.zeros(1, np.float32)})
     except (ModelError, DeviceError) as failure:
         return f"{failure} (check the driver with nvidia-smi)"
@@ -271,15 +235,10 @@ def _cpu_count() -> int:
         return os.cpu_count() or 1
 
 
-def _to_bfloat16(value: np.ndarray) -> ort.OrtValue:
-    bits = np.ascontiguousarray(value, np.float32).view(np.uint32).astype(np.uint64)
-    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(rounded, TensorProto.BFLOAT16)
-
-
-def _from_ort(value: ort.OrtValue) -> Any:
-    if value.data_type() != "tensor(bfloat16)":
-        return value.numpy()
-    raw = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
-    wide = np.frombuffer(raw, np.uint16).astype(np.uint32) << 16
-    return wide.view(np.float32).reshape(value.shape())
+def _in_place(values: np.ndarray) -> ort.OrtValue:
+    """An array as onnxruntime's, without a copy."""
+    if values.dtype.kind == "f" and values.dtype.name != "bfloat16":
+        return ort.OrtValue.ortvalue_from_numpy(values)
+    kind = helper.np_dtype_to_tensor_dtype(values.dtype)
+    plain = values.view(np.uint16) if values.dtype.name == "bfloat16" else values
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(plain, kind)

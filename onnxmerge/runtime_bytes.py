@@ -7,20 +7,62 @@ tensors can be made outputs without copying or touching the model.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
 from onnx import helper
 
 from onnxmerge.errors import ModelError
+from onnxmerge.graph import weights
 
 Model = onnx.ModelProto | bytes | str | os.PathLike[str]
 
 # Operators whose results are sequences, maps or optionals: there is no shape to ask for.
 _NO_TENSORS = {"SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceMap"}
 _NO_TENSORS |= {"SplitToSequence", "Optional", "ZipMap", "CastMap"}
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What a session is loaded from.
+
+    Attributes:
+        model: bytes, or a path.
+        folder: where external data of bytes lies; None: they hold everything.
+        mapped: values of initializers that are used where they are, by name.
+    """
+
+    model: bytes | str | os.PathLike[str]
+    folder: str | None = None
+    mapped: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __add__(self, patch: bytes) -> Source:
+        """The model with further nodes and outputs; of bytes only."""
+        assert isinstance(self.model, bytes)
+        return replace(self, model=self.model + patch)
+
+
+def source_of(model: Model) -> Source:
+    """What to load for a model. Raises ModelError above protobuf's limit of 2 GB."""
+    if not isinstance(model, onnx.ModelProto):
+        return Source(model)
+    references = weights.references(model)
+    if not references:
+        return Source(serialized(model))
+    # onnxruntime reads no absolute paths: they become relative to a folder that holds all of the files.
+    folder = weights.common_folder(references)
+    relative = onnx.ModelProto()
+    relative.CopyFrom(model)
+    for tensor in weights.references(relative):
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = os.path.relpath(entry.value, folder)
+    mapped = {tensor.name: weights.values_of(tensor) for tensor in references}
+    return Source(serialized(relative), folder, mapped)
 
 
 def serialized(proto: onnx.ModelProto) -> bytes:
@@ -31,18 +73,18 @@ def serialized(proto: onnx.ModelProto) -> bytes:
         raise ModelError("a model above 2 GB cannot be run from memory: give its path") from failure
 
 
-def opened(model: Model) -> tuple[onnx.ModelProto, bytes, str | None]:
-    """The proto, its bytes, and the folder of its external data (None for models in memory).
+def opened(model: Model) -> tuple[onnx.ModelProto, Source]:
+    """The proto, and what a session of it is loaded from: bytes, which can be added to.
 
     Raises ModelError if it is not an ONNX model or cannot be read.
     """
     if isinstance(model, onnx.ModelProto):
-        return model, serialized(model), None
+        return model, source_of(model)
     folder = None
     try:
         if not isinstance(model, bytes):
             folder, model = os.path.dirname(os.path.abspath(model)), Path(model).read_bytes()
-        return onnx.ModelProto.FromString(model), model, folder
+        return onnx.ModelProto.FromString(model), Source(model, folder)
     except (DecodeError, OSError) as failure:
         raise ModelError(f"not a readable ONNX model: {failure}") from failure
 

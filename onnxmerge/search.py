@@ -1,4 +1,4 @@
-"""No budget given: the largest reduction whose measured change stays within the tolerance."""
+"""Budgets that are met by trying: a tolerance of the answers, and a share of the measured time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from onnxmerge.clock import Progress
+from onnxmerge.errors import BudgetError
+from onnxmerge.plan import Selection
 from onnxmerge.recipe import Candidate, Recipe
 from onnxmerge.validation import Parity
 
@@ -52,10 +54,11 @@ def search(
     return best
 
 
-# Predictions are off by some percent; each attempt corrects the goal by what the last one was off.
-ATTEMPTS = 4
-# A measured ratio this far above the goal still counts as reached.
-LATENCY_SLACK = 0.02
+# Predictions are off by some percent, and what is measured says by how much.
+ATTEMPTS = 8
+# A measured share this close below the goal is not improved any more, and this close above it will do
+# where nothing is faster.
+CLOSE = 0.02
 
 
 def within_latency(
@@ -63,27 +66,48 @@ def within_latency(
     measure: Callable[[Candidate], float],
     goal: float,
     progress: Progress,
-) -> Candidate:
-    """The candidate whose measured share of the input model's time is at most the goal.
+) -> Selection:
+    """The widest channels whose measured share of the input model's time is at most the goal.
 
-    Where the attempts run out, the fastest one is returned; the report states what was measured.
+    Widths alone decide the time, so what is measured is cut and not compensated yet.
 
     Args:
         measure: the measured share of a candidate, interleaved with the input model.
 
     Raises:
-        BudgetError: even the smallest widths are predicted to take longer.
+        BudgetError: what is fastest takes longer.
     """
-    best, fastest, aim = None, float("inf"), goal
-    smallest = recipe.smallest("latency")
+    low, high = recipe.smallest("latency"), 1.0
+    best: Selection | None = None
+    fastest = Selection({})
+    least = float("inf")
+    seen: dict[tuple[tuple[str, int], ...], float] = {}
+    aim, reached = min(max(goal, low), high), 0.0
     for attempt in range(ATTEMPTS):
         progress("latency", attempt, ATTEMPTS)
-        candidate = recipe.at("latency", aim)
-        measured = measure(candidate)
-        if measured < fastest:
-            best, fastest = candidate, measured
-        if measured <= goal + LATENCY_SLACK or aim <= smallest:
+        selection = recipe.select("latency", aim)
+        widths = tuple((name, len(keep)) for name, keep in selection.keep.items())
+        if widths not in seen:
+            seen[widths] = measure(recipe.cut(selection))
+        measured = seen[widths]
+        if measured < least:
+            fastest, least = selection, measured
+        if reached < measured <= goal:
+            best, reached = selection, measured
+        if measured <= goal:
+            low = aim
+        else:
+            high = aim
+        if goal - CLOSE <= measured <= goal or high - low < 1e-3:
             break
-        aim = max(smallest, aim * goal / measured)
-    assert best is not None
-    return best
+        aim = min(max(aim * (goal - CLOSE / 2) / measured, low), high)
+        if best is None and attempt == ATTEMPTS - 2:
+            aim = low
+        elif aim in (low, high) and attempt:
+            aim = (low + high) / 2
+    if best is None and least > goal + CLOSE:
+        raise BudgetError(
+            f"cannot keep only {goal:.4g} of the time: with the fastest widths that were tried "
+            f"{least:.3g} of it was measured on this machine; ask for at least that"
+        )
+    return best or fastest

@@ -13,7 +13,8 @@ import onnx_graphsurgeon as gs
 from onnxmerge.channels import Channels, analyse
 from onnxmerge.channels.cost import CostModel, removed_channels
 from onnxmerge.channels.sites import FoldSite, fold_sites
-from onnxmerge.graph import GraphView, LoadedModel, canonicalize, export_model
+from onnxmerge.graph import GraphView, LoadedModel, canonicalize, export_model, weights
+from onnxmerge.graph.weights import Scratch
 from onnxmerge.plan import Selection
 from onnxmerge.rewrite import Fold, apply_folds, mask, resize
 from onnxmerge.rewrite.editing import Editor
@@ -38,9 +39,11 @@ class Subject:
     @staticmethod
     def of(loaded: LoadedModel, feed: Mapping[str, np.ndarray], runtime: Runtime) -> Subject:
         """Analyse a model for the concrete shapes of one feed (batch 1)."""
-        graph = canonicalize(loaded.proto)
+        graph = canonicalize(loaded.proto, loaded.scratch)
         proto = export_model(graph, loaded.proto)
-        channels = analyse(GraphView(graph, runtime.trace(proto, feed)))
+        shapes = runtime.trace(proto, feed)
+        weights.release()
+        channels = analyse(GraphView(graph, shapes))
         return Subject(loaded, graph, proto, channels)
 
     def with_channels(self, channels: Channels) -> Subject:
@@ -58,9 +61,15 @@ class Subject:
         """bool [channels], True where a channel goes."""
         return removed_channels(self.channels, selection.keep)
 
-    def pruned(self, selection: Selection, folds: Iterable[Fold]) -> onnx.ModelProto:
-        """The model with the folds applied and the removed channels cut out."""
-        editor = Editor(self.canonical)
+    def scratch(self) -> Scratch | None:
+        """A new folder for weights of a large model, None for others; it must outlive the models in it."""
+        return None if self.loaded.scratch is None else self.loaded.scratch.inner()
+
+    def pruned(
+        self, selection: Selection, folds: Iterable[Fold], scratch: Scratch | None = None
+    ) -> onnx.ModelProto:
+        """The model with the folds applied and the removed channels cut out, new weights in ``scratch``."""
+        editor = Editor(self.canonical, scratch)
         apply_folds(editor, folds)
         resize(editor, self.channels, self.removed(selection))
         return export_model(editor.graph, self.loaded.proto)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+# Below this no target has kernels that suit; onnxruntime's blocked layout takes no other widths.
+NARROWEST = 4
 TARGETS = ("cpu", "cuda", "tensorrt")
 _FIXED = {"cuda": 8, "tensorrt": 32}
 

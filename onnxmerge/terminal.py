@@ -53,6 +53,12 @@ class Terminal:
             f"on {parity['samples']} samples of {parity['source']}",
             markup=False,
         )
+        latency = report["latency"]
+        if latency["predicted_ratio"] is not None:
+            self._out.print(
+                f"latency: {latency['predicted_ratio']:.1%} predicted, {latency['ratio']:.1%} measured",
+                markup=False,
+            )
         if self._verbose:
             self._out.print(_groups(report))
             self._out.print(_frozen(report))

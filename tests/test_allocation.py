@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import support
 
-from onnxmerge.allocation import CostCurves
-from onnxmerge.channels.cost import share_of
+from onnxmerge.allocation import ALLOCATIONS, Alignment, CostCurves
+from onnxmerge.allocation.met import share
+from onnxmerge.channels.spans import Span, spans
 from onnxmerge.errors import BudgetError
 from onnxmerge.plan import Budget, Scores, Selection
 
@@ -26,6 +29,38 @@ def analysed():
     return support.analysed(support.model(TEXT))
 
 
+GROUPED = """net (float[N,3,4,4] x) => (float[N,5] y)
+<float[16,3,1,1] w1, float[24,4,1,1] w2, float[8,24,1,1] w3, float[128,5] w4> {
+  h1 = Conv(x, w1)
+  h2 = Conv<group=4>(h1, w2)
+  h3 = Conv(h2, w3)
+  a3 = Relu(h3)
+  f = Flatten(a3)
+  y = MatMul(f, w4)
+}"""
+
+
+BRANCHES = """net (float[N,3,4,4] x) => (float[N,5,4,4] y)
+<float[32,3,1,1] w1, float[20,3,1,1] w2, float[5,52,1,1] w3> {
+  a = Conv(x, w1)
+  b = Conv(x, w2)
+  ab = Concat<axis=1>(a, b)
+  y = Conv(ab, w3)
+}"""
+
+
+HALVES = """net (float[N,3,4,4] x) => (float[N,5,4,4] y)
+<float[8,3,1,1] w1, float[12,4,1,1] w2, float[5,12,1,1] w3> {
+  h1 = Conv(x, w1)
+  h2 = Conv<group=2>(h1, w2)
+  y = Conv(h2, w3)
+}"""
+
+
+def budget_of(analysed, kind: str, value: float) -> Budget:
+    return Budget(kind, value, partial(analysed.cost.share, kind))
+
+
 def scores_of(analysed, *prices: float) -> Scores:
     """The i-th worst channel of a group costs i times the group's price."""
     values, curves = {}, {}
@@ -40,20 +75,19 @@ def scores_of(analysed, *prices: float) -> Scores:
 @pytest.mark.parametrize("value", [0.9, 0.5, 0.3])
 @pytest.mark.parametrize("align", [1, 8])
 def test_the_budget_is_met_and_nothing_more_fits(analysed, kind, value, align):
-    share = share_of(analysed.cost, kind)
-    scores = scores_of(analysed, 1.0, 1.0)
-    keep = CostCurves(align)(analysed.channels, scores, Budget(kind, value, share)).keep
-    assert share(Selection(keep)) <= value + 1e-9
+    scores, budget = scores_of(analysed, 1.0, 1.0), budget_of(analysed, kind, value)
+    keep = CostCurves(Alignment(align))(analysed.channels, scores, budget).keep
+    assert share(analysed.channels, Selection(keep), budget) <= value + 1e-9
     for name, index in keep.items():
         assert len(index) % align == 0
         missing = np.setdiff1d(np.arange(len(scores.values[name])), index)
         if len(missing):
             more = Selection(keep | {name: np.union1d(index, missing[:align])})
-            assert share(more) > value
+            assert share(analysed.channels, more, budget) > value
 
 
 def test_the_budget_is_taken_where_it_costs_least(analysed):
-    budget = Budget("macs", 0.5, share_of(analysed.cost, "macs"))
+    budget = budget_of(analysed, "macs", 0.5)
     widths = []
     for prices in ((1.0, 100.0), (100.0, 1.0)):
         keep = CostCurves()(analysed.channels, scores_of(analysed, *prices), budget).keep
@@ -64,7 +98,7 @@ def test_the_budget_is_taken_where_it_costs_least(analysed):
 
 def test_the_best_channels_stay(analysed):
     scores = scores_of(analysed, 1.0, 1.0)
-    budget = Budget("macs", 0.5, share_of(analysed.cost, "macs"))
+    budget = budget_of(analysed, "macs", 0.5)
     for name, index in CostCurves()(analysed.channels, scores, budget).keep.items():
         assert scores.values[name][index].min() == len(scores.values[name]) - len(index)
 
@@ -75,6 +109,72 @@ def test_a_ratio_is_a_share_of_all_channels(analysed):
 
 
 def test_a_budget_out_of_reach_says_what_is_reachable(analysed):
-    share = share_of(analysed.cost, "macs")
     with pytest.raises(BudgetError, match="remain"):
-        CostCurves()(analysed.channels, scores_of(analysed, 1.0, 1.0), Budget("macs", 1e-4, share))
+        CostCurves()(analysed.channels, scores_of(analysed, 1.0, 1.0), budget_of(analysed, "macs", 1e-4))
+
+
+@pytest.mark.parametrize("name", ALLOCATIONS)
+@pytest.mark.parametrize("value", [0.9, 0.5, 0.2])
+def test_every_allocation_keeps_to_the_aligned_widths(analysed, name, value):
+    keeps_to_ladders(analysed, name, value)
+
+
+@pytest.mark.parametrize("name", ALLOCATIONS)
+def test_every_branch_of_a_concat_is_aligned_by_itself(name):
+    analysed = support.analysed(support.model(BRANCHES))
+    assert [len(group) for group in analysed.channels.groups] == [32, 20]
+    chosen = keeps_to_ladders(analysed, name, 0.6)
+    assert all(len(keep) % 4 == 0 for keep in chosen.keep.values())
+
+
+def keeps_to_ladders(analysed, name: str, value: float) -> Selection:
+    alignment, budget = Alignment(16, 4), budget_of(analysed, "macs", value)
+    scores = scores_of(analysed, 1.0, 2.0)
+    chosen = ALLOCATIONS[name](alignment)(analysed.channels, scores, budget)
+    ladders = alignment.ladders(analysed.channels)
+    assert share(analysed.channels, chosen, budget) <= value
+    for group, keep in chosen.keep.items():
+        assert len(keep) in ladders[group]
+    return chosen
+
+
+def test_a_staircase_is_taken_in_whole_steps(analysed):
+    """A cost that falls only every 8 channels: widths between two steps are never chosen."""
+    number = [analysed.channels.classes.class_of(g.channels[:1])[0] for g in analysed.channels.groups]
+
+    def staircase(lengths):
+        return sum(np.ceil(lengths[..., n] / 8) for n in number) / 5
+
+    keep = CostCurves()(
+        analysed.channels, scores_of(analysed, 1.0, 1.0), Budget("latency", 0.6, staircase)
+    ).keep
+    assert sorted(len(index) for index in keep.values()) in ([8, 16], [0, 24])
+
+
+@pytest.mark.parametrize(
+    ("alignment", "count", "span", "expected"),
+    [
+        (Alignment(), 5, Span(1, False), [1, 2, 3, 4, 5]),
+        (Alignment(8), 20, Span(1, False), [8, 16, 20]),
+        (Alignment(8), 5, Span(1, False), [5]),
+        (Alignment(16, 4), 16, Span(1, False), [4, 8, 12, 16]),
+        (Alignment(16, 4), 32, Span(1, False), [4, 8, 16, 24, 32]),
+        (Alignment(16, 4), 70, Span(1, False), [4, 8, 16, 32, 48, 64, 70]),
+        (Alignment(16, 4), 32, Span(1, True), [4, 8, 16, 32]),
+        (Alignment(16, 1), 3, Span(1, False), [1, 2, 3]),
+        (Alignment(16), 12, Span(64, False), list(range(1, 13))),
+        (Alignment(16), 8, Span(4, False), [4, 8]),
+    ],
+)
+def test_ladders(alignment, count, span, expected):
+    assert alignment.ladder(count, span).tolist() == expected
+
+
+def test_spans_count_positions_per_channel():
+    """The first group of the first net are whole groups of 4 inputs; a flattened channel is a channel."""
+    assert spans_of(GROUPED) == [Span(4, False), Span(1, False)]
+    assert spans_of(HALVES) == [Span(1, True), Span(1, True)], "one position in each of the two groups"
+
+
+def spans_of(text: str) -> list[Span]:
+    return list(spans(support.analysed(support.model(text)).channels).values())

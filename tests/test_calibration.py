@@ -11,7 +11,7 @@ from PIL import Image
 
 from onnxmerge.calibration import Dataset, ImageOptions, read_calibration
 from onnxmerge.errors import CalibrationError, UsageError
-from onnxmerge.runtime import TensorInfo
+from onnxmerge.runtime_types import TensorInfo
 
 RNG = np.random.default_rng(0)
 

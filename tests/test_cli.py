@@ -112,6 +112,8 @@ def test_searches_within_the_default_tolerance(out, tmp_path):
             "bias",
             "--criterion",
             "l1",
+            "--align",
+            "1",
             "--report",
             report,
             "-q",
@@ -336,7 +338,7 @@ def test_full_disk(out, monkeypatch, capsys):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("onnxmerge.graph.io.os.fsync", full)
+    monkeypatch.setattr("onnxmerge.graph.output.os.fsync", full)
     assert run(DIGITS, out, "--ratio", 0.5, "--calib", CALIB, "-q", *FAST) == 7
     assert "No space left" in capsys.readouterr().err
     assert leftovers(out.parent) == []

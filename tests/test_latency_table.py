@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from onnxmerge import latency_table as latency_table_module
+from onnxmerge.channels.cost import kept_lengths
 from onnxmerge.clock import Clock
 from onnxmerge.config import Config
-from onnxmerge.latency_table import LEVELS, LatencyTable, latency_table, level_selection
+from onnxmerge.latency_table import LEVELS, LatencyTable, latency_table, levels
 from onnxmerge.plan import Selection
 from onnxmerge.preparation import prepare
 
@@ -27,7 +30,7 @@ def test_every_linear_layer_is_found_in_the_profile_and_remembered(prepared, tmp
     table = latency_table(prepared.subject, prepared.runtime, feed, step=8)
     linear = {term.node.index for term in prepared.subject.cost.layers}
     assert set(table.layers) == linear
-    assert all(len(times) == len(LEVELS) for times in table.layers.values())
+    assert all(len(times) == LEVELS for times in table.layers.values())
     assert len(list((tmp_path / "onnxmerge").iterdir())) == 1
 
     def fail(*_, **__):
@@ -38,38 +41,80 @@ def test_every_linear_layer_is_found_in_the_profile_and_remembered(prepared, tmp
     assert again.layers == table.layers and again.rest == table.rest
 
 
-def test_predictions_follow_the_profiled_levels(prepared):
+@pytest.fixture(scope="module")
+def proportional(prepared) -> LatencyTable:
+    """A table in steps of 8 whose layers take a second per multiplication."""
+    return LatencyTable(
+        prepared.subject,
+        8,
+        {
+            term.node.index: tuple(
+                work(prepared, term, selection) for selection in levels(prepared.subject.channels, 8)
+            )
+            for term in prepared.subject.cost.layers
+        },
+        (0.0,) * LEVELS,
+    )
+
+
+def test_predictions_follow_the_profiled_levels(prepared, proportional):
     """With times proportional to the work the predicted share is the share of the work."""
-    channels, cost = prepared.subject.channels, prepared.subject.cost
-    step = 8
-    times = {
-        term.node.index: tuple(
-            float(cost_of(prepared, term, level_selection(channels, share, step))) for share in LEVELS
-        )
-        for term in cost.layers
-    }
-    table = LatencyTable(prepared.subject, step, times, (0.0,) * len(LEVELS))
-    assert table.share(Selection({})) == 1.0
-    for share in LEVELS:
-        selection = level_selection(channels, share, step)
-        expected = sum(cost_of(prepared, term, selection) for term in cost.layers) / cost.macs
-        assert table.share(selection) == pytest.approx(expected, rel=1e-6)
-    between = Selection({"/block2/conv1/Conv": np.arange(60)})
-    padded = Selection({"/block2/conv1/Conv": np.arange(64)})
-    assert table.share(between) == table.share(padded), "60 channels cost as much as 64 in steps of 8"
-    assert table.share(Selection({"/block2/conv1/Conv": np.arange(56)})) < table.share(padded)
+    assert share(prepared, proportional, {}) == 1.0
+    for selection in levels(prepared.subject.channels, 8)[:3]:
+        expected = sum(work(prepared, term, selection) for term in prepared.subject.cost.layers)
+        found = share(prepared, proportional, selection.keep)
+        assert found == pytest.approx(expected / prepared.subject.cost.macs, rel=1e-6)
 
 
-def cost_of(prepared, term, selection: Selection) -> float:
+def test_widths_between_two_steps_cost_as_much_as_the_next_one(prepared, proportional):
+    times = [share(prepared, proportional, {GROUP: np.arange(width)}) for width in (56, 60, 64)]
+    assert times[0] < times[1] == times[2]
+
+
+def test_less_than_a_block_is_read_as_it_is_and_written_as_a_block(prepared, proportional):
+    """Below one block only the consumer gets faster, as long as it reads no more than that."""
+    block = share(prepared, proportional, {GROUP: np.arange(8)})
+    half = share(prepared, proportional, {GROUP: np.arange(4)})
+    none = share(prepared, proportional, {GROUP: np.arange(1)})
+    assert none <= half <= block
+    lengths = np.stack([lengths_of(prepared, {GROUP: np.arange(k)}) for k in (8, 4, 1)])
+    assert proportional.share(lengths) == pytest.approx([block, half, none]), "many widths at once"
+
+
+GROUP = "/block2/conv1/Conv"
+
+
+def lengths_of(prepared, keep) -> np.ndarray:
+    return kept_lengths(prepared.subject.channels, prepared.subject.removed(Selection(keep)))
+
+
+def share(prepared, table: LatencyTable, keep) -> float:
+    return float(table.share(lengths_of(prepared, keep)))
+
+
+def work(prepared, term, selection: Selection) -> float:
     channels = prepared.subject.channels
     removed = prepared.subject.removed(selection)
-    share = 1.0
+    part = 1.0
     for axis in term.axes:
-        share *= (~removed[channels.of(axis)]).mean()
-    return term.value * share
+        part *= (~removed[channels.of(axis)]).mean()
+    return term.value * part
+
+
+def test_a_gpu_is_timed_as_a_whole(prepared):
+    """Kernels that run on their own time: the time of the run is shared out by multiplications."""
+    feed = next(iter(prepared.data.feeds(batch=1)))
+    runtime = replace(prepared.runtime, device="cuda")  # the provider stays that of the CPU
+    found = latency_table_module._measured(prepared.subject, runtime, feed, 8, None)
+    assert found["rest"] == [0.0] * LEVELS
+    whole = {term.node.index: term.value for term in prepared.subject.cost.layers}
+    per_mac = {round(found["layers"][index][0] / macs * 1e15) for index, macs in whole.items()}
+    assert len(per_mac) == 1 and per_mac.pop() > 0
 
 
 def test_levels_are_whole_steps(prepared):
-    for share in LEVELS:
-        for name, keep in level_selection(prepared.subject.channels, share, 8).keep.items():
-            assert len(keep) % 8 == 0 and len(keep) >= 8, name
+    *aligned, least = levels(prepared.subject.channels, 8)
+    for selection in aligned:
+        for name, keep in selection.keep.items():
+            assert len(keep) % 4 == 0, name
+    assert all(len(keep) == 1 for keep in least.keep.values())

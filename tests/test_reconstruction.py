@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ from onnxmerge.allocation import CostCurves
 from onnxmerge.calibration import Dataset
 from onnxmerge.calibration.forms import linear_form
 from onnxmerge.calibration.statistics import collect
-from onnxmerge.channels.cost import CostModel, share_of
+from onnxmerge.channels.cost import CostModel
 from onnxmerge.channels.sites import fold_sites
 from onnxmerge.criteria import Reconstruction
 from onnxmerge.graph import load
@@ -202,7 +203,7 @@ def test_copied_channels_are_removed_exactly(name):
     before, after = subject_of(narrow, feed), subject_of(wide, feed)
     data = Dataset("random", arrays=feed)
     statistics = collect(after.channels, after.sites, after.proto, data, RUNTIME)
-    budget = Budget("macs", before.cost.macs / after.cost.macs + 1e-9, share_of(after.cost, "macs"))
+    budget = Budget("macs", before.cost.macs / after.cost.macs + 1e-9, partial(after.cost.share, "macs"))
     selection = CostCurves()(after.channels, Reconstruction()(after.channels, statistics), budget)
     kept, folds = reconstruct(after.channels, after.proto, selection, data, RUNTIME)
     fresh = {k: rng.standard_normal((16, *net.shape)).astype(np.float32) for k in feed}

@@ -189,3 +189,14 @@ def test_trace_of_real_files(part):
             assert shapes[name] == value.shape
         else:
             assert name not in shapes
+
+
+def test_bound_runs_compute_the_same_without_moving_data():
+    session = CPU.session(two_layers())
+    feed = {"x": np.ones((3, 4), np.float32)}
+    run = session.bound_runner(feed, "cpu")
+    run()
+    run()
+    assert session.runner(feed)()["y"].shape == (3, 2)
+    with pytest.raises(ModelError, match="does not run"):
+        session.bound_runner({"x": np.ones((3, 5), np.float32)}, "cpu")()

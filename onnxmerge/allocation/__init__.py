@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from onnxmerge.allocation.alignment import Alignment
 from onnxmerge.allocation.cost_curves import CostCurves
 from onnxmerge.allocation.threshold import Global
 from onnxmerge.allocation.uniform import Uniform
@@ -23,4 +24,4 @@ class Allocator(Protocol):
 
 ALLOCATIONS = {"curves": CostCurves, "uniform": Uniform, "global": Global}
 
-__all__ = ["ALLOCATIONS", "Allocator", "CostCurves", "Global", "Uniform"]
+__all__ = ["ALLOCATIONS", "Alignment", "Allocator", "CostCurves", "Global", "Uniform"]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxmerge.allocation.met import unreachable
+from onnxmerge.allocation.alignment import Alignment
+from onnxmerge.allocation.cost import Cost, Rungs
+from onnxmerge.allocation.met import unreachable, widths
 from onnxmerge.channels import Channels
 from onnxmerge.plan import Budget, Scores, Selection
 
-Widths = dict[str, int]
-Share = Callable[[Widths], float]
 # Rounding of shares that were summed in another order.
 _EXACT = 1e-12
 
@@ -21,126 +21,99 @@ _EXACT = 1e-12
 class CostCurves:
     """Greedy descent along the convex hulls of the groups' cost curves.
 
-    What a channel saves is measured at the present widths of all groups, with the budget's own function.
+    What a narrower group saves is measured at the present widths of all groups, with the budget's own
+    function. Steps of several rungs are compared too: where the cost is a staircase, one alone may
+    save nothing.
 
     Attributes:
-        align: widths are multiples of this in groups that are at least that wide; under a ``ratio``
-            nothing is aligned.
-        stride: how much of the model's total is spent between two measurements of what channels save.
+        alignment: the widths that groups may have; under a ``ratio`` nothing is aligned.
+        stride: how much of the model's total is spent between two measurements of what steps save.
     """
 
-    align: int = 1
+    alignment: Alignment = field(default_factory=Alignment)
     stride: float = 0.005
 
     def __call__(self, channels: Channels, scores: Scores, budget: Budget) -> Selection:
         order = {name: np.argsort(values, kind="stable")[::-1] for name, values in scores.values.items()}
         curves = {name: _curve(values, scores.curves.get(name)) for name, values in scores.values.items()}
-        full = {name: len(index) for name, index in order.items()}
         if budget.kind == "ratio":
-            align, goal = 1, 1 - budget.value
-            share: Share = _Count(full)
+            ladders, goal = Alignment().ladders(channels), 1 - budget.value
+            cost = Cost.of_channels(ladders)
         else:
-            align, goal = self.align, budget.value
-            share = _Measured(order, budget)
-        ladders = {name: _ladder(count, align) for name, count in full.items()}
-        smallest = share({name: int(ladder[0]) for name, ladder in ladders.items()})
+            ladders, goal = self.alignment.ladders(channels), budget.value
+            cost = Cost.of_axes(channels, order, ladders, budget)
+        smallest = cost(dict.fromkeys(order, 0))
         if smallest > goal + _EXACT:
             raise unreachable(budget, smallest)
-        descent = _Descent(curves, ladders, share, goal)
-        widths = descent.give_back(descent.run(full, self.stride))
-        return Selection({name: np.sort(order[name][:count]) for name, count in widths.items()})
-
-
-@dataclass(frozen=True, eq=False)
-class _Count:
-    """The share of all channels that some widths keep."""
-
-    full: Widths
-
-    def __call__(self, widths: Widths) -> float:
-        return sum(widths.values()) / max(sum(self.full.values()), 1)
-
-
-@dataclass(frozen=True, eq=False)
-class _Measured:
-    """The share of a budget that some widths keep."""
-
-    order: Mapping[str, np.ndarray]
-    budget: Budget
-
-    def __call__(self, widths: Widths) -> float:
-        assert self.budget.share is not None
-        return self.budget.share(
-            Selection({name: np.sort(self.order[name][:count]) for name, count in widths.items()})
-        )
+        descent = _Descent(curves, ladders, cost, goal)
+        return widths(order, ladders, descent.give_back(descent.run(self.stride)))
 
 
 class _Descent:
     """Widths on their way down to the goal; every group moves along its ladder of allowed widths."""
 
-    def __init__(self, curves: Mapping[str, np.ndarray], ladders, share: Share, goal: float):
-        self._ladders, self._share, self._goal = ladders, share, goal
+    def __init__(self, curves: Mapping[str, np.ndarray], ladders, cost: Cost, goal: float):
+        self._ladders, self._cost, self._goal = ladders, cost, goal
         self._hulls = {name: _convex(ladders[name], curves[name][ladders[name] - 1]) for name in curves}
 
-    def run(self, widths: Widths, stride: float) -> Widths:
+    def run(self, stride: float) -> Rungs:
         """Step down, the cheapest step first, until the goal is met."""
-        rung = {name: len(self._ladders[name]) - 1 for name in widths}
-        now = self._share(widths)
+        rung = {name: len(ladder) - 1 for name, ladder in self._ladders.items()}
+        now = self._cost(rung)
         while now > self._goal + _EXACT:
-            saves = {
-                name: (now - self._share(self._at(rung | {name: r - 1}))) / self._size(name, r)
-                for name, r in rung.items()
-                if r > 0
-            }
+            saved = self._savings(rung, now)
+            offers = {name: self._offer(name, rung[name], saved[name]) for name in rung}
             allowance = min(stride, now - self._goal)
             while allowance > 0:
-                prices = {
-                    name: self._price(name, rung[name]) / saved
-                    for name, saved in saves.items()
-                    if saved > 0 and rung[name] > 0
-                }
-                if not prices:
-                    # Nothing saves anything on its own any more: only all groups together do.
-                    return self._at(dict.fromkeys(rung, 0))
-                best = min(prices, key=prices.__getitem__)
-                allowance -= saves[best] * self._size(best, rung[best])
-                rung[best] -= 1
-            now = self._share(self._at(rung))
-        return self._at(rung)
+                best = min(offers, key=lambda name: offers[name][0], default=None)
+                if best is None or np.isinf(offers[best][0]):
+                    break
+                before, rung[best] = rung[best], offers[best][1]
+                allowance -= saved[best][rung[best]] - saved[best].get(before, 0.0)
+                offers[best] = self._offer(best, rung[best], saved[best])
+            if allowance == min(stride, now - self._goal):
+                # Nothing saves anything on its own any more: only all groups together do.
+                return dict.fromkeys(rung, 0)
+            now = self._cost(rung)
+        return rung
 
-    def give_back(self, widths: Widths) -> Widths:
+    def give_back(self, rung: Rungs) -> Rungs:
         """Step up again, what is worth most first, while anything fits."""
-        rung = {name: int(np.searchsorted(self._ladders[name], count)) for name, count in widths.items()}
-        open_names = {name for name, r in rung.items() if r < len(self._ladders[name]) - 1}
+        rung = dict(rung)
+        open_names = [name for name in sorted(rung) if rung[name] < len(self._ladders[name]) - 1]
         while open_names:
-            fits = {
-                name
-                for name in open_names
-                if self._share(self._at(rung | {name: rung[name] + 1})) <= self._goal + _EXACT
-            }
+            shares = self._cost.each(rung, [(name, rung[name] + 1) for name in open_names])
+            fits = [n for n, share in zip(open_names, shares, strict=True) if share <= self._goal + _EXACT]
             if not fits:
                 break
-            best = max(sorted(fits), key=lambda name: self._price(name, rung[name] + 1))
+            best = max(fits, key=lambda name: self._price(name, rung[name] + 1))
             rung[best] += 1
-            open_names = {name for name in fits if rung[name] < len(self._ladders[name]) - 1}
-        return self._at(rung)
+            open_names = [name for name in fits if rung[name] < len(self._ladders[name]) - 1]
+        return rung
 
-    def _at(self, rung: Mapping[str, int]) -> Widths:
-        return {name: int(self._ladders[name][r]) for name, r in rung.items()}
+    def _savings(self, rung: Rungs, now: float) -> dict[str, dict[int, float]]:
+        """What each group saves by stepping down to each of some lower rungs, ever farther apart."""
+        steps = [(name, r - 2**k) for name, r in rung.items() for k in range(r.bit_length()) if r - 2**k >= 0]
+        saved: dict[str, dict[int, float]] = {name: {} for name in rung}
+        for (name, r), share in zip(steps, self._cost.each(rung, steps), strict=True):
+            saved[name][r] = now - float(share)
+        return saved
 
-    def _size(self, name: str, rung: int) -> int:
-        return int(self._ladders[name][rung] - self._ladders[name][rung - 1])
+    def _offer(self, name: str, rung: int, saved: Mapping[int, float]) -> tuple[float, int]:
+        """The least error per share saved by a step down from a rung, and the rung that it leads to."""
+        hull = self._hulls[name]
+        already = saved.get(rung, 0.0)
+        prices = [
+            ((hull[r] - hull[rung]) / (s - already), r)
+            for r, s in saved.items()
+            if r < rung and s - already > _EXACT
+        ]
+        return min(prices, default=(np.inf, rung))
 
     def _price(self, name: str, rung: int) -> float:
         """The error per channel of the step down from a rung."""
-        hull = self._hulls[name]
-        return (hull[rung - 1] - hull[rung]) / self._size(name, rung)
-
-
-def _ladder(count: int, align: int) -> np.ndarray:
-    """The widths that a group may have, ascending: multiples of ``align``, and all of it."""
-    steps = np.arange(align, count + 1, align)
-    return np.unique(np.append(steps, count))
+        hull, ladder = self._hulls[name], self._ladders[name]
+        return (hull[rung - 1] - hull[rung]) / (ladder[rung] - ladder[rung - 1])
 
 
 def _convex(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from onnxmerge.calibration.dataset import Feed
+from onnxmerge.graph import weights
 from onnxmerge.runtime import Runtime, Session
 
 
@@ -100,7 +101,7 @@ def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
 
 
 def _values(tensor: onnx.TensorProto) -> np.ndarray:
-    return numpy_helper.to_array(tensor).astype(np.float64).reshape(-1)
+    return weights.values_of(tensor).astype(np.float64).reshape(-1)
 
 
 def _part(model: onnx.ModelProto, wanted: list[str]) -> onnx.ModelProto:

@@ -15,7 +15,8 @@ from onnxmerge.calibration.made_up import made_up_inputs
 from onnxmerge.calibration.normalisation import Normalisation, infer_normalisation
 from onnxmerge.calibration.pictures import generic_images
 from onnxmerge.errors import ModelError
-from onnxmerge.runtime import Runtime, TensorInfo
+from onnxmerge.runtime import Runtime
+from onnxmerge.runtime_types import TensorInfo
 
 # Sides tried where the model leaves the size open: what classifiers and detectors are usually fed first.
 _SIDES = (224, 256, 320, 192, 160, 128, 96, 64, 48, 32, 512)

@@ -20,7 +20,8 @@ from onnxmerge.calibration.files import ensure_fits
 from onnxmerge.calibration.fitting import fixed_batch
 from onnxmerge.calibration.roles import Role, roles
 from onnxmerge.errors import ModelError, UsageError
-from onnxmerge.runtime import Runtime, Session, TensorInfo
+from onnxmerge.runtime import Runtime, Session
+from onnxmerge.runtime_types import TensorInfo
 
 _SIZES = (
     *(1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448, 480, 512),
@@ -68,7 +69,7 @@ def made_up_inputs(
     data = stack(drawn, source, batch, made_up=True)
     if batch is None and data.ready is None and len(data) > 1:
         try:
-            session.run(next(iter(data.feeds())))
+            session.run(next(iter(data.feeds(2))))
         except ModelError:  # the graph fixes a batch size that its inputs do not show
             data = stack(drawn, source, _rows(feed, None), made_up=True)
     return data

@@ -14,7 +14,7 @@ from onnxmerge.calibration.files import ensure_fits, read_npy, read_npz
 from onnxmerge.calibration.fitting import fit_array, fit_names, fixed_batch
 from onnxmerge.calibration.images import SUFFIXES, ImageOptions, find_images, load_images
 from onnxmerge.errors import CalibrationError
-from onnxmerge.runtime import TensorInfo
+from onnxmerge.runtime_types import TensorInfo
 
 
 def read_calibration(

@@ -14,6 +14,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnxmerge.calibration.dataset import Feed
+from onnxmerge.graph import weights
 from onnxmerge.runtime import Runtime
 
 # A frontier above this many bytes is not kept: the nodes before it run again when they are needed.
@@ -58,11 +59,11 @@ class Segments:
     def set_constant(self, name: str, values: np.ndarray) -> None:
         """Give a constant new values, for nodes that run from now on."""
         self._producer.pop(name, None)
-        self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
+        self._constants[name] = weights.tensor_of(name, values)
 
     def constant(self, name: str) -> np.ndarray:
         """The present values of an initializer."""
-        return numpy_helper.to_array(self._constants[name])
+        return weights.values_of(self._constants[name])
 
     def add_to_output(self, node: int, values: np.ndarray) -> None:
         """Add a constant (that broadcasts) to the first output of a node that has not run yet."""
@@ -99,6 +100,7 @@ class Segments:
                 # Judged by the first batch, so that nothing is stored in vain.
                 if size * self._batches > self._keep_bytes * (batch + 1):
                     stored = None
+        weights.release()
         if stored is not None:
             self._done |= run
             self._live |= stored

@@ -12,11 +12,12 @@ import onnx
 from onnxmerge.calibration.dataset import Dataset
 from onnxmerge.calibration.forms import LinearForm, linear_form
 from onnxmerge.calibration.moments import Accumulator
-from onnxmerge.calibration.threads import one_blas_thread
+from onnxmerge.calibration.threads import ahead, one_blas_thread
 from onnxmerge.channels import Channels
 from onnxmerge.channels.residual import feeds
 from onnxmerge.channels.sites import FoldSite
 from onnxmerge.clock import Progress
+from onnxmerge.graph import weights
 from onnxmerge.runtime import Runtime, Session
 from onnxmerge.runtime_bytes import opened, patch
 
@@ -108,16 +109,17 @@ def collect(
         if s.node.index in forms
         if (form := forms[s.node.index]) is not None or s.data.size <= _MOST_POSITIONS
     }
-    for done, feed in enumerate(feed_list):
+    fetched = (session.run(feed, [n for n in names if n not in feed]) | dict(feed) for feed in feed_list)
+    for done, values in enumerate(ahead(fetched)):
         if progress is not None:
             progress("statistics", done, len(feed_list))
-        values = session.run(feed, [name for name in names if name not in feed]) | dict(feed)
         for (name, axis), sum_ in sums.items():
             sum_.add(np.asarray(values[name]), axis)
         for site in sites:
             if site.node.index in grams:
                 x, y = values[site.data.tensor], values[site.node.y[0].name]
                 _add(site, forms[site.node.index], grams[site.node.index], x, y, share, rng)
+    weights.release()
     return Statistics(
         {key: s.mean for key, s in sums.items()},
         {key: s.variance for key, s in sums.items()},
@@ -174,6 +176,6 @@ class _Sums:
 
 
 def _with_outputs(model: onnx.ModelProto, names: Sequence[str], runtime: Runtime) -> Session:
-    proto, data, _ = opened(model)
+    proto, source = opened(model)
     present = {value.name for value in (*proto.graph.output, *proto.graph.input)}
-    return runtime.session(data + patch(proto, [], [name for name in names if name not in present]))
+    return runtime.session(source + patch(proto, [], [name for name in names if name not in present]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -17,19 +17,43 @@ from onnxmerge.operators.table import lookup
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """A number that is proportional to the lengths of some axes, and the node that it belongs to."""
+    """A number that is proportional to the lengths of some axes, and the node that it belongs to.
+
+    ``summed`` is the one of the axes that a linear operator sums over.
+    """
 
     value: int
     axes: tuple[Axis, ...]
     node: NodeView
+    summed: Axis | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class _Table:
-    """Terms for fast totals: float64 [T], and the axis classes of each, int64 [T, most axes]."""
+class Table:
+    """Terms as arrays, for totals at many widths at once.
+
+    Attributes:
+        values: float64 [T].
+        classes: the axis classes of each term, int64 [T, most axes]; rows with fewer axes end in the
+            number of an axis that never shrinks.
+    """
 
     values: np.ndarray
     classes: np.ndarray
+
+    @staticmethod
+    def of(terms: Sequence[Term], channels: Channels) -> Table:
+        number = channels.classes.number
+        most = max((len(term.axes) for term in terms), default=0)
+        classes = np.full((len(terms), most), len(channels.classes.size))
+        for row, term in zip(classes, terms, strict=True):
+            row[: len(term.axes)] = [number[axis] for axis in term.axes]
+        return Table(np.array([term.value for term in terms], dtype=np.float64), classes)
+
+    def products(self, factors: np.ndarray) -> np.ndarray:
+        """Per term the product of a factor per axis class: [..., classes] -> float64 [..., T]."""
+        ones = np.ones((*factors.shape[:-1], 1))
+        return np.concatenate([factors, ones], axis=-1)[..., self.classes].prod(axis=-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +79,11 @@ class CostModel:
 
     def macs_kept(self, removed: np.ndarray) -> float:
         """Multiplications that remain when the channels in bool [channels.count] go."""
-        return self._total(self._macs_table, removed)
+        return float(self._total(self._macs_table, kept_lengths(self.channels, removed)))
 
     def params_kept(self, removed: np.ndarray) -> float:
         """Parameters that remain when the channels in bool [channels.count] go."""
-        return self._total(self._params_table, removed)
+        return float(self._total(self._params_table, kept_lengths(self.channels, removed)))
 
     def marginal(self, kind: str, removed: np.ndarray) -> np.ndarray:
         """What each channel costs at the widths that remain, float64 [channels.count].
@@ -68,7 +92,7 @@ class CostModel:
         presence; also for channels that are removed.
         """
         terms = self._macs if kind == "macs" else self._params
-        share = self._shares(removed)
+        share = kept_lengths(self.channels, removed) / np.maximum(self.channels.classes.size, 1)
         slope = np.zeros(len(share))
         for term in terms:
             numbers = [self.channels.classes.number[axis] for axis in term.axes]
@@ -78,39 +102,31 @@ class CostModel:
         weights = np.repeat(per_position, self.channels.classes.size)
         return np.bincount(self.channels.label, weights=weights, minlength=self.channels.count)
 
-    def _total(self, table: _Table, removed: np.ndarray) -> float:
-        share = np.append(self._shares(removed), 1.0)
-        return float(share[table.classes].prod(axis=1) @ table.values)
+    def share(self, kind: str, lengths: np.ndarray) -> np.ndarray:
+        """The share of ``kind`` ("macs" or "params") that remains at axis lengths [..., classes].
 
-    def _table(self, terms: list[Term]) -> _Table:
-        """The terms as arrays; rows with fewer axes end in the number of an axis that never shrinks."""
-        number = self.channels.classes.number
-        classes = np.full(
-            (len(terms), max((len(t.axes) for t in terms), default=0)), len(self.channels.classes.size)
-        )
-        for row, term in zip(classes, terms, strict=True):
-            row[: len(term.axes)] = [number[axis] for axis in term.axes]
-        return _Table(np.array([term.value for term in terms], dtype=np.float64), classes)
+        Returns:
+            float64 [...].
+        """
+        table, total = (self._macs_table, self.macs) if kind == "macs" else (self._params_table, self.params)
+        return self._total(table, lengths) / max(total, 1)
+
+    def _total(self, table: Table, lengths: np.ndarray) -> np.ndarray:
+        return table.products(lengths / np.maximum(self.channels.classes.size, 1)) @ table.values
 
     @cached_property
-    def _macs_table(self) -> _Table:
-        return self._table(self._macs)
+    def _macs_table(self) -> Table:
+        return Table.of(self._macs, self.channels)
 
     @cached_property
-    def _params_table(self) -> _Table:
-        return self._table(self._params)
-
-    def _shares(self, removed: np.ndarray) -> np.ndarray:
-        """The share of positions that remains in each axis class, float64."""
-        kept_positions = ~removed[self.channels.label]
-        lengths = np.add.reduceat(kept_positions, self.channels.classes.offset) if len(kept_positions) else []
-        return lengths / np.maximum(self.channels.classes.size, 1)
+    def _params_table(self) -> Table:
+        return Table.of(self._params, self.channels)
 
     @cached_property
     def _macs(self) -> list[Term]:
-        contracted = {(node.index): c for node, c in self.channels.contracts()}
+        contracted = {node.index: contract for node, contract in self.channels.contracts()}
         return [
-            Term(operator.linear.macs(node), tuple(_macs_axes(node, contracted.get(node.index))), node)
+            Term(operator.linear.macs(node), *_macs_axes(node, contracted.get(node.index)))
             for node in self.channels.view
             if (operator := lookup(node)) is not None and operator.linear is not None
         ]
@@ -130,25 +146,14 @@ def _is_weight(tensor) -> bool:
     return np.dtype(stored.dtype).kind not in "iuSOUb" or np.dtype(stored.dtype).itemsize == 1
 
 
-def _macs_axes(node: NodeView, contract: Contract | None) -> list[Axis]:
-    """The axes whose product the multiplications are: those of the output, and what is summed over."""
+def _macs_axes(node: NodeView, contract: Contract | None) -> tuple[tuple[Axis, ...], NodeView, Axis | None]:
+    """The axes whose product the multiplications are, the node, and which of the axes is summed over."""
     if node.op == "ConvTranspose":
-        return [*node.x[0].axes, node.x[1][1]]
-    axes = list(node.y[0].axes)
+        return (*node.x[0].axes, node.x[1][1]), node, node.x[0][1]
     if node.op in ("Conv", "FusedConv"):
-        return [*axes, node.x[1][1]]
-    return [*axes, contract.data] if contract is not None else axes
-
-
-def share_of(cost: CostModel, kind: str):
-    """A function from a selection to the share of ``kind`` ("macs" or "params") that it keeps."""
-    total = max(getattr(cost, kind), 1)
-    kept = getattr(cost, f"{kind}_kept")
-
-    def share(selection) -> float:
-        return kept(removed_channels(cost.channels, selection.keep)) / total
-
-    return share
+        return (*node.y[0].axes, node.x[1][1]), node, node.x[1][1]
+    axes = tuple(node.y[0].axes)
+    return (axes, node, None) if contract is None else ((*axes, contract.data), node, contract.data)
 
 
 def removed_channels(channels: Channels, keep: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -159,3 +164,9 @@ def removed_channels(channels: Channels, keep: Mapping[str, np.ndarray]) -> np.n
             removed[group.channels] = True
             removed[group.channels[keep[group.name]]] = False
     return removed
+
+
+def kept_lengths(channels: Channels, removed: np.ndarray) -> np.ndarray:
+    """The positions that remain of every axis class when the channels in bool [count] go; int64 [classes]."""
+    kept = ~removed[channels.label]
+    return np.add.reduceat(kept, channels.classes.offset) if len(kept) else np.zeros(0, dtype=np.int64)

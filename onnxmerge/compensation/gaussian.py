@@ -146,6 +146,11 @@ def _back_to_batch_norm(site: FoldSite) -> tuple[NodeView | None, list[NodeView]
     return norm, sorted(between, key=lambda n: n.index)
 
 
+def _wide(values: np.ndarray) -> np.ndarray:
+    """Constants beside float32 values: numbers of other precision become float32."""
+    return np.asarray(values, np.float32) if values.dtype.kind not in "iub" else np.asarray(values)
+
+
 def _activated(nodes: list[NodeView], start: TensorView, points: np.ndarray, end: str) -> np.ndarray | None:
     """What the nodes make of values [points, C] at the BatchNorm's output; None where that cannot be run."""
     values = points.reshape(*points.shape, *[1] * (start.rank - 2)).astype(np.float32)
@@ -168,7 +173,7 @@ def _activated(nodes: list[NodeView], start: TensorView, points: np.ndarray, end
         "activation",
         [helper.make_tensor_value_info(start.name, onnx.TensorProto.FLOAT, None)],
         [onnx.ValueInfoProto(name=end)],
-        [numpy_helper.from_array(np.asarray(values), name) for name, values in constants.items()],
+        [numpy_helper.from_array(_wide(values), name) for name, values in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", nodes[0].opset)])
     try:

@@ -49,12 +49,12 @@ def ranks(channel: np.ndarray) -> np.ndarray:
     return result
 
 
-def mix_positions(site: FoldSite, stays: np.ndarray, factors: Sequence[np.ndarray]) -> np.ndarray:
+def mix_positions(site: FoldSite, stays: np.ndarray, factors: Sequence[np.ndarray | None]) -> np.ndarray:
     """The consumer's weight with removed data positions replaced by linear predictions from kept ones.
 
     Args:
         stays: bool [data.size].
-        factors: per block the coefficients, float64 [removed, kept] of its data positions.
+        factors: per block the coefficients, float64 [removed, kept] of its data positions; None: zeros.
 
     Returns:
         The weight at full size, float64; columns of removed positions keep what they had.
@@ -63,6 +63,8 @@ def mix_positions(site: FoldSite, stays: np.ndarray, factors: Sequence[np.ndarra
     width = len(stays) // len(factors)
     for number, factor in enumerate(factors):
         part = slice(number * width, (number + 1) * width)
+        if factor is None:
+            continue
         columns, stay = site.columns[part], stays[part]
         _block(site, weight, number, len(factors), width)[columns[stay]] += np.tensordot(
             factor.T, _block(site, weight, number, len(factors), width)[columns[~stay]], axes=1

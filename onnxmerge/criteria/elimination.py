@@ -23,6 +23,8 @@ SHRINKAGE = 0.2
 FREE = 1e-5
 # A covariance of fewer rows per feature than this cannot tell copies.
 _ROWS_PER_FEATURE = 3
+# Wide groups lose several channels between two updates, so that there are at most so many.
+_MOST_STEPS = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,16 +102,17 @@ def eliminate(regressions: Sequence[Regression], count: int, least: int = 1) -> 
 def _remove(states: list[_State], goal: int, most: float, order: list[int], costs: list[float]) -> None:
     """Go on until ``goal`` channels are gone or the cost would exceed ``most``."""
     total = costs[-1] if costs else 0.0
+    together = max(states[0].total // _MOST_STEPS, 1)
     while len(order) < goal:
         increments = np.sum([s.increments() for s in states], axis=0)
-        worst = int(np.argmin(increments))
-        if total + increments[worst] > most:
+        worst = [int(i) for i in np.argsort(increments, kind="stable")[: min(together, goal - len(order))]]
+        if total + increments[worst].sum() > most:
             break
-        total += max(float(increments[worst]), 0.0)
         for state in states:
             state.remove(worst)
-        order.append(worst)
-        costs.append(total)
+        order += worst
+        costs += list(total + np.cumsum(np.maximum(increments[worst], 0.0)))
+        total = costs[-1]
 
 
 class _State:
@@ -129,7 +132,7 @@ class _State:
         if len(b) > b.shape[1]:
             # Only products of coefficients with one another count, and this has the same ones.
             b = np.asarray(np.linalg.qr(b, mode="r"))
-        self._each, self._total = each, count
+        self._each, self.total = each, count
         self._first = len(index) - count * each
         self._h = np.asfortranarray(h[np.ix_(index, index)])
         self._b = np.asfortranarray(b[:, index])
@@ -140,7 +143,7 @@ class _State:
     def increments(self) -> np.ndarray:
         """What removing each channel would cost, float64 [count]; infinite for those that are gone."""
         c, t, first = len(self._channels), self._each, self._first
-        result = np.full(self._total, np.inf)
+        result = np.full(self.total, np.inf)
         if t == 1:
             left = self._b[:, first:]
             found = np.einsum("oc,oc->c", left, left) / np.maximum(np.diagonal(self._h)[first:], 1e-300)
@@ -151,10 +154,14 @@ class _State:
         result[self._channels[~self._gone]] = found[~self._gone]
         return result
 
-    def remove(self, channel: int) -> None:
-        number = int(np.searchsorted(self._channels, channel))
-        start = self._first + number * self._each
-        place = slice(start, start + self._each)
+    def remove(self, channels: Sequence[int]) -> None:
+        numbers = np.searchsorted(self._channels, channels)
+        starts = self._first + numbers * self._each
+        place: slice | np.ndarray
+        if len(numbers) == 1:
+            place = slice(int(starts[0]), int(starts[0]) + self._each)
+        else:
+            place = (starts[:, None] + np.arange(self._each)).reshape(-1)
         rows = self._h[:, place].T.copy()
         gain = np.linalg.solve(rows[:, place], rows)
         self._b = dgemm(-1.0, self._b[:, place].copy(), gain, beta=1.0, c=self._b, overwrite_c=1)
@@ -162,9 +169,12 @@ class _State:
         # A removed channel is independent of all others from here on.
         self._h[place, :] = 0
         self._h[:, place] = 0
-        self._h[place, place] = np.eye(self._each)
+        if isinstance(place, slice):
+            self._h[place, place] = np.eye(self._each)
+        else:
+            self._h[place, place] = 1.0
         self._b[:, place] = 0
-        self._gone[number] = True
+        self._gone[numbers] = True
         if self._gone.sum() > len(self._gone) // 6:
             self._squeeze()
 

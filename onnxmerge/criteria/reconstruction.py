@@ -8,12 +8,16 @@ import numpy as np
 
 from onnxmerge.calibration.statistics import Features, Statistics
 from onnxmerge.calibration.threads import one_blas_thread
-from onnxmerge.channels import Channels
+from onnxmerge.channels import Channels, Group
 from onnxmerge.channels.residual import feeds
 from onnxmerge.channels.sites import FoldSite, fold_sites
 from onnxmerge.criteria.elimination import Regression, eliminate
 from onnxmerge.errors import UsageError
+from onnxmerge.graph import weights
 from onnxmerge.plan import Scores
+
+# Wider groups without any covariance are not eliminated step by step: nothing would change on the way.
+MOST_COMPARED = 2048
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,15 @@ class Reconstruction:
         sites = [s for s in fold_sites(channels) if s.node.index in statistics.features]
         values, curves = {}, {}
         for number, group in enumerate(channels.groups):
-            regressions = []
-            for site in sites:
-                if (channels.group_of[site.channel] == number).any():
-                    regressions += _regressions(channels, site, group, statistics)
-            order, costs = eliminate(regressions, len(group))
+            mine = [s for s in sites if (channels.group_of[s.channel] == number).any()]
+            if len(group) > MOST_COMPARED and not any(statistics.features[s.node.index].grams for s in mine):
+                energy = np.sum([_energies(channels, s, group, statistics) for s in mine], axis=0)
+                order = np.argsort(energy, kind="stable")[:-1]
+                costs = np.cumsum(energy[order])
+            else:
+                regressions = [r for s in mine for r in _regressions(channels, s, group, statistics)]
+                order, costs = eliminate(regressions, len(group))
+            weights.release()
             costs = costs if group.chain else self.joined * costs
             # What goes last is worth most; the best channel never goes and tops them all.
             score = np.full(len(group), 2 * costs.max(initial=0.0) + 1e-30)
@@ -54,15 +62,11 @@ class Reconstruction:
 
 def _regressions(channels: Channels, site: FoldSite, group, statistics: Statistics) -> list[Regression]:
     features: Features = statistics.features[site.node.index]
-    place = np.full(channels.count, -1, dtype=np.int64)
-    place[group.channels] = np.arange(len(group))
-    scale, variance = np.ones(1), 1.0
-    if site.output is not None:
-        fed = feeds(site)
-        scale, variance = fed.scale, float(statistics.variance(fed.total, fed.axis).sum())
-    factor = 1 / np.sqrt(max(variance, 1e-30))
     if not features.grams:
-        return [_by_variance(site, group, statistics, scale, factor, place)]
+        spread = np.diag(np.sqrt(_energies(channels, site, group, statistics)))
+        return [Regression(np.eye(len(group)), spread, np.arange(len(group)), statistics.samples)]
+    place = _places(channels, group)
+    scale, factor = _scale(site, statistics)
     if features.form is None:
         return [_by_channel(site, features, scale, factor, place)]
     form, found = features.form, []
@@ -78,13 +82,33 @@ def _by_channel(site: FoldSite, features: Features, scale: np.ndarray, factor: f
     return Regression(features.grams[0], weight, place[site.channel[site.columns]], features.rows)
 
 
-def _by_variance(site: FoldSite, group, statistics: Statistics, scale, factor: float, place) -> Regression:
-    """Too many positions for a covariance: all count as independent."""
+def _places(channels: Channels, group: Group) -> np.ndarray:
+    """The place of every channel within the group, -1 for others, int64 [channels.count]."""
+    place = np.full(channels.count, -1, dtype=np.int64)
+    place[group.channels] = np.arange(len(group))
+    return place
+
+
+def _scale(site: FoldSite, statistics: Statistics) -> tuple[np.ndarray, float]:
+    """What follows the site's rows, and what makes errors shares of the variance of what the site feeds."""
+    scale, variance = np.ones(1), 1.0
+    if site.output is not None:
+        fed = feeds(site)
+        scale, variance = fed.scale, float(statistics.variance(fed.total, fed.axis).sum())
+    return scale, 1 / np.sqrt(max(variance, 1e-30))
+
+
+def _energies(channels: Channels, site: FoldSite, group: Group, statistics: Statistics) -> np.ndarray:
+    """What each channel of a group adds to the site's output, float64 [C].
+
+    Too many positions for a covariance: all count as independent.
+    """
+    place = _places(channels, group)
+    scale, factor = _scale(site, statistics)
     energy = (_scaled(site, scale) ** 2).sum(axis=0) * factor**2
     energy = energy * statistics.variance(site.data.tensor, site.data.axis)
     mine = place[site.channel[site.columns]]
-    cost = np.bincount(mine[mine >= 0], energy[mine >= 0], minlength=len(group))
-    return Regression(np.eye(len(group)), np.diag(np.sqrt(cost)), np.arange(len(group)), statistics.samples)
+    return np.bincount(mine[mine >= 0], energy[mine >= 0], minlength=len(group))
 
 
 def _scaled(site: FoldSite, scale: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from onnxmerge.errors import ModelError
 from onnxmerge.graph.constants import constant_tensor, constant_values
 from onnxmerge.graph.inference import fill_types, infer
 from onnxmerge.graph.shape_values import ShapeValues, value_of
+from onnxmerge.graph.weights import Scratch
 from onnxmerge.graph.working import import_model
 
 # A length that becomes known makes further shapes known: chains of chunks and views need a round per link.
@@ -41,8 +42,11 @@ _REARRANGING = {
 }  # fmt: skip
 
 
-def canonicalize(proto: onnx.ModelProto) -> gs.Graph:
+def canonicalize(proto: onnx.ModelProto, scratch: Scratch | None = None) -> gs.Graph:
     """The canonical working graph of a model; ``proto`` itself is not changed.
+
+    Args:
+        scratch: where big constants that were evaluated go; None: they stay in memory.
 
     Raises:
         ModelError: local functions that cannot be inlined, or a graph with a cycle.
@@ -63,7 +67,7 @@ def canonicalize(proto: onnx.ModelProto) -> gs.Graph:
             break
         known |= found
         inferred = infer(proto, known)
-    fold_constants(graph)
+    fold_constants(graph, scratch)
     # Dead nodes go, and the order of the others stays.
     graph.cleanup(recurse_subgraphs=False, recurse_functions=False)
     return graph
@@ -117,7 +121,7 @@ def _make_constant(node: gs.Node, values: np.ndarray) -> None:
     tensor.to_constant(values)
 
 
-def fold_constants(graph: gs.Graph) -> None:
+def fold_constants(graph: gs.Graph, scratch: Scratch | None = None) -> None:
     """Evaluate nodes whose inputs are all constants; quantised weights keep their DequantizeLinear."""
     outputs = {tensor.name for tensor in graph.outputs}
     for node in graph.nodes:
@@ -135,7 +139,7 @@ def fold_constants(graph: gs.Graph) -> None:
         if _result_count(node) <= max([*sizes, MOST_FOLDED_ELEMENTS]):
             result = _evaluate(node, graph.opset or 1)
             if result is not None and result.size <= max([*sizes, MOST_FOLDED_ELEMENTS]):
-                _make_constant(node, result)
+                _make_constant(node, result if scratch is None else scratch.store(result))
 
 
 def _stored(tensor: gs.Tensor) -> np.ndarray:

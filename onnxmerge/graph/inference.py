@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from onnxmerge.graph import weights
 from onnxmerge.graph.stand_ins import with_stand_ins
 
 # Inference reads small integer tensors (shapes, axes); larger ones are weights.
@@ -83,7 +84,7 @@ def strip_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     for field in ("node", "input", "output", "value_info", "sparse_initializer"):
         getattr(graph, field).extend(getattr(source, field))
     for tensor in source.initializer:
-        if int(np.prod(tensor.dims)) <= MOST_READ_ELEMENTS:
+        if int(np.prod(tensor.dims)) <= MOST_READ_ELEMENTS and not weights.is_reference(tensor):
             graph.initializer.append(tensor)
         else:
             graph.initializer.append(

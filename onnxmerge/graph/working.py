@@ -7,18 +7,30 @@ taken from the original when the graph is exported, so that a file keeps whateve
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
-from onnx_graphsurgeon.ir.tensor import SparseValues
+from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 from onnx_graphsurgeon.logger import G_LOGGER
+
+from onnxmerge.graph import weights
 
 G_LOGGER.severity = G_LOGGER.ERROR
 
 
 def import_model(proto: onnx.ModelProto) -> gs.Graph:
-    """The working graph of a model; initializers that are also graph inputs become constants."""
-    return gs.import_onnx(proto)
+    """The working graph of a model; initializers that are also graph inputs become constants.
+
+    The values of references are mapped.
+    """
+    graph = gs.import_onnx(proto)
+    for tensor in graph.tensors().values():
+        if isinstance(tensor, gs.Constant) and isinstance(tensor._values, LazyValues):
+            stored = tensor._values.tensor
+            if isinstance(stored, onnx.TensorProto) and weights.is_reference(stored):
+                tensor.values, tensor.data_location = weights.values_of(stored), None
+    return graph
 
 
 def export_model(graph: gs.Graph, original: onnx.ModelProto) -> onnx.ModelProto:
@@ -123,6 +135,8 @@ def _export_constants(
             continue
         if isinstance(tensor._values, SparseValues):
             sparse.append(OnnxExporter.export_sparse_tensor_proto(tensor))
+        elif isinstance(tensor._values, np.ndarray) and weights.is_mapped(tensor._values):
+            dense.append(weights.tensor_of(tensor.name, tensor._values))
         else:
             dense.append(OnnxExporter.export_tensor_proto(tensor))
     # What no node of the main graph ever used belongs to a subgraph, or is an output itself.

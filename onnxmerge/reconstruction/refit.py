@@ -18,6 +18,8 @@ from onnxmerge.reconstruction.requests import Fit
 # Strengths of the ridge, as shares of the mean variance of the features, tried on held-out samples.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 DEFAULT_STRENGTH = 1e-3
+# Strengths are compared on so many targets at most, spread over all.
+MOST_PROBED = 1536
 
 
 def choose_channels(
@@ -59,10 +61,10 @@ def mixed(site: FoldSite, paired: Paired, kept: np.ndarray) -> np.ndarray:
     positions of its block, with one coefficient for all taps.
     """
     stays = kept[site.channel[site.columns]]
-    factors = []
+    factors: list[np.ndarray | None] = []
     for moments, here in zip(paired.mixing, np.split(stays, len(paired.mixing)), strict=True):
         if moments is None:
-            factors.append(np.zeros((int((~here).sum()), int(here.sum()))))
+            factors.append(None)
         else:
             factors.append(_mixing(moments, here))
     weight = np.moveaxis(mix_positions(site, stays, factors), site.axis, 0)
@@ -73,22 +75,25 @@ def mixed(site: FoldSite, paired: Paired, kept: np.ndarray) -> np.ndarray:
 def _mixing(split: Split, stays: np.ndarray) -> np.ndarray:
     """Predictors of removed positions, as unregularised as the held-out samples allow."""
 
-    def solve(m: Moments, strength: float) -> np.ndarray:
-        gram, cross = m.gram[np.ix_(stays, stays)], m.cross[np.ix_(~stays, stays)]
+    present = np.flatnonzero(stays)
+
+    def solve(m: Moments, strength: float, targets: np.ndarray) -> np.ndarray:
+        gram, cross = m.gram[np.ix_(present, present)], m.cross[np.ix_(targets, present)]
         return ridge(gram, cross, np.zeros(cross.shape), strength) if strength else mixing(gram, cross)
 
-    return _best(split, solve, np.flatnonzero(stays), np.flatnonzero(~stays), (0.0, *STRENGTHS))
+    return _best(split, solve, present, np.flatnonzero(~stays), (0.0, *STRENGTHS))
 
 
 def _best(split: Split, solve, features: np.ndarray, targets: np.ndarray, strengths) -> np.ndarray:
     """The solution on all samples with the strength that does best on the held-out ones."""
     strength = DEFAULT_STRENGTH
     if split.held_out is not None:
+        probed = targets[:: -(-len(targets) // MOST_PROBED) or 1]
         gram = split.held_out.gram[np.ix_(features, features)]
-        cross = split.held_out.cross[np.ix_(targets, features)]
-        errors = [held_out_error(gram, cross, solve(split.fit, s)) for s in strengths]
+        cross = split.held_out.cross[np.ix_(probed, features)]
+        errors = [held_out_error(gram, cross, solve(split.fit, s, probed)) for s in strengths]
         strength = strengths[int(np.argmin(errors))]
-    return solve(split.all, strength)
+    return solve(split.all, strength, targets)
 
 
 def refit(form: LinearForm, paired: Paired, kept: np.ndarray, start: np.ndarray) -> np.ndarray:
@@ -107,8 +112,11 @@ def refit(form: LinearForm, paired: Paired, kept: np.ndarray, start: np.ndarray)
             fitted = ridge_rows(block.features[:, present], block.targets, begin, DEFAULT_STRENGTH)
         else:
 
-            def solve(m: Moments, strength: float, begin: np.ndarray = begin) -> np.ndarray:
-                return ridge(m.gram[np.ix_(present, present)], m.cross[:, present], begin, strength)
+            def solve(
+                m: Moments, strength: float, targets: np.ndarray, begin: np.ndarray = begin
+            ) -> np.ndarray:
+                cross = m.cross[np.ix_(targets, present)]
+                return ridge(m.gram[np.ix_(present, present)], cross, begin[targets], strength)
 
             fitted = _best(block, solve, present, rows, STRENGTHS)
         matrix[number][:, present] = fitted

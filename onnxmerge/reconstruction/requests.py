@@ -47,8 +47,9 @@ class Fit:
             return total
         shape = [1] * total.ndim
         shape[self.fed.axis] = -1
-        scale, shift = (v.astype(total.dtype).reshape(shape) for v in (self.fed.scale, self.fed.shift))
-        return (total - new[self.other] - shift) / scale
+        wide = np.promote_types(total.dtype, np.float32)  # half precision would lose the difference
+        scale, shift = (v.astype(wide).reshape(shape) for v in (self.fed.scale, self.fed.shift))
+        return (total.astype(wide, copy=False) - new[self.other] - shift) / scale
 
 
 @dataclass(frozen=True, eq=False)

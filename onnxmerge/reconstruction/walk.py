@@ -16,11 +16,13 @@ import onnx
 from onnxmerge.calibration.batching import batches_of
 from onnxmerge.calibration.dataset import Dataset
 from onnxmerge.calibration.segments import Segments
-from onnxmerge.calibration.threads import one_blas_thread
+from onnxmerge.calibration.threads import ahead, one_blas_thread
 from onnxmerge.channels import Channels
 from onnxmerge.channels.cost import removed_channels
 from onnxmerge.channels.sites import fold_sites
 from onnxmerge.clock import Progress
+from onnxmerge.graph import weights
+from onnxmerge.graph.weights import Scratch
 from onnxmerge.plan import Selection
 from onnxmerge.reconstruction.paired import Paired, Split, gather, pool
 from onnxmerge.reconstruction.refit import choose_channels, mixed, rebias, refit
@@ -61,12 +63,14 @@ def reconstruct(
     runtime: Runtime,
     options: Options | None = None,
     progress: Progress | None = None,
+    scratch: Scratch | None = None,
 ) -> tuple[Selection, list[Fold]]:
     """Refit every consumer of removed channels, in topological order.
 
     Args:
         model: the canonical model that ``channels`` belongs to.
         selection: the widths, and the channels where they are not chosen again.
+        scratch: where big new weights go; None: they stay in memory.
 
     Returns:
         What is kept in the end, and the new weights and biases of the consumers.
@@ -74,19 +78,29 @@ def reconstruct(
     Raises:
         ModelError: the model does not run on the data.
     """
-    walk = _Walk(channels, model, selection, dataset, runtime, options or Options())
+    walk = _Walk(channels, model, selection, dataset, runtime, options or Options(), scratch)
     for number, request in enumerate(walk.requests):
         if progress is not None:
             progress("reconstruct", number, len(walk.requests))
         walk.visit(request)
+        weights.release()
     return Selection(walk.keep), walk.folds
 
 
 class _Walk:
     """The state of a walk: what is decided so far, and both models under execution."""
 
-    def __init__(self, channels: Channels, model, selection: Selection, dataset, runtime, options: Options):
-        self._channels, self._options = channels, options
+    def __init__(
+        self,
+        channels: Channels,
+        model,
+        selection: Selection,
+        dataset,
+        runtime,
+        options: Options,
+        scratch: Scratch | None,
+    ):
+        self._channels, self._options, self._scratch = channels, options, scratch
         self._rng = np.random.default_rng(options.seed)
         self.keep = {name: np.sort(np.asarray(index)) for name, index in selection.keep.items()}
         self.folds: list[Fold] = []
@@ -125,12 +139,13 @@ class _Walk:
         weight = mixed(request.site, paired, self._kept)
         if paired.fit is not None:
             weight = refit(paired.fit.form, paired, self._kept, weight)
-        self._fixed[name] = weight
+        if others:
+            self._fixed[name] = weight
         self._advance(request, own, weight)
 
     def _gather(self, request: Request, old: Segments, new: Segments) -> Paired:
         pairs = zip(old.stream(request.old_names), new.stream(request.new_names), strict=True)
-        return gather(request, pairs, self._rows, self._rng)
+        return gather(request, ahead(pairs), self._rows, self._rng)
 
     def _with_others(self, paired: Paired, others: list[Request]) -> Paired:
         """Statistics pooled over all sites that share a weight.
@@ -172,14 +187,14 @@ class _Walk:
     def _advance(self, request: Request, own: Paired, weight: np.ndarray) -> None:
         site = request.site
         bias = rebias(own.fit, own, weight) if own.fit is not None else None
-        self.folds.append(Fold(site, weight, bias))
-        dtype = np.asarray(site.weight.constant).dtype
-        self._new.set_constant(site.weight.name, weight.astype(dtype))
+        fold = Fold.of(site, weight, bias, self._scratch)
+        self.folds.append(fold)
+        self._new.set_constant(site.weight.name, fold.weight)
         if bias is not None and own.fit is not None:
             axis = own.fit.form.output
             shape = [1] * len(self._channels.view.shapes[axis.tensor])
             shape[axis.axis] = -1
-            self._new.add_to_output(site.node.index, bias.astype(dtype).reshape(shape))
+            self._new.add_to_output(site.node.index, bias.astype(fold.weight.dtype).reshape(shape))
 
     def _to_choose(self, everything: list[Request]) -> set[int]:
         """The groups whose channels are chosen on the way: they have one consumer, with a regression."""

@@ -7,6 +7,7 @@ import onnx_graphsurgeon as gs
 
 from onnxmerge.graph.constants import constant_tensor, constant_values
 from onnxmerge.graph.view import Axis, NodeView
+from onnxmerge.graph.weights import Scratch
 
 
 class Editor:
@@ -16,10 +17,14 @@ class Editor:
         graph: the copy.
         follows: for constants that were added, the axis of the original that each of their axes
             follows, so that they are cut with it.
+
+    Args:
+        scratch: where big new values go; None: they stay in memory.
     """
 
-    def __init__(self, graph: gs.Graph):
-        self.graph = graph.copy()
+    def __init__(self, graph: gs.Graph, scratch: Scratch | None = None):
+        self.graph = graph.copy()  # shares the values of constants
+        self._scratch = scratch
         self.follows: dict[str, dict[int, Axis]] = {}
         self._tensors = self.graph.tensors()
         self._nodes = list(self.graph.nodes)
@@ -41,6 +46,8 @@ class Editor:
 
     def set_values(self, tensor: gs.Tensor, values: np.ndarray) -> None:
         """Replace the values of a constant for all of its users."""
+        if self._scratch is not None:
+            values = self._scratch.store(values)
         if isinstance(tensor, gs.Constant):
             tensor.values = values
         else:

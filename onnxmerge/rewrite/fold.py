@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 
 from onnxmerge.channels.sites import FoldSite
 from onnxmerge.graph.view import TensorView
+from onnxmerge.graph.weights import Scratch
 from onnxmerge.rewrite.editing import Editor
 
 
@@ -22,8 +23,8 @@ class Fold:
     """What a compensation makes of one consumer.
 
     Attributes:
-        weight: the consumer's weight at full size (columns of removed channels are ignored), or
-            None where it stays.
+        weight: the consumer's weight at full size and in the type of the file (columns of removed
+            channels are ignored), or None where it stays.
         bias: what is added to the output per row of the weight, float64 [rows], or None.
     """
 
@@ -31,13 +32,24 @@ class Fold:
     weight: np.ndarray | None
     bias: np.ndarray | None
 
+    @classmethod
+    def of(
+        cls, site: FoldSite, weight: np.ndarray | None, bias: np.ndarray | None, scratch: Scratch | None
+    ) -> Fold:
+        """A fold of a weight of any type; a big one goes to ``scratch``, where there is one."""
+        if weight is not None:
+            weight = weight.astype(np.asarray(site.weight.constant).dtype)
+            if scratch is not None:
+                weight = scratch.store(weight)
+        return cls(site, weight, bias)
+
 
 def apply_folds(editor: Editor, folds: Iterable[Fold]) -> None:
     """Put the folds into the graph under edit; types of stored weights stay."""
     for fold in folds:
         if fold.weight is not None:
             tensor = editor.tensor(fold.site.weight.name)
-            editor.set_values(tensor, fold.weight.astype(_weight_values(editor, fold.site).dtype))
+            editor.set_values(tensor, fold.weight.astype(_weight_values(editor, fold.site).dtype, copy=False))
         if fold.bias is not None and np.any(fold.bias):
             _add_bias(editor, fold.site, fold.bias)
 

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxmerge.channels.groups import Channels
+from onnxmerge.graph import weights
 from onnxmerge.graph.view import Axis, NodeView
 from onnxmerge.operators.relations import Index, Size, Slot, positions
 from onnxmerge.rewrite.editing import Editor
@@ -56,6 +57,7 @@ def _cut_tensor(editor: Editor, tensor: gs.Tensor, axes: dict[int, np.ndarray]) 
         for axis, keep in axes.items():
             values = np.take(values, keep, axis=axis)
         editor.set_values(tensor, values)
+        weights.release()
     elif tensor.shape is not None:
         tensor.shape = [
             len(axes[i]) if i in axes and isinstance(length, int) else length

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from onnxmerge.graph import weights
 from onnxmerge.runtime import Session
 
+# A model that takes this much of another one's time is slower: less is within the noise.
+SLOWER = 1.02
 _WARM_UP = 3  # the first runs allocate arenas and, on CUDA, choose kernels
 _LEAST_PAIRS = 5
 _MOST_PAIRS = 2000
+# Of models whose weights lie in files.
+_BLOCKS, _RUNS_PER_BLOCK = 3, 2
 
 
 @dataclass(frozen=True)
 class Latency:
     """Median milliseconds per run, and `ratio` = after / before: the median over pairs of runs.
 
-    `spread` holds the quartiles of that ratio, `runs` the number of pairs.
+    `spread` holds the quartiles of that ratio, `runs` the number of pairs. `in_turn` says that the two ran
+    by turns; models too large for that run in alternating blocks.
     """
 
     before_ms: float
@@ -29,6 +35,7 @@ class Latency:
     provider: str
     threads: int
     runs: int
+    in_turn: bool = True
 
 
 def compare_latency(
@@ -39,19 +46,42 @@ def compare_latency(
     The two run in turn, and the one that goes first alternates, so that a change of clock frequency or
     load meets both alike.
     """
+    if before.mapped or after.mapped:
+        times = _in_blocks(before, after, feed)
+        return _summary(times, after, in_turn=False)
+    one, other = before.runner(feed), after.runner(feed)
     for _ in range(_WARM_UP):
-        before.run(feed)
-        after.run(feed)
+        one()
+        other()
     times: list[tuple[float, float]] = []
     end = time.perf_counter() + seconds
     while len(times) < _LEAST_PAIRS or (len(times) < _MOST_PAIRS and time.perf_counter() < end):
         if len(times) % 2:
-            second = _timed(after, feed)
-            first = _timed(before, feed)
+            second = _timed(other)
+            first = _timed(one)
         else:
-            first = _timed(before, feed)
-            second = _timed(after, feed)
+            first = _timed(one)
+            second = _timed(other)
         times.append((first, second))
+    return _summary(times, after, in_turn=True)
+
+
+def _in_blocks(before: Session, after: Session, feed: Mapping[str, np.ndarray]) -> list[tuple[float, float]]:
+    """Pairs of times of two models that do not fit into memory together."""
+    times: list[tuple[float, float]] = []
+    for _ in range(_BLOCKS):
+        blocks = []
+        for session in (before, after):
+            run = session.runner(feed)
+            weights.release()
+            run()  # brings the weights back
+            blocks.append([_timed(run) for _ in range(_RUNS_PER_BLOCK)])
+        times += zip(*blocks, strict=True)
+    weights.release()
+    return times
+
+
+def _summary(times: list[tuple[float, float]], after: Session, *, in_turn: bool) -> Latency:
     pairs = np.array(times)
     low, ratio, high = np.percentile(pairs[:, 1] / pairs[:, 0], (25, 50, 75))
     middle = np.median(pairs, axis=0) * 1000.0
@@ -63,10 +93,19 @@ def compare_latency(
         provider=after.provider,
         threads=after.threads,
         runs=len(pairs),
+        in_turn=in_turn,
     )
 
 
-def _timed(session: Session, feed: Mapping[str, np.ndarray]) -> float:
+def median_seconds(session: Session, feed: Mapping[str, np.ndarray], runs: int = 20) -> float:
+    """The median time of one run, after a warm-up. Raises ModelError."""
+    run = session.runner(feed)
+    for _ in range(_WARM_UP):
+        run()
+    return float(np.median([_timed(run) for _ in range(runs)]))
+
+
+def _timed(run: Callable[[], object]) -> float:
     start = time.perf_counter()
-    session.run(feed)
+    run()
     return time.perf_counter() - start

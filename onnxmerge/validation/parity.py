@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +12,14 @@ import numpy as np
 from scipy import stats
 
 from onnxmerge.calibration.dataset import Dataset
+from onnxmerge.graph import weights
 from onnxmerge.runtime import Session
+from onnxmerge.validation.spool import Spool
 
 Outputs = Mapping[str, Any]
+# Of large models: the outputs that are compared at a time, in bytes (float64 copies are made), and samples.
+_MOST_BYTES = 32 << 20
+_MOST_SAMPLES = 32
 
 
 @dataclass(frozen=True)
@@ -81,14 +87,34 @@ class Parity:
 
 
 def measure(reference: Session, candidate: Session, data: Dataset, kinds: Mapping[str, str]) -> Parity:
-    """Run both models on all feeds of `data` and compare. Raises ModelError if one of them does not run."""
+    """Run both models on all feeds of `data` and compare. Raises ModelError if one of them does not run.
 
-    def pairs() -> Iterator[tuple[Outputs, Outputs, int]]:
-        for feed in data.feeds():
-            rows = 1 if data.ready is not None else _rows(feed, data.shared)
-            yield reference.run(feed, list(kinds)), candidate.run(feed, list(kinds)), rows
+    Models whose weights lie in files run one after the other, so that never both are in memory.
+    """
+    names = list(kinds)
+    with ExitStack() as stack:
+        if reference.mapped or candidate.mapped:
+            feeds = list(data.feeds(_affordable(reference, names, data)))
+            spooled = stack.enter_context(Spool())
+            for feed in feeds:
+                spooled.add(reference.run(feed, names))
+            weights.release()
+            before: Iterator[Outputs] = iter(spooled)
+        else:
+            feeds = list(data.feeds())
+            before = (reference.run(feed, names) for feed in feeds)
+        rows = (1 if data.ready is not None else _rows(feed, data.shared) for feed in feeds)
+        after = (candidate.run(feed, names) for feed in feeds)
+        parity = _collect(zip(before, after, rows, strict=True), kinds, data.source)
+    weights.release()
+    return parity
 
-    return _collect(pairs(), kinds, data.source)
+
+def _affordable(session: Session, names: list[str], data: Dataset) -> int:
+    """How many samples' outputs can be compared at a time."""
+    outputs = session.run(next(iter(data.feeds(1))), names)
+    size = sum(value.nbytes for value in outputs.values() if isinstance(value, np.ndarray))
+    return int(min(max(_MOST_BYTES // max(size, 1), 1), _MOST_SAMPLES))
 
 
 def compare(

@@ -9,6 +9,7 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError
 
 from onnxmerge.errors import ModelError
+from onnxmerge.graph import weights, wire
 
 
 def check_model(model: onnx.ModelProto | str | os.PathLike[str]) -> list[str]:
@@ -18,7 +19,7 @@ def check_model(model: onnx.ModelProto | str | os.PathLike[str]) -> list[str]:
     well accept is a warning only: shapes that contradict strict inference, and operators of a domain
     that the model does not import.
     """
-    source = model if isinstance(model, onnx.ModelProto) else os.fspath(model)
+    source = _checkable(model) if isinstance(model, onnx.ModelProto) else os.fspath(model)
     warnings: list[str] = []
     try:
         onnx.checker.check_model(source)
@@ -40,6 +41,26 @@ def check_model(model: onnx.ModelProto | str | os.PathLike[str]) -> list[str]:
     except Exception as failure:  # inference raises its own class, and others for shapes it cannot follow
         warnings.append(f"strict shape inference fails: {_sentence(failure)}")
     return warnings
+
+
+def _checkable(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model, or, where its weights lie in files, one that takes them as inputs: as valid as the model.
+
+    The checker refuses absolute paths, and the weights themselves are nothing to it.
+    """
+    references = weights.references(model)
+    if not references:
+        return model
+    changed = wire.frame(model)
+    names = {tensor.name for tensor in references}
+    inputs = {value.name for value in model.graph.input}
+    changed.graph.initializer.extend(t for t in model.graph.initializer if t.name not in names)
+    changed.graph.input.extend(
+        onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims)
+        for t in references
+        if t.name not in inputs
+    )
+    return changed
 
 
 def _check_counts(graph: onnx.GraphProto) -> None:

@@ -1,0 +1,53 @@
+"""How wide a channel is: what a hardware's preferred multiples mean in channels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxmerge.channels.groups import Channels
+
+
+@dataclass(frozen=True)
+class Span:
+    """The extent of the channels of one group.
+
+    Attributes:
+        positions: the fewest positions that a channel has on any of its axes: 1 for a convolution's
+            channel, also where it becomes a block of a flattened axis; the head size for an attention
+            head. On the axes of a grouped convolution those of one of its groups are counted.
+        grouped: whether the channels enter or leave a grouped convolution (not a depthwise one).
+    """
+
+    positions: int
+    grouped: bool
+
+
+def spans(channels: Channels) -> Mapping[str, Span]:
+    """The span of every group, by its name."""
+    blocks = _blocks(channels)
+    classes = channels.classes
+    ids = np.arange(classes.total)
+    pairs, counts = np.unique(np.stack([channels.label, classes.class_of(ids)]), axis=1, return_counts=True)
+    per_block = np.maximum(counts // blocks[pairs[1]], 1)
+    fewest = np.full(channels.count, np.iinfo(np.int64).max)
+    np.minimum.at(fewest, pairs[0], per_block)
+    grouped = np.zeros(channels.count, dtype=bool)
+    np.logical_or.at(grouped, pairs[0], blocks[pairs[1]] > 1)
+    return {
+        group.name: Span(int(fewest[group.channels].min()), bool(grouped[group.channels].any()))
+        for group in channels.groups
+    }
+
+
+def _blocks(channels: Channels) -> np.ndarray:
+    """Per axis class the groups of the grouped convolutions that read or write it, int64."""
+    blocks = np.ones(len(channels.classes.size), dtype=np.int64)
+    for node, contract in channels.contracts():
+        if contract.blocks > 1:
+            for axis in (contract.data, node.y[0][1]):
+                number = channels.classes.number[axis]
+                blocks[number] = max(blocks[number], contract.blocks)
+    return blocks

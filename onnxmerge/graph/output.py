@@ -1,0 +1,193 @@
+"""Writing model files.
+
+Everything goes to temporary files in the target folder that are renamed at the end, so that an
+interrupted run leaves either the old files or the new ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx.external_data_helper import ExternalDataInfo
+
+from onnxmerge.errors import OutputError, UsageError
+from onnxmerge.graph import weights, wire
+
+# protobuf refuses messages of 2 GiB and more.
+PROTOBUF_LIMIT = 2**31 - 2**20
+# Data of a tensor starts at a multiple of this in a data file, so that it can be mapped on its own.
+_PAGE = 4096
+
+
+def same_file(first: Path, second: Path) -> bool:
+    """Whether two paths name one file, through symbolic and hard links."""
+    try:
+        return os.path.samefile(first, second)
+    except OSError:
+        return first.resolve() == second.resolve()
+
+
+def check_output(source: Path | None, target: Path, *, clobber: bool) -> None:
+    """Refuse an output path that cannot or must not be written, before any work is done.
+
+    Raises:
+        UsageError: the output is the input (also through links), or exists and may not be replaced.
+        OutputError: the folder does not exist or is not writable.
+    """
+    if source is not None and same_file(source, target):
+        raise UsageError(f"the output {target} is the input file; name another file")
+    if target.exists() and not clobber:
+        raise UsageError(f"{target} exists and --no-clobber was given; name another file")
+    if target.is_dir():
+        raise OutputError(f"{target} is a folder; name a file")
+    folder = target.parent
+    if not folder.is_dir():
+        raise OutputError(f"cannot write {target}: the folder {folder} does not exist")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"cannot write {target}: no permission to write into {folder}")
+
+
+@contextmanager
+def atomic_write(target: Path) -> Iterator[Path]:
+    """A temporary path beside ``target`` that replaces it when the block ends without an error."""
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        os.close(handle)
+    except OSError as error:
+        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+    part = Path(name)
+    try:
+        yield part
+        part.chmod(0o666 & ~_umask())
+        os.replace(part, target)
+    except OSError as error:
+        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def serialize(proto: onnx.ModelProto) -> bytes:
+    """The bytes of a model; equal models give equal bytes."""
+    return proto.SerializeToString(deterministic=True)
+
+
+def measured(proto: onnx.ModelProto, *, external: bool) -> tuple[int, str]:
+    """The bytes and the sha256 of what ``save`` writes, without building it in memory.
+
+    With external data it is the model file and then the data of every tensor, as ``load`` counts an
+    input; the data file is taken to be called ``model.onnx.data``.
+    """
+    parts = _parts(proto)
+    if _is_beside(proto, external):
+        moved, places = _with_data_file(proto, "model.onnx.data")
+        parts = iter([serialize(moved), *(values for values, _ in places)])
+    digest, count = hashlib.sha256(), 0
+    for part in parts:
+        digest.update(part)
+        count += len(part)
+        weights.release()
+    return count, digest.hexdigest()
+
+
+def save(proto: onnx.ModelProto, target: str | os.PathLike[str], *, external: bool = False) -> None:
+    """Write a model atomically, to one file or with its weights in ``<target>.data``.
+
+    Args:
+        external: whether the weights of a large model go to a file of their own; they do in any case
+            where one file cannot hold them.
+
+    Raises:
+        OutputError: a file cannot be written.
+        UsageError: the data file is where the weights of the input lie.
+    """
+    target = Path(target)
+    if not _is_beside(proto, external):
+        _write(target, _parts(proto))
+        return
+    data = target.with_name(f"{target.name}.data")
+    for tensor in weights.references(proto):
+        if same_file(Path(ExternalDataInfo(tensor).location), data):
+            raise UsageError(f"the weights of the input lie in {data}, where those of the output would go")
+    proto, places = _with_data_file(proto, data.name)
+    with atomic_write(target) as part:
+        part.write_bytes(serialize(proto))
+        # Renamed first: a model without its data would be worse than data without a model.
+        _write(data, _padded(places))
+
+
+def _is_beside(proto: onnx.ModelProto, external: bool) -> bool:
+    """Whether the weights go to a file of their own."""
+    references = weights.references(proto)
+    return bool(references) and (external or _stored(references) >= PROTOBUF_LIMIT)
+
+
+def _stored(references: list[onnx.TensorProto]) -> int:
+    return sum(weights.values_of(tensor).nbytes for tensor in references)
+
+
+def _parts(proto: onnx.ModelProto) -> Iterator[bytes | memoryview]:
+    """The bytes of a single file."""
+    big = {tensor.name: _bytes_of(weights.values_of(tensor)) for tensor in weights.references(proto)}
+    return iter(wire.pieces(proto, big) if big else [serialize(proto)])
+
+
+def _bytes_of(values: np.ndarray) -> memoryview:
+    return memoryview(values.reshape(-1).view(np.uint8))
+
+
+def _with_data_file(
+    proto: onnx.ModelProto, name: str
+) -> tuple[onnx.ModelProto, list[tuple[memoryview, int]]]:
+    """The model with relative references to one data file, and what lies where in that."""
+    moved = onnx.ModelProto()
+    moved.CopyFrom(proto)
+    places = []
+    end = 0
+    for tensor in weights.references(moved):
+        values = _bytes_of(weights.values_of(tensor))
+        start = -(-end // _PAGE) * _PAGE
+        end = start + values.nbytes
+        places.append((values, start))
+        weights.refer(tensor, name, start, values.nbytes)
+    return moved, places
+
+
+def _padded(places: list[tuple[memoryview, int]]) -> Iterator[bytes | memoryview]:
+    end = 0
+    for values, start in places:
+        yield bytes(start - end)
+        yield values
+        end = start + values.nbytes
+
+
+def _write(target: Path, parts: Iterator[bytes | memoryview]) -> None:
+    with atomic_write(target) as part, part.open("wb") as file:
+        for piece in parts:
+            file.write(piece)
+            weights.release()
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def copy_file(source: Path, target: str | os.PathLike[str]) -> None:
+    """Copy a file atomically.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with atomic_write(Path(target)) as part:
+        shutil.copyfile(source, part)

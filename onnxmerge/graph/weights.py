@@ -1,0 +1,164 @@
+"""Weights that stay in files, for models too large to hold several times in memory.
+
+In such a model every big initializer of the main graph is an external reference to an absolute path.
+Whoever needs its values maps the file; one mapping per file serves analysis and execution alike. What a
+run computes anew goes to a scratch folder and is mapped too, so that the system can take all weights out
+of memory at any time, and ``release`` does.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+from onnxmerge.errors import ModelError, OutputError
+
+# Models of so many bytes, external data included, are large: their weights stay in files.
+LARGE = 256 << 20
+# Of a large model, the tensors of so many bytes; smaller ones are read into memory.
+MAPPED = 1 << 14
+
+_roots: WeakValueDictionary[str, np.memmap] = WeakValueDictionary()
+
+
+def is_reference(tensor: onnx.TensorProto) -> bool:
+    """Whether a tensor's values lie in a file that is named by an absolute path."""
+    return uses_external_data(tensor) and os.path.isabs(ExternalDataInfo(tensor).location)
+
+
+def references(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """The initializers of a model whose values lie in files."""
+    return [tensor for tensor in proto.graph.initializer if is_reference(tensor)]
+
+
+def values_of(tensor: onnx.TensorProto) -> np.ndarray:
+    """The values of a stored tensor; those of a reference are mapped, read-only.
+
+    Raises ModelError if the file is gone or too short.
+    """
+    if not is_reference(tensor):
+        return numpy_helper.to_array(tensor)
+    info = ExternalDataInfo(tensor)
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    start, size = info.offset or 0, int(np.prod(tensor.dims, dtype=np.int64)) * dtype.itemsize
+    found = _map(info.location)[start : start + size]
+    if len(found) != size:
+        raise ModelError(f"the data of '{tensor.name}' is no longer all there: {info.location} was cut short")
+    return found.view(np.ndarray).view(dtype).reshape(tuple(tensor.dims))
+
+
+def tensor_of(name: str, values: np.ndarray) -> onnx.TensorProto:
+    """A tensor with these values: a reference where they lie in a mapped file as they are."""
+    root = _root_of(values)
+    if root is None or not values.flags.c_contiguous:
+        return numpy_helper.from_array(np.ascontiguousarray(values), name)
+    tensor = onnx.TensorProto(
+        name=name, dims=values.shape, data_type=onnx.helper.np_dtype_to_tensor_dtype(values.dtype)
+    )
+    refer(tensor, str(root.filename), _address(values) - _address(root), values.nbytes)
+    return tensor
+
+
+def refer(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
+    """Make a tensor an external reference; whatever data it had goes."""
+    tensor.ClearField("raw_data")
+    del tensor.external_data[:]
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=str(value))
+
+
+def is_mapped(values: np.ndarray) -> bool:
+    """Whether an array lies in a mapped file."""
+    return _root_of(values) is not None
+
+
+def common_folder(tensors: Iterable[onnx.TensorProto]) -> str:
+    """The innermost folder that holds the files of all of these references."""
+    return os.path.commonpath([os.path.dirname(ExternalDataInfo(t).location) for t in tensors])
+
+
+def release() -> None:
+    """Take all mapped weights out of this process's memory; they come back from the files when used."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        for root in list(_roots.values()):
+            root._mmap.madvise(mmap.MADV_DONTNEED)
+
+
+class Scratch:
+    """A temporary folder for weights, removed with this object."""
+
+    def __init__(self, inside: Scratch | None = None) -> None:
+        self._parent = inside  # its removal would take this folder along
+        try:
+            self._folder = tempfile.TemporaryDirectory(
+                prefix="onnxmerge-", dir=None if inside is None else inside.path, ignore_cleanup_errors=True
+            )
+        except OSError as error:
+            raise OutputError(f"no temporary folder for weights: {error.strerror or error}") from error
+        self.path = Path(self._folder.name).resolve()
+        self._count = 0
+
+    def inner(self) -> Scratch:
+        """A folder within this one, for what is needed for a shorter time."""
+        return Scratch(self)
+
+    def store(self, values: np.ndarray) -> np.ndarray:
+        """The same values, in a mapped file where they are big; those that are mapped stay where they are.
+
+        Raises OutputError where there is no space.
+        """
+        mappable = values.dtype.kind in "fiu" and not values.dtype.hasobject
+        if values.nbytes < MAPPED or not mappable or (is_mapped(values) and values.flags.c_contiguous):
+            return values
+        path = self.new_file()
+        try:
+            with path.open("wb") as file:
+                np.ascontiguousarray(values).tofile(file)
+        except OSError as error:
+            raise self.failure(error) from error
+        return _map(str(path)).view(np.ndarray).view(values.dtype).reshape(values.shape)
+
+    def new_file(self) -> Path:
+        """A name that is free in this folder."""
+        self._count += 1
+        return self.path / f"{self._count}.bin"
+
+    def failure(self, error: OSError) -> OutputError:
+        """What to tell the user when writing here failed."""
+        return OutputError(
+            f"cannot write temporary weights into {self.path.parent}: {error.strerror or error}; "
+            "the environment variable TMPDIR names another folder"
+        )
+
+
+def _map(path: str) -> np.memmap:
+    root = _roots.get(path)
+    if root is None:
+        try:
+            root = np.memmap(path, np.uint8, "r")
+        except (OSError, ValueError) as error:
+            raise ModelError(f"the weights in {path} cannot be read: {error}") from error
+        _roots[path] = root
+    return root
+
+
+def _root_of(values: np.ndarray) -> np.memmap | None:
+    """The mapping of the whole file that an array lies in."""
+    array = values
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array if isinstance(array, np.memmap) else None
+
+
+def _address(values: np.ndarray) -> int:
+    return values.__array_interface__["data"][0]
