@@ -3,7 +3,8 @@
     python -m onnxmerge.train run tools/train_lenet.py --data mnist.npz --net lenet5 --macs 0.07
     python -m onnxmerge.train run tools/train_lenet.py --data mnist.npz --net lenet300 --weights 0.02
 
-Every run ends in an ONNX file, cut by the core; without --macs and --weights the dense net is trained.
+Every run ends in an ONNX file, cut by the core; without --macs and --weights the dense net is trained, with
+--widths 3-12-270 a narrower one: what the learned widths are worth without what was learned on the way.
 With --dense-epochs the dense net is trained first and gates are learned from there. Settings are chosen by
 the error on training images that are left out (--held-out of them); the test images are looked at with
 --test 1 only, for what has been chosen.
@@ -19,28 +20,28 @@ from train_common import Row, Run, arguments, device_name, held_out, read
 from onnxmerge.train import Batches, NoMasks, Processes, Trainer, accuracy, shrink, wrap, wrap_weights
 
 
-def lenet300() -> nn.Module:
+def lenet300(first: int = 300, second: int = 100) -> nn.Module:
     return nn.Sequential(
         nn.Flatten(),
-        nn.Linear(784, 300),
+        nn.Linear(784, first),
         nn.ReLU(),
-        nn.Linear(300, 100),
+        nn.Linear(first, second),
         nn.ReLU(),
-        nn.Linear(100, 10),
+        nn.Linear(second, 10),
     )
 
 
-def lenet5() -> nn.Module:
+def lenet5(first: int = 20, second: int = 50, third: int = 500) -> nn.Module:
     """The 20-50-500-10 net of the pruning literature (431k weights)."""
     return nn.Sequential(
-        nn.Conv2d(1, 20, 5),
+        nn.Conv2d(1, first, 5),
         nn.MaxPool2d(2),
-        nn.Conv2d(20, 50, 5),
+        nn.Conv2d(first, second, 5),
         nn.MaxPool2d(2),
         nn.Flatten(),
-        nn.Linear(800, 500),
+        nn.Linear(16 * second, third),
         nn.ReLU(),
-        nn.Linear(500, 10),
+        nn.Linear(third, 10),
     )
 
 
@@ -48,6 +49,7 @@ def main() -> None:
     options = arguments(
         __doc__,
         net="lenet5",
+        widths="",
         macs=None,
         weights=None,
         epochs=10,
@@ -65,7 +67,8 @@ def main() -> None:
     processes = Processes.start(options.device)
     batches = Batches(data.train, options.batch, options.seed)
     run = Run(data, batches, options.epochs * len(batches), processes, options.lr)
-    module = {"lenet300": lenet300, "lenet5": lenet5}[options.net]().to(processes.device)
+    widths = [int(text) for text in options.widths.split("-") if text]
+    module = {"lenet300": lenet300, "lenet5": lenet5}[options.net](*widths).to(processes.device)
     example = data.train[0][:2]
     seconds = 0.0
     if options.dense_epochs:
