@@ -124,7 +124,9 @@ def test_nothing_removed_is_the_input_again(large, external, tmp_path):
     result = onnxmerge.optimize(external, calibration=images(8), ratio=0.0)
     result.save(tmp_path / "out.onnx")
     assert result.report["unchanged"]
-    assert np.array_equal(run(str(tmp_path / "out.onnx"), image=images(4)), run(str(external), image=images(4)))
+    assert np.array_equal(
+        run(str(tmp_path / "out.onnx"), image=images(4)), run(str(external), image=images(4))
+    )
 
 
 def test_a_model_in_memory_may_refer_to_absolute_files(large, external, tmp_path):
@@ -272,7 +274,9 @@ def halved(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The model in float16 throughout."""
     for tensor in proto.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+            tensor.CopyFrom(
+                numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name)
+            )
     for value in [*proto.graph.input, *proto.graph.output]:
         value.type.tensor_type.elem_type = TensorProto.FLOAT16
     del proto.graph.value_info[:]
@@ -333,7 +337,9 @@ def test_bfloat16_says_what_does_not_run(tmp_path):
     model = dense_half()
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor).astype(np.float32)
-        tensor.CopyFrom(helper.make_tensor(tensor.name, TensorProto.BFLOAT16, values.shape, values.reshape(-1)))
+        tensor.CopyFrom(
+            helper.make_tensor(tensor.name, TensorProto.BFLOAT16, values.shape, values.reshape(-1))
+        )
     for value in [*model.graph.input, *model.graph.output]:
         value.type.tensor_type.elem_type = TensorProto.BFLOAT16
     with pytest.raises(ModelError, match=r"no implementation of Gemm .* convert the model"):

@@ -143,7 +143,14 @@ def _smaller(bench: Bench, data: str, share: float, draw: int, args, **method):
     method = {"allocation": "curves"} | method if neurons and data == "given" else method
     calibration = bench.draw(draw) if data == "given" else None
     return onnxmerge.optimize(
-        bench.path, calibration=calibration, seed=draw, threads=args.threads, device="cpu", **budget, **method
+        bench.path,
+        calibration=calibration,
+        seed=draw,
+        threads=args.threads,
+        device="cpu",
+        align=args.align if args.align == "auto" else int(args.align),
+        **budget,
+        **method,
     )
 
 
@@ -190,6 +197,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="*", choices=("given", "none"), default=("given", "none"))
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--split", choices=("test", "train"), default="test")
+    parser.add_argument("--align", default="auto", help="auto, or a number of channels")
     parser.add_argument("--threads", type=int)
     args = parser.parse_args()
     {"losses": losses, "methods": methods, "time": times}[args.table](args)

@@ -4,7 +4,7 @@
 
 A decoder of 3 GB (token ids in, logits out, weights in a file of their own) and a network of the size of
 VGG-16 are made in FOLDER, optimised by the command line in a process of its own, checked, run, and
-deleted. The table goes to tools/results/large_models.md.
+deleted. The table goes to tools/results/large_models.md, the figures beside it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-RESULTS = Path(__file__).parent / "results" / "large_models.md"
+RESULTS = Path(__file__).parent / "results" / "large_models.json"
 
 
 @dataclass
@@ -194,7 +194,9 @@ def measured(job: Job, folder: Path) -> dict:
         "input": _size(source),
         "output": _size(target),
         "finite": bool(np.isfinite(outputs[0]).all()),
-        "report": json.loads(report.read_text()),
+        "change": (told := json.loads(report.read_text()))["parity"]["change"],
+        "latency": told["latency"]["ratio"],
+        "stages": told["seconds"],
     }
 
 
@@ -209,18 +211,18 @@ def table(found: dict[str, dict], command: str) -> str:
         "",
         f"Made by `{command}`. Peak: the largest resident set of the process, mapped weights included.",
         "",
-        "| model | options | input | output | seconds | peak | peak / input | change | valid and runs |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| model | options | input | output | seconds | peak | peak / input | change | latency ratio "
+        "| valid and runs |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in found.items():
-        change = row["report"]["parity"]["change"]
         lines.append(
             f"| {name} | {row['options']} | {row['input'] / 1e9:.3f} GB | {row['output'] / 1e9:.3f} GB "
             f"| {row['seconds']:.0f} | {row['peak'] / 1e9:.2f} GB | {row['peak'] / row['input']:.2f} "
-            f"| {change:.3f} | {'yes' if row['finite'] else 'no'} |"
+            f"| {row['change']:.3f} | {row['latency']:.2f} | {'yes' if row['finite'] else 'no'} |"
         )
     for name, row in found.items():
-        seconds = ", ".join(f"{k} {v:.0f}" for k, v in row["report"]["seconds"].items())
+        seconds = ", ".join(f"{k} {v:.0f}" for k, v in row["stages"].items())
         lines += ["", f"Seconds per stage, {name}: {seconds}."]
     return "\n".join(lines) + "\n"
 
@@ -234,19 +236,18 @@ def main() -> None:
     parser.add_argument("--only", default="", help="jobs whose name contains this")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    found = {}
     for job in jobs(options.layers):
         if options.only.lower() not in job.name.lower():
             continue
         try:
-            found[job.name] = measured(job, options.folder) | {"options": " ".join(job.options)}
+            row = measured(job, options.folder) | {"options": " ".join(job.options)}
         finally:
             for path in options.folder.iterdir():
                 path.unlink()
-    text = table(found, "python tools/large_models.py --folder FOLDER")
-    print(text)
-    if not options.only and options.layers == 12:
-        RESULTS.write_text(text)
+        found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        found[job.name] = row
+        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+        RESULTS.with_suffix(".md").write_text(table(found, "python tools/large_models.py --folder FOLDER"))
 
 
 if __name__ == "__main__":

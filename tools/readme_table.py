@@ -17,8 +17,8 @@ from onnxmerge.runtime import Runtime
 
 MODELS = Path(__file__).parents[1] / "models"
 METHODS = {
-    "l1 pruning": {"criterion": "l1", "compensation": "none"},
-    "neuron merging (published)": {"criterion": "l1", "compensation": "merge"},
+    "l1 pruning": {"criterion": "l1", "compensation": "none", "align": 1},
+    "neuron merging (published)": {"criterion": "l1", "compensation": "merge", "align": 1},
     "no data given (generic images)": {"calibration": None, "scale": 1 / 255},
     "default": {},
 }

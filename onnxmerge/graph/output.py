@@ -146,7 +146,7 @@ def _parts(proto: onnx.ModelProto) -> Iterator[bytes | memoryview]:
 
 
 def _bytes_of(values: np.ndarray) -> memoryview:
-    return memoryview(values.reshape(-1).view(np.uint8))
+    return values.reshape(-1).view(np.uint8).data
 
 
 def _with_data_file(

@@ -27,7 +27,7 @@ LARGE = 256 << 20
 # Of a large model, the tensors of so many bytes; smaller ones are read into memory.
 MAPPED = 1 << 14
 
-_roots: WeakValueDictionary[str, np.memmap] = WeakValueDictionary()
+_roots: WeakValueDictionary[tuple[str, int, int], np.memmap] = WeakValueDictionary()
 
 
 def is_reference(tensor: onnx.TensorProto) -> bool:
@@ -91,7 +91,7 @@ def release() -> None:
     """Take all mapped weights out of this process's memory; they come back from the files when used."""
     if hasattr(mmap, "MADV_DONTNEED"):
         for root in list(_roots.values()):
-            root._mmap.madvise(mmap.MADV_DONTNEED)
+            root._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
 
 class Scratch:
@@ -105,7 +105,7 @@ class Scratch:
             )
         except OSError as error:
             raise OutputError(f"no temporary folder for weights: {error.strerror or error}") from error
-        self.path = Path(self._folder.name).resolve()
+        self.path: Path = Path(self._folder.name).resolve()
         self._count = 0
 
     def inner(self) -> Scratch:
@@ -142,13 +142,14 @@ class Scratch:
 
 
 def _map(path: str) -> np.memmap:
-    root = _roots.get(path)
-    if root is None:
-        try:
-            root = np.memmap(path, np.uint8, "r")
-        except (OSError, ValueError) as error:
-            raise ModelError(f"the weights in {path} cannot be read: {error}") from error
-        _roots[path] = root
+    try:
+        found = os.stat(path)
+        key = (path, found.st_ino, found.st_mtime_ns)  # a file that was replaced is another one
+        root = _roots.get(key)
+        if root is None:
+            _roots[key] = root = np.memmap(path, np.uint8, "r")
+    except (OSError, ValueError) as error:
+        raise ModelError(f"the weights in {path} cannot be read: {error}") from error
     return root
 
 

@@ -125,14 +125,16 @@ def pieces(proto: onnx.ModelProto, big: dict[str, memoryview]) -> Iterable[bytes
     model.ClearField("graph")
     for tensor in proto.graph.initializer:
         data = big.get(tensor.name)
+        tail: list[bytes | memoryview] = []
         if data is None:
-            stored, tail = tensor.SerializeToString(deterministic=True), []
+            stored = tensor.SerializeToString(deterministic=True)
         else:
             own = onnx.TensorProto()
             own.CopyFrom(tensor)
             own.ClearField("external_data")
             own.ClearField("data_location")
-            stored, tail = own.SerializeToString(deterministic=True), [_head(_RAW_DATA, len(data)), data]
+            stored = own.SerializeToString(deterministic=True)
+            tail = [_head(_RAW_DATA, len(data)), data]
         content += [_head(_INITIALIZER, len(stored) + sum(map(len, tail))), stored, *tail]
     yield model.SerializeToString(deterministic=True)
     yield _head(_GRAPH, sum(map(len, content)))

@@ -18,8 +18,8 @@ from onnxmerge.reconstruction.requests import Fit
 # Strengths of the ridge, as shares of the mean variance of the features, tried on held-out samples.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 DEFAULT_STRENGTH = 1e-3
-# Strengths are compared on so many targets at most, spread over all.
-MOST_PROBED = 1536
+# Strengths are compared on so many weights at most, of targets spread over all.
+MOST_PROBED = 1 << 20
 
 
 def choose_channels(
@@ -88,7 +88,7 @@ def _best(split: Split, solve, features: np.ndarray, targets: np.ndarray, streng
     """The solution on all samples with the strength that does best on the held-out ones."""
     strength = DEFAULT_STRENGTH
     if split.held_out is not None:
-        probed = targets[:: -(-len(targets) // MOST_PROBED) or 1]
+        probed = targets[:: max(-(-len(targets) * len(features) // MOST_PROBED), 1)]
         gram = split.held_out.gram[np.ix_(features, features)]
         cross = split.held_out.cross[np.ix_(probed, features)]
         errors = [held_out_error(gram, cross, solve(split.fit, s, probed)) for s in strengths]

@@ -26,13 +26,16 @@ from onnxmerge.graph.weights import Scratch
 from onnxmerge.plan import Selection
 from onnxmerge.reconstruction.paired import Paired, Split, gather, pool
 from onnxmerge.reconstruction.refit import choose_channels, mixed, rebias, refit
-from onnxmerge.reconstruction.requests import Request, requests
+from onnxmerge.reconstruction.requests import Fit, Request, requests
 from onnxmerge.rewrite import Fold
 from onnxmerge.runtime import Runtime
 
 # Channels are chosen again only where there are so many rows per feature, and so few features.
 ROWS_TO_CHOOSE = 8
 FEATURES_TO_CHOOSE = 2560
+# Sites that lost nothing are refitted up to so many weights: the covariance of targets and features, in
+# float64 and several times, is of the same size.
+MOST_DOWNSTREAM = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -189,6 +192,7 @@ class _Walk:
         bias = rebias(own.fit, own, weight) if own.fit is not None else None
         fold = Fold.of(site, weight, bias, self._scratch)
         self.folds.append(fold)
+        assert fold.weight is not None
         self._new.set_constant(site.weight.name, fold.weight)
         if bias is not None and own.fit is not None:
             axis = own.fit.form.output
@@ -228,7 +232,10 @@ class _Walk:
                 not self._kept[channel].all()
                 or np.isin(self._channels.group_of[channel], list(self._open)).any()
             )
-            later = begun and self._options.downstream and request.fit is not None
+            fit = request.fit
+            later = (
+                begun and self._options.downstream and fit is not None and _weights(fit) <= MOST_DOWNSTREAM
+            )
             if loses or (later and shared[request.site.weight.name] == 1):
                 found.append(request)
                 begun = True
@@ -247,6 +254,10 @@ class _Walk:
                 shape[contract.data.axis] = -1
                 dtype = data.source.dtype or np.float32
                 self._new.scale_input(node.index, contract.operand, kept.astype(dtype).reshape(shape))
+
+
+def _weights(fit: Fit) -> int:
+    return fit.form.blocks * fit.form.outputs * fit.form.features
 
 
 def _poolable(one: Paired, other: Paired) -> bool:

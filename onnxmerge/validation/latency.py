@@ -47,8 +47,7 @@ def compare_latency(
     load meets both alike.
     """
     if before.mapped or after.mapped:
-        times = _in_blocks(before, after, feed)
-        return _summary(times, after, in_turn=False)
+        return _summary(_in_blocks(before, after, feed), after, in_turn=False)
     one, other = before.runner(feed), after.runner(feed)
     for _ in range(_WARM_UP):
         one()

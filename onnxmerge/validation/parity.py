@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +12,8 @@ from scipy import stats
 
 from onnxmerge.calibration.dataset import Dataset
 from onnxmerge.graph import weights
+from onnxmerge.graph.weights import Scratch
 from onnxmerge.runtime import Session
-from onnxmerge.validation.spool import Spool
 
 Outputs = Mapping[str, Any]
 # Of large models: the outputs that are compared at a time, in bytes (float64 copies are made), and samples.
@@ -92,22 +91,24 @@ def measure(reference: Session, candidate: Session, data: Dataset, kinds: Mappin
     Models whose weights lie in files run one after the other, so that never both are in memory.
     """
     names = list(kinds)
-    with ExitStack() as stack:
-        if reference.mapped or candidate.mapped:
-            feeds = list(data.feeds(_affordable(reference, names, data)))
-            spooled = stack.enter_context(Spool())
-            for feed in feeds:
-                spooled.add(reference.run(feed, names))
-            weights.release()
-            before: Iterator[Outputs] = iter(spooled)
-        else:
-            feeds = list(data.feeds())
-            before = (reference.run(feed, names) for feed in feeds)
-        rows = (1 if data.ready is not None else _rows(feed, data.shared) for feed in feeds)
-        after = (candidate.run(feed, names) for feed in feeds)
-        parity = _collect(zip(before, after, rows, strict=True), kinds, data.source)
+    if reference.mapped or candidate.mapped:
+        feeds = list(data.feeds(_affordable(reference, names, data)))
+        scratch = Scratch()
+        before: Iterable[Outputs] = [_on_disk(reference.run(feed, names), scratch) for feed in feeds]
+        weights.release()
+    else:
+        feeds = list(data.feeds())
+        before = (reference.run(feed, names) for feed in feeds)
+    rows = (1 if data.ready is not None else _rows(feed, data.shared) for feed in feeds)
+    after = (candidate.run(feed, names) for feed in feeds)
+    parity = _collect(zip(before, after, rows, strict=True), kinds, data.source)
     weights.release()
     return parity
+
+
+def _on_disk(outputs: Outputs, scratch: Scratch) -> Outputs:
+    """The same outputs, big arrays in files."""
+    return {name: scratch.store(v) if isinstance(v, np.ndarray) else v for name, v in outputs.items()}
 
 
 def _affordable(session: Session, names: list[str], data: Dataset) -> int:
