@@ -49,8 +49,8 @@ class LinearForm:
         return len(self.channel)
 
     def matrix(self) -> np.ndarray:
-        """The stored weight as float64 [blocks, outputs, features]."""
-        return self._to_matrix(np.asarray(self.site.weight.constant, dtype=np.float64))
+        """The stored weight as [blocks, outputs, features], in the precision of ``site.values``."""
+        return self._to_matrix(self.site.values)
 
     def matrix_of(self, weight: np.ndarray) -> np.ndarray:
         """A weight in the layout of the file as a matrix [blocks, outputs, features]."""

@@ -13,6 +13,9 @@ from onnxmerge.graph.view import Axis, NodeView, TensorView
 from onnxmerge.operators.relations import Contract
 from onnxmerge.operators.table import lookup
 
+# Weights of so many elements are not worked with in float64: each copy would be a multiple of the file.
+MOST_DOUBLE = 1 << 24
+
 
 @dataclass(frozen=True, eq=False)
 class FoldSite:
@@ -44,6 +47,14 @@ class FoldSite:
     @property
     def data(self) -> Axis:
         return self.contract.data
+
+    @property
+    def values(self) -> np.ndarray:
+        """The stored weight in the precision it is worked with: float64, of the largest ones float32."""
+        stored = self.weight.constant
+        assert stored is not None, "fold sites have stored weights"
+        wide = np.float32 if stored.size >= MOST_DOUBLE and stored.dtype.itemsize <= 4 else np.float64
+        return np.asarray(stored, dtype=wide)
 
     @property
     def bias(self) -> TensorView | None:

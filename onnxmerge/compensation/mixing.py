@@ -22,7 +22,7 @@ def fold_mixing(
         scale: float64 [channels].
 
     Returns:
-        The weight at full size, float64, or None where nothing changes.
+        The weight at full size, in the precision of ``site.values``, or None where nothing changes.
     """
     gone = np.flatnonzero(~kept[site.channel] & (partner[site.channel] >= 0))
     if not len(gone):
@@ -32,7 +32,7 @@ def fold_mixing(
     keys = zip(partner[site.channel[gone]].tolist(), rank[gone].tolist(), strict=True)
     target = np.array([place.get(key, -1) for key in keys])
     gone, target = gone[target >= 0], target[target >= 0]
-    weight = np.moveaxis(np.asarray(site.weight.constant, dtype=np.float64), site.axis, 0).copy()
+    weight = np.moveaxis(np.array(site.values), site.axis, 0)
     factor = scale[site.channel[gone]].reshape(-1, *[1] * (weight.ndim - 1))
     np.add.at(weight, target, factor * weight[gone])
     return np.moveaxis(weight, 0, site.axis)
@@ -57,9 +57,9 @@ def mix_positions(site: FoldSite, stays: np.ndarray, factors: Sequence[np.ndarra
         factors: per block the coefficients, float64 [removed, kept] of its data positions; None: zeros.
 
     Returns:
-        The weight at full size, float64; columns of removed positions keep what they had.
+        The weight at full size, in the precision of ``site.values``; columns of removed positions stay.
     """
-    weight = np.moveaxis(np.asarray(site.weight.constant, dtype=np.float64), site.axis, 0).copy()
+    weight = np.moveaxis(np.array(site.values), site.axis, 0)
     width = len(stays) // len(factors)
     for number, factor in enumerate(factors):
         part = slice(number * width, (number + 1) * width)
@@ -85,8 +85,8 @@ def _block(site: FoldSite, weight: np.ndarray, number: int, blocks: int, width: 
 def through_weight(site: FoldSite, values: np.ndarray) -> np.ndarray:
     """What constant values at the data positions, float64 [data.size], add to every row, float64 [rows]."""
     assert site.rows is not None
-    weight = np.moveaxis(np.asarray(site.weight.constant, dtype=np.float64), (site.rows, site.axis), (0, 1))
-    per_column = weight.reshape(weight.shape[0], weight.shape[1], -1).sum(axis=2)
+    weight = np.moveaxis(site.values, (site.rows, site.axis), (0, 1))
+    per_column = weight.reshape(weight.shape[0], weight.shape[1], -1).sum(axis=2, dtype=np.float64)
     blocks = site.contract.blocks
     parts = zip(
         np.split(per_column, blocks), np.split(site.columns, blocks), np.split(values, blocks), strict=True

@@ -113,10 +113,10 @@ def _energies(channels: Channels, site: FoldSite, group: Group, statistics: Stat
 
 def _scaled(site: FoldSite, scale: np.ndarray) -> np.ndarray:
     """The weight as [outputs and taps, data positions], its rows times what follows them."""
-    weight = np.moveaxis(np.asarray(site.weight.constant, dtype=np.float64), site.axis, -1)
+    weight = np.moveaxis(site.values, site.axis, -1)
     if site.rows is not None:
         rows = site.rows - (site.rows > site.axis)
         shape = [1] * weight.ndim
         shape[rows] = -1
-        weight = weight * scale.reshape(shape)
+        weight = weight * scale.astype(weight.dtype).reshape(shape)
     return weight.reshape(-1, weight.shape[-1])[:, site.columns]

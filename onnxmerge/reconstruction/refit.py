@@ -20,6 +20,8 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 DEFAULT_STRENGTH = 1e-3
 # Strengths are compared on so many weights at most, of targets spread over all.
 MOST_PROBED = 1 << 20
+# Weights that are fitted from rows at a time.
+MOST_AT_ONCE = 1 << 24
 
 
 def choose_channels(
@@ -107,10 +109,14 @@ def refit(form: LinearForm, paired: Paired, kept: np.ndarray, start: np.ndarray)
     rows = np.arange(form.outputs)
     matrix = np.zeros_like(first)
     for number, block in enumerate(paired.blocks):
-        begin = first[number][:, present]
         if isinstance(block, Rows):
-            fitted = ridge_rows(block.features[:, present], block.targets, begin, DEFAULT_STRENGTH)
+            features = block.features[:, present]
+            for part in np.array_split(rows, max(len(rows) * len(present) // MOST_AT_ONCE, 1)):
+                begin = first[number][np.ix_(part, present)]
+                fitted = ridge_rows(features, block.targets[:, part], begin, DEFAULT_STRENGTH)
+                matrix[number][np.ix_(part, present)] = fitted
         else:
+            begin = first[number][:, present]
 
             def solve(
                 m: Moments, strength: float, targets: np.ndarray, begin: np.ndarray = begin
@@ -118,8 +124,7 @@ def refit(form: LinearForm, paired: Paired, kept: np.ndarray, start: np.ndarray)
                 cross = m.cross[np.ix_(targets, present)]
                 return ridge(m.gram[np.ix_(present, present)], cross, begin[targets], strength)
 
-            fitted = _best(block, solve, present, rows, STRENGTHS)
-        matrix[number][:, present] = fitted
+            matrix[number][:, present] = _best(block, solve, present, rows, STRENGTHS)
     return form.weight(matrix)
 
 
@@ -127,5 +132,12 @@ def rebias(fit: Fit, paired: Paired, weight: np.ndarray) -> np.ndarray:
     """The change of the bias, float64 [rows], that makes the means right for a weight."""
     matrix = fit.form.matrix_of(weight)
     blocks = [b if isinstance(b, Rows) else b.all for b in paired.blocks]
-    means = [b.target_mean - m @ b.feature_mean for b, m in zip(blocks, matrix, strict=True)]
+    means = [b.target_mean - _times(m, b.feature_mean) for b, m in zip(blocks, matrix, strict=True)]
     return np.concatenate(means) - fit.bias
+
+
+def _times(matrix: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    """The product in float64, without a float64 copy of a float32 matrix."""
+    if matrix.dtype == np.float64:
+        return matrix @ vector
+    return np.einsum("of,f->o", matrix, vector, dtype=np.float64, casting="same_kind")
