@@ -3,9 +3,10 @@
 The published update adds dL/dt * sgn(w) over a gate's weights and says nothing about its size, which
 differs between the layers of a net by orders of magnitude, as the costs do: in LeNet-5 a filter of
 the first convolution costs a hundred times what a neuron costs, so the penalty closed its gates a
-hundred times sooner, long before a neuron's had moved. Ours multiplies the step of every gate by a
-positive factor. The direction, and so where the loss and the penalty balance, stay the paper's; only
-how fast a gate gets there changes.
+hundred times sooner, long before a neuron's had moved. Ours multiplies the loss's part of every step by
+positive factors, so its sign stays the paper's. Dividing by the cost concerns the penalty too and leaves
+where the two balance: it changes how fast a gate gets there. The magnitude weighs the widths' losses
+against one another.
 """
 
 from __future__ import annotations

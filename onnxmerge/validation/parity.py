@@ -91,17 +91,22 @@ def measure(reference: Session, candidate: Session, data: Dataset, kinds: Mappin
     Models whose weights lie in files run one after the other, so that never both are in memory.
     """
     names = list(kinds)
-    if reference.mapped or candidate.mapped:
-        feeds = list(data.feeds(_affordable(reference, names, data)))
-        scratch = Scratch()
-        before: Iterable[Outputs] = [_on_disk(reference.run(feed, names), scratch) for feed in feeds]
-        weights.release()
-    else:
-        feeds = list(data.feeds())
-        before = (reference.run(feed, names) for feed in feeds)
-    rows = (1 if data.ready is not None else _rows(feed, data.shared) for feed in feeds)
-    after = (candidate.run(feed, names) for feed in feeds)
-    parity = _collect(zip(before, after, rows, strict=True), kinds, data.source)
+
+    def rows(feed: Mapping[str, np.ndarray]) -> int:
+        return 1 if data.ready is not None else _rows(feed, data.shared)
+
+    if not (reference.mapped or candidate.mapped):
+        return _collect(
+            ((reference.run(feed, names), candidate.run(feed, names), rows(feed)) for feed in data.feeds()),
+            kinds,
+            data.source,
+        )
+    scratch = Scratch()
+    batch = _affordable(reference, names, data)
+    before = [_on_disk(reference.run(feed, names), scratch) for feed in data.feeds(batch)]
+    weights.release()
+    after = ((candidate.run(feed, names), rows(feed)) for feed in data.feeds(batch))
+    parity = _collect(((a, b, n) for a, (b, n) in zip(before, after, strict=True)), kinds, data.source)
     weights.release()
     return parity
 
