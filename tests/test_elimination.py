@@ -67,7 +67,7 @@ def test_ridge_pulls_towards_the_start():
         ridge(gram, cross, start, 1e-12), np.linalg.lstsq(features, targets, rcond=None)[0].T, atol=1e-6
     )
     np.testing.assert_allclose(
-        ridge_rows(features, targets, start, 0.1), ridge(gram, cross, start, 0.1), atol=1e-5
+        ridge_rows(features, targets, start, [0.1]), ridge(gram, cross, start, 0.1), atol=1e-5
     )
 
 
@@ -79,3 +79,19 @@ def test_dependent_channels_are_mixed_exactly():
     covariance = np.cov(np.concatenate([kept, kept @ factors.T], axis=1).T)
     found = mixing(covariance[:5, :5], covariance[5:, :5])
     np.testing.assert_allclose(found, factors, atol=1e-6)
+
+
+def test_few_rows_are_fitted_only_as_far_as_it_helps_on_others():
+    """A signal in the first features is learned; targets that are noise leave the weights as they were."""
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((64, 200)).astype(np.float32) * np.r_[np.full(5, 10.0), np.full(195, 0.1)]
+    features = features.astype(np.float32)
+    truth = rng.standard_normal((3, 200))
+    strengths = (1e-4, 1e-2, 1.0)
+    start = np.zeros((3, 200))
+    fitted = ridge_rows(features, (features @ truth.T).astype(np.float32), start, strengths)
+    np.testing.assert_allclose(fitted[:, :5], truth[:, :5], atol=0.05)
+    noise = rng.standard_normal((64, 3)).astype(np.float32)
+    fresh = rng.standard_normal((500, 200)) * np.r_[np.full(5, 10.0), np.full(195, 0.1)]
+    chosen, fixed = (ridge_rows(features, noise, start, s) for s in (strengths, strengths[:1]))
+    assert np.linalg.norm(fresh @ chosen.T) < 0.6 * np.linalg.norm(fresh @ fixed.T)

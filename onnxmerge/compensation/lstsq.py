@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
@@ -47,19 +49,43 @@ def ridge(gram: np.ndarray, cross: np.ndarray, start: np.ndarray, strength: floa
     return start + cho_solve(cho_factor(regular, lower=True, overwrite_a=True), rest.T).T
 
 
-def ridge_rows(features: np.ndarray, targets: np.ndarray, start: np.ndarray, strength: float) -> np.ndarray:
+def ridge_rows(
+    features: np.ndarray, targets: np.ndarray, start: np.ndarray, strengths: Sequence[float]
+) -> np.ndarray:
     """``ridge`` for fewer rows than features, from the rows themselves (the dual form).
 
+    With so few rows the fit on them says nothing: the strength is the one that does best on the last
+    quarter after fitting the others, and where none improves on ``start``, that is the answer.
+
     Args:
-        features, targets: centred, float32 [n, F] and [n, O].
+        features, targets: centred, float32 [n, F] and [n, O]; rows of one sample lie together.
         start: float64 [O, F].
+        strengths: to choose from; of one alone nothing is held out.
     """
     products = (features @ features.T).astype(np.float64)
-    penalty = strength * float(np.trace(products)) / max(features.shape[1], 1)
-    if penalty <= 0 or not _finite(products, targets, start):
+    unit = float(np.trace(products)) / max(features.shape[1], 1)
+    if unit <= 0 or not _finite(products, targets, start):
         return start
     rest = targets - features @ start.T
-    return start + np.linalg.solve(products + penalty * np.eye(len(products)), rest).T @ features
+    strength = strengths[0] if len(strengths) == 1 else _best_strength(products, rest, unit, strengths)
+    if strength is None:
+        return start
+    regular = products + strength * unit * np.eye(len(products))
+    return start + np.linalg.solve(regular, rest).T @ features
+
+
+def _best_strength(
+    products: np.ndarray, rest: np.ndarray, unit: float, strengths: Sequence[float]
+) -> float | None:
+    """The strength that predicts the last quarter of the rows best from the others; None where none helps."""
+    fit = len(products) - max(len(products) // 4, 1)
+    best, least = None, float(np.sum(rest[fit:] ** 2))
+    for strength in strengths if fit else ():
+        solved = np.linalg.solve(products[:fit, :fit] + strength * unit * np.eye(fit), rest[:fit])
+        error = float(np.sum((rest[fit:] - products[fit:, :fit] @ solved) ** 2))
+        if error < least:
+            best, least = strength, error
+    return best
 
 
 def held_out_error(gram: np.ndarray, cross: np.ndarray, weight: np.ndarray) -> float:

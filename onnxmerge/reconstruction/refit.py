@@ -113,7 +113,7 @@ def refit(form: LinearForm, paired: Paired, kept: np.ndarray, start: np.ndarray)
             features = block.features[:, present]
             for part in np.array_split(rows, max(len(rows) * len(present) // MOST_AT_ONCE, 1)):
                 begin = first[number][np.ix_(part, present)]
-                fitted = ridge_rows(features, block.targets[:, part], begin, DEFAULT_STRENGTH)
+                fitted = ridge_rows(features, block.targets[:, part], begin, STRENGTHS)
                 matrix[number][np.ix_(part, present)] = fitted
         else:
             begin = first[number][:, present]
