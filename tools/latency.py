@@ -68,7 +68,8 @@ def measure(args: argparse.Namespace) -> None:
 
 def _subjects(args: argparse.Namespace) -> Iterator[Subject]:
     if args.folder is not None:
-        for entry in folders.entries(args.folder):
+        # Small inputs first, so that a run that is broken off has most models.
+        for entry in sorted(folders.entries(args.folder), key=_input_size):
             if entry.runs and any(text in entry.path.name for text in args.only):
                 yield Subject(entry.path.stem, entry.path, {k: tuple(v) for k, v in entry.shapes.items()})
     if args.shared is not None:
@@ -76,6 +77,10 @@ def _subjects(args: argparse.Namespace) -> Iterator[Subject]:
             bench = load_bench(args.shared, name, "test")
             images = bench.draw(0)[: args.samples]
             yield Subject(name, bench.path, calibration=images, judged=bench.judged[:500])
+
+
+def _input_size(entry: folders.Entry) -> int:
+    return sum(int(np.prod(shape)) for shape in entry.shapes.values())
 
 
 def _measured(subject: Subject, args: argparse.Namespace, known: set) -> Iterator[dict[str, Any]]:
