@@ -91,7 +91,7 @@ class Recipe:
             with self.clock("reconstruct"):
                 selection, folds = self._reconstructed(selection, reselect, scratch)
         else:
-            mean = self._statistics.mean if self._needs_means else lambda site: None
+            mean = self._means.mean if self._needs_means else lambda site: None
             with self.clock("compensate"):
                 kept = ~self.subject.removed(selection)
                 folds = tuple(
@@ -169,18 +169,27 @@ class Recipe:
         chosen = COMPENSATIONS[self.method.compensation]
         return chosen(self.config.threshold, self.config.trade_off) if chosen is Merge else chosen()
 
-    @cached_property
+    @property
     def _scores(self) -> Scores:
-        statistics = self._statistics if self.method.criterion == "reconstruction" else None
+        return self._scored[0]
+
+    @cached_property
+    def _scored(self) -> tuple[Scores, Statistics | None]:
+        """The scores; and the statistics behind them, without the covariances that only scores need."""
+        statistics = self._collected() if self.method.criterion == "reconstruction" else None
         with self.clock("score"):
-            return self._criterion(self.subject.channels, statistics)
+            scores = self._criterion(self.subject.channels, statistics)
+        return scores, None if statistics is None else replace(statistics, features={})
 
     @property
     def _needs_means(self) -> bool:
         return isinstance(self._compensator, MeanBias)
 
     @cached_property
-    def _statistics(self) -> Statistics:
+    def _means(self) -> Statistics:
+        return self._scored[1] or self._collected()
+
+    def _collected(self) -> Statistics:
         with self.clock("statistics"):
             return collect(
                 self.subject.channels,

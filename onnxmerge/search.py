@@ -56,9 +56,20 @@ def search(
 
 # Predictions are off by some percent, and what is measured says by how much.
 ATTEMPTS = 8
+# After so many that were too slow the smallest widths show whether the goal can be reached at all.
+PATIENCE = 3
 # A measured share this close below the goal is not improved any more, and this close above it will do
 # where nothing is faster.
 CLOSE = 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class _Try:
+    """Widths that were asked to take a share of the time, and the share that they took."""
+
+    aim: float
+    selection: Selection
+    measured: float
 
 
 def within_latency(
@@ -77,37 +88,45 @@ def within_latency(
     Raises:
         BudgetError: what is fastest takes longer.
     """
-    low, high = recipe.smallest("latency"), 1.0
-    best: Selection | None = None
-    fastest = Selection({})
-    least = float("inf")
+    smallest = recipe.smallest("latency")
+    aim = max(goal, smallest)
+    fast: _Try | None = None
+    slow: list[_Try] = []
     seen: dict[tuple[tuple[str, int], ...], float] = {}
-    aim, reached = min(max(goal, low), high), 0.0
     for attempt in range(ATTEMPTS):
         progress("latency", attempt, ATTEMPTS)
         selection = recipe.select("latency", aim)
         widths = tuple((name, len(keep)) for name, keep in selection.keep.items())
         if widths not in seen:
             seen[widths] = measure(recipe.cut(selection))
-        measured = seen[widths]
-        if measured < least:
-            fastest, least = selection, measured
-        if reached < measured <= goal:
-            best, reached = selection, measured
-        if measured <= goal:
-            low = aim
-        else:
-            high = aim
-        if goal - CLOSE <= measured <= goal or high - low < 1e-3:
+        tried = _Try(aim, selection, seen[widths])
+        if tried.measured > goal:
+            slow.append(tried)
+        elif fast is None or tried.measured > fast.measured:
+            fast = tried
+        reached = fast is not None and (fast.measured >= goal - CLOSE or fast.aim >= 1)
+        hopeless = fast is None and aim <= smallest
+        if reached or hopeless:
             break
-        aim = min(max(aim * (goal - CLOSE / 2) / measured, low), high)
-        if best is None and attempt == ATTEMPTS - 2:
-            aim = low
-        elif aim in (low, high) and attempt:
-            aim = (low + high) / 2
-    if best is None and least > goal + CLOSE:
-        raise BudgetError(
-            f"cannot keep only {goal:.4g} of the time: with the fastest widths that were tried "
-            f"{least:.3g} of it was measured on this machine; ask for at least that"
-        )
-    return best or fastest
+        aim = _next_aim(goal - CLOSE / 2, fast, slow, smallest)
+    if fast is None:
+        fast = min(slow, key=lambda one: one.measured)
+        if fast.measured > goal + CLOSE:
+            raise BudgetError(
+                f"cannot keep only {goal:.4g} of the time: with the fastest widths that were tried "
+                f"{fast.measured:.3g} of it was measured on this machine; ask for at least that"
+            )
+    return fast.selection
+
+
+def _next_aim(target: float, fast: _Try | None, slow: list[_Try], smallest: float) -> float:
+    """What to ask the table for next: between what was fast enough and what was not, where both are known."""
+    if fast is None:
+        last = slow[-1]
+        return smallest if len(slow) >= PATIENCE else max(last.aim * target / last.measured, smallest)
+    above = [one for one in slow if one.aim > fast.aim]
+    if not above:
+        return min(fast.aim * target / fast.measured, 1.0)
+    near = min(above, key=lambda one: one.aim)
+    part = (target - fast.measured) / max(near.measured - fast.measured, 1e-9)
+    return fast.aim + min(max(part, 0.1), 0.9) * (near.aim - fast.aim)

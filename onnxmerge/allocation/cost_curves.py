@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxmerge.allocation.alignment import Alignment
 from onnxmerge.allocation.cost import Cost, Rungs
-from onnxmerge.allocation.met import unreachable, widths
+from onnxmerge.allocation.met import at_most, unreachable, widths
 from onnxmerge.channels import Channels
 from onnxmerge.plan import Budget, Scores, Selection
 
@@ -37,16 +37,23 @@ class CostCurves:
         order = {name: np.argsort(values, kind="stable")[::-1] for name, values in scores.values.items()}
         curves = {name: _curve(values, scores.curves.get(name)) for name, values in scores.values.items()}
         if budget.kind == "ratio":
-            ladders, goal = Alignment().ladders(channels), 1 - budget.value
-            cost = Cost.of_channels(ladders)
+            ladders = Alignment().ladders(channels)
+            cost, goal = Cost.of_channels(ladders), 1 - budget.value
         else:
-            ladders, goal = self.alignment.ladders(channels), budget.value
-            cost = Cost.of_axes(channels, order, ladders, budget)
+            ladders = self.alignment.ladders(channels)
+            cost, goal = Cost.of_axes(channels, order, ladders, budget), budget.value
         smallest = cost(dict.fromkeys(order, 0))
         if smallest > goal + _EXACT:
             raise unreachable(budget, smallest)
         descent = _Descent(curves, ladders, cost, goal)
-        return widths(order, ladders, descent.give_back(descent.run(self.stride)))
+        chosen = widths(order, ladders, descent.give_back(descent.run(self.stride)))
+        if budget.kind not in ("macs", "params") or self.alignment.least is None:
+            return chosen
+        # What the coarse steps leave of the budget goes to finer ones: it was given to be used.
+        finer = Alignment(self.alignment.least).ladders(channels)
+        cost = Cost.of_axes(channels, order, finer, budget)
+        rung = {name: at_most(finer[name], len(keep)) for name, keep in chosen.keep.items()}
+        return widths(order, finer, _Descent(curves, finer, cost, goal).give_back(rung))
 
 
 class _Descent:

@@ -35,15 +35,15 @@ def merged(several: Sequence[Moments]) -> Moments:
     share = [m.rows / rows for m in several]
     p = _weighted(share, [m.feature_mean for m in several])
     t = _weighted(share, [m.target_mean for m in several])
-    away = [(m.feature_mean - p, m.target_mean - t) for m in several]
-    return Moments(
-        _weighted(share, [m.gram + np.outer(f, f) for m, (f, _) in zip(several, away, strict=True)]),
-        _weighted(share, [m.cross + np.outer(o, f) for m, (f, o) in zip(several, away, strict=True)]),
-        p,
-        t,
-        _weighted(share, [m.target_variance + o**2 for m, (_, o) in zip(several, away, strict=True)]),
-        rows,
-    )
+    gram = _weighted(share, [m.gram for m in several])
+    cross = _weighted(share, [m.cross for m in several])
+    variance = _weighted(share, [m.target_variance for m in several])
+    for part, m in zip(share, several, strict=True):
+        away, off = m.feature_mean - p, m.target_mean - t
+        _add_outer(gram, part * away, away)
+        _add_outer(cross, part * off, away)
+        variance += part * off**2
+    return Moments(gram, cross, p, t, variance, rows)
 
 
 def pooled(several: Sequence[Moments]) -> Moments:
@@ -65,6 +65,27 @@ def _weighted(weights: Sequence[float], values: Sequence[np.ndarray]) -> np.ndar
     for weight, value in zip(weights, values, strict=True):
         total += weight * value
     return total
+
+
+# Rows of a matrix that are worked on at a time: covariances of thousands of features are hundreds of MB.
+_ROWS = 256
+
+
+def _add_outer(matrix: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
+    """Add the outer product of two vectors, in place."""
+    for start in range(0, len(matrix), _ROWS):
+        matrix[start : start + _ROWS] += a[start : start + _ROWS, None] * b
+
+
+def _symmetric(lower: np.ndarray) -> np.ndarray:
+    """A full matrix from its lower triangle."""
+    full = np.array(lower)
+    for start in range(0, len(full), _ROWS):
+        stop = start + _ROWS
+        block = np.tril(full[start:stop, start:stop])
+        full[start:stop, start:stop] = block + np.tril(block, -1).T
+        full[start:stop, stop:] = full[stop:, start:stop].T
+    return full
 
 
 class Accumulator:
@@ -104,12 +125,14 @@ class Accumulator:
         """What was seen so far; at least one row."""
         assert self._shift is not None
         n = self._rows
-        gram = np.tril(self._gram)
-        gram += np.tril(gram, -1).T
         p, t = self._sums[0] / n, self._sums[1] / n
+        gram, cross = _symmetric(self._gram), self._cross / n
+        gram /= n
+        _add_outer(gram, -p, p)
+        _add_outer(cross, -t, p)
         return Moments(
-            gram / n - np.outer(p, p),
-            self._cross / n - np.outer(t, p),
+            gram,
+            cross,
             p + self._shift[0],
             t + self._shift[1],
             np.maximum(self._squares / n - t**2, 0),
