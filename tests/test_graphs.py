@@ -327,3 +327,18 @@ def test_channels_last_as_tf2onnx_writes_it():
     model = support.analysed(support.model(text))
     assert model.widths == [8]
     support.check(model)
+
+
+def test_new_constants_of_old_files_become_inputs_as_all_of_theirs_are():
+    """Before IR version 4 an initializer had to be a graph input: a bias that a compensation adds, too."""
+    proto = support.model(CHAIN)
+    proto.ir_version = 3
+    for tensor in proto.graph.initializer:
+        proto.graph.input.append(
+            helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+        )
+    inputs = np.random.default_rng(0).standard_normal((32, 4)).astype(np.float32)
+    result = onnxmerge.optimize(proto, ratio=0.5, calibration={"x": inputs}, compensation="lstsq")
+    added = {t.name for t in result.model.graph.initializer} - {t.name for t in proto.graph.initializer}
+    assert added and added <= {value.name for value in result.model.graph.input}
+    onnx.checker.check_model(result.model)

@@ -33,6 +33,10 @@ def import_model(proto: onnx.ModelProto) -> gs.Graph:
     return graph
 
 
+# Before this version of the file format every initializer had to be a graph input too.
+_FREE_INITIALIZERS = 4
+
+
 def export_model(graph: gs.Graph, original: onnx.ModelProto) -> onnx.ModelProto:
     """The model of a working graph, with everything that was not changed as ``original`` has it."""
     model = onnx.ModelProto()
@@ -65,6 +69,13 @@ def export_model(graph: gs.Graph, original: onnx.ModelProto) -> onnx.ModelProto:
         kept.CopyFrom(value)
         if value.name in by_name:
             _set_shape(kept, by_name[value.name].dims)
+    if original.ir_version < _FREE_INITIALIZERS:
+        listed = {value.name for value in target.input}
+        target.input.extend(
+            onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            for tensor in constants
+            if tensor.name not in listed
+        )
     target.output.extend(source.output)
     _export_value_info(graph, source, target)
     return model
