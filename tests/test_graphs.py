@@ -8,6 +8,8 @@ import pytest
 import support
 from onnx import TensorProto, helper, numpy_helper
 
+import onnxmerge
+
 CHAIN = """g (float[N,4] x) => (float[N,3] y) <float[4,8] w1, float[8] b1, float[8,6] w2, float[6,3] w3> {
     h = Gemm(x, w1, b1)  a = Relu(h)  k = MatMul(a, w2)  b = Tanh(k)  y = MatMul(b, w3)
 }"""
