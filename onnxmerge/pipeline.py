@@ -211,11 +211,12 @@ def in_vain(prepared: Prepared, decision: Decision, proof: Proof) -> bool:
     """Whether a smaller model that was to be faster is slower than its input, time after time.
 
     Who gives a ratio, a plan, an alignment or a share of the parameters asks for just that, whatever
-    it costs in time.
+    it costs in time; and the times of large models, whose weights are not packed here, prove nothing.
     """
     config = prepared.config
     asked = config.ratio is not None or config.params is not None or config.align != "auto"
-    if decision.unchanged or decision.planned or asked or proof.latency.ratio <= SLOWER:
+    told = proof.latency.in_turn and proof.latency.ratio > SLOWER
+    if decision.unchanged or decision.planned or asked or not told:
         return False
     feed = next(iter(decision.data.feeds(batch=1)))
     with prepared.clock("latency"):
