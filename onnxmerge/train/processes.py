@@ -57,5 +57,7 @@ class Processes:
         return DistributedDataParallel(module, device_ids=devices)
 
     def close(self) -> None:
+        """Leave together: who goes while another still exchanges gradients takes it down with an error."""
         if self.world > 1 and dist.is_initialized():
+            dist.barrier()
             dist.destroy_process_group()
