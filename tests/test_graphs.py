@@ -99,13 +99,19 @@ def test_weights_in_constant_nodes():
     support.check(model)
 
 
-def test_initializers_that_are_also_inputs():
+def old_chain() -> onnx.ModelProto:
+    """A file of IR version 3: all initializers are graph inputs."""
     proto = support.model(CHAIN)
     proto.ir_version = 3
     for tensor in proto.graph.initializer:
         proto.graph.input.append(
             helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
         )
+    return proto
+
+
+def test_initializers_that_are_also_inputs():
+    proto = old_chain()
     model = support.analysed(proto, {"x": np.ones((2, 4), np.float32)})
     assert model.widths == [8, 6]
     support.check(model)
@@ -333,12 +339,7 @@ def test_channels_last_as_tf2onnx_writes_it():
 
 def test_new_constants_of_old_files_become_inputs_as_all_of_theirs_are():
     """Before IR version 4 an initializer had to be a graph input: a bias that a compensation adds, too."""
-    proto = support.model(CHAIN)
-    proto.ir_version = 3
-    for tensor in proto.graph.initializer:
-        proto.graph.input.append(
-            helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-        )
+    proto = old_chain()
     inputs = np.random.default_rng(0).standard_normal((32, 4)).astype(np.float32)
     result = onnxmerge.optimize(proto, ratio=0.5, calibration={"x": inputs}, compensation="lstsq")
     added = {t.name for t in result.model.graph.initializer} - {t.name for t in proto.graph.initializer}
