@@ -125,11 +125,13 @@ class CostModel:
     @cached_property
     def _macs(self) -> list[Term]:
         contracted = {node.index: contract for node, contract in self.channels.contracts()}
-        return [
-            Term(operator.linear.macs(node), *_macs_axes(node, contracted.get(node.index)))
-            for node in self.channels.view
-            if (operator := lookup(node)) is not None and operator.linear is not None
-        ]
+        terms = []
+        for node in self.channels.view:
+            operator = lookup(node)
+            if operator is not None and operator.linear is not None:
+                axes, summed = _macs_axes(node, contracted.get(node.index))
+                terms.append(Term(operator.linear.macs(node), axes, node, summed))
+        return terms
 
     @cached_property
     def _params(self) -> list[Term]:
@@ -146,14 +148,14 @@ def _is_weight(tensor) -> bool:
     return np.dtype(stored.dtype).kind not in "iuSOUb" or np.dtype(stored.dtype).itemsize == 1
 
 
-def _macs_axes(node: NodeView, contract: Contract | None) -> tuple[tuple[Axis, ...], NodeView, Axis | None]:
-    """The axes whose product the multiplications are, the node, and which of the axes is summed over."""
+def _macs_axes(node: NodeView, contract: Contract | None) -> tuple[tuple[Axis, ...], Axis | None]:
+    """The axes whose product the multiplications are, and which of them is summed over."""
     if node.op == "ConvTranspose":
-        return (*node.x[0].axes, node.x[1][1]), node, node.x[0][1]
+        return (*node.x[0].axes, node.x[1][1]), node.x[0][1]
     if node.op in ("Conv", "FusedConv"):
-        return (*node.y[0].axes, node.x[1][1]), node, node.x[1][1]
+        return (*node.y[0].axes, node.x[1][1]), node.x[1][1]
     axes = tuple(node.y[0].axes)
-    return (axes, node, None) if contract is None else ((*axes, contract.data), node, contract.data)
+    return (axes, None) if contract is None else ((*axes, contract.data), contract.data)
 
 
 def removed_channels(channels: Channels, keep: Mapping[str, np.ndarray]) -> np.ndarray:
