@@ -123,8 +123,15 @@ class Run:
     def optimizer(self, module: nn.Module) -> torch.optim.SGD:
         return torch.optim.SGD(module.parameters(), lr=self.lr, momentum=0.9, weight_decay=self.decay)
 
-    def learn(self, masks: Masks, after_step=None, mask_data: Batches | None = None, **options) -> Trainer:
-        """Train a module behind masks for all steps, and return the trainer."""
+    def learn(
+        self,
+        masks: Masks,
+        after_step=None,
+        mask_data: Batches | None = None,
+        teacher: nn.Module | None = None,
+        **options,
+    ) -> Trainer:
+        """Train a module behind masks for all steps, with a teacher's answers where one is given."""
         optimizer = self.optimizer(masks.module)
         trainer = Trainer(masks, optimizer, self.steps, **options)
         updates = self.steps if mask_data is None else round(self.steps * (1 + trainer.learning.settle) / 2)
@@ -133,8 +140,9 @@ class Run:
         fit(
             trainer,
             self.batches,
-            nn.functional.cross_entropy,
+            nn.functional.cross_entropy if teacher is None else taught,
             mask_data=mask_data,
+            teacher=teacher,
             scheduler=scheduler,
             processes=self.processes,
             after_step=after_step,
@@ -150,6 +158,17 @@ class Run:
     def error(self, module: nn.Module) -> float:
         """Test error in percent."""
         return 100 * (1 - accuracy(module, *self.data.test))
+
+
+def taught(answers: Tensor, guide: Tensor, labels: Tensor, temperature: float = 4.0) -> Tensor:
+    """Cross-entropy with labels and with softened answers (Hinton et al. 2015), half and half."""
+    soft = nn.functional.kl_div(
+        (answers / temperature).log_softmax(1),
+        (guide / temperature).log_softmax(1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return (nn.functional.cross_entropy(answers, labels) + temperature**2 * soft) / 2
 
 
 def device_name(processes: Processes) -> str:

@@ -12,12 +12,23 @@ the error on training images that are left out (--held-out of them); the test im
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
 from torch import nn
 from train_common import Row, Run, arguments, device_name, held_out, read
 
-from onnxmerge.train import Batches, NoMasks, Processes, Trainer, accuracy, shrink, wrap, wrap_weights
+from onnxmerge.train import (
+    Batches,
+    NoMasks,
+    Processes,
+    Trainer,
+    accuracy,
+    shift_and_flip,
+    shrink,
+    wrap,
+    wrap_weights,
+)
 
 
 def lenet300(first: int = 300, second: int = 100) -> nn.Module:
@@ -55,6 +66,8 @@ def main() -> None:
         epochs=10,
         dense_epochs=0,
         settle=0.3,
+        shift=0,
+        teach=0,
         held_out=5000,
         test=0,
         batch=128,
@@ -65,16 +78,20 @@ def main() -> None:
     )
     data, unseen = held_out(read(options.data, options.samples), options.held_out)
     processes = Processes.start(options.device)
-    batches = Batches(data.train, options.batch, options.seed)
+    augment = shift_and_flip(options.shift, flip=False) if options.shift else None
+    batches = Batches(data.train, options.batch, options.seed, augment)
     run = Run(data, batches, options.epochs * len(batches), processes, options.lr)
     widths = [int(text) for text in options.widths.split("-") if text]
     module = {"lenet300": lenet300, "lenet5": lenet5}[options.net](*widths).to(processes.device)
     example = data.train[0][:2]
-    seconds = 0.0
+    seconds, teacher = 0.0, None
     if options.dense_epochs:
         dense = Run(data, batches, options.dense_epochs * len(batches), processes, options.lr)
         dense.plain(module)
         seconds = dense.seconds
+        if options.teach:
+            teacher = deepcopy(module).eval().requires_grad_(False)
+            print(f"dense: {100 * (1 - accuracy(module, *unseen)):.2f} held out", flush=True)
     if options.macs is not None:
         masks, kind, target = wrap(module, example), "macs", options.macs
     elif options.weights is not None:
@@ -82,7 +99,9 @@ def main() -> None:
     else:
         masks, kind, target = NoMasks(module), "", None
     budget = {} if target is None else {kind: target}
-    trainer = run.learn(masks, lr=options.mask_lr, weigh=options.weigh, settle=options.settle, **budget)
+    trainer = run.learn(
+        masks, teacher=teacher, lr=options.mask_lr, weigh=options.weigh, settle=options.settle, **budget
+    )
     result = shrink(masks, example)
     if options.save:
         result.save(Path(options.save))
