@@ -91,6 +91,11 @@ def test_the_criterion_needs_statistics(analysed):
         Reconstruction()(analysed.channels, None)
 
 
+def read(segments, names):
+    with segments.read(names) as reading:
+        return [reading(batch) for batch in range(len(segments))]
+
+
 @pytest.mark.parametrize("keep_bytes", [0, 1 << 30])
 def test_segments_give_what_the_whole_model_gives(analysed, keep_bytes):
     wanted = ["a", "g", "t", "s", "f"]
@@ -98,7 +103,7 @@ def test_segments_give_what_the_whole_model_gives(analysed, keep_bytes):
     segments = Segments(analysed.proto, batches, support.RUNTIME, wanted, keep_bytes)
     whole = dict(zip(wanted, values(analysed, *wanted), strict=True))
     for names in (["a"], ["t", "g"], ["f", "s"]):
-        parts = list(segments.stream(names))
+        parts = read(segments, names)
         for name in names:
             joined = np.concatenate([part[name] for part in parts])
             np.testing.assert_allclose(joined, whole[name], rtol=1e-4, atol=1e-4)
@@ -107,13 +112,13 @@ def test_segments_give_what_the_whole_model_gives(analysed, keep_bytes):
 def test_edited_segments(analysed):
     batches = list(Dataset("random", arrays=FEED).feeds(16))
     segments = Segments(analysed.proto, batches, support.RUNTIME, ["a", "g"])
-    a = np.concatenate([part["a"] for part in segments.stream(["a"])])
+    a = np.concatenate([part["a"] for part in read(segments, ["a"])])
     node = next(n for n in analysed.channels.view if n.y[0].name == "g")
     segments.set_constant("w2", np.ones((4, 8, 1, 1), np.float32))
     segments.add_to_output(node.index, np.arange(4, dtype=np.float32).reshape(1, 4, 1, 1))
     mask = np.array([0, 1, 1, 1, 1, 1, 1, 1], np.float32).reshape(1, 8, 1, 1)
     segments.scale_input(node.index, 0, mask)
-    g = np.concatenate([part["g"] for part in segments.stream(["g"])])
+    g = np.concatenate([part["g"] for part in read(segments, ["g"])])
     expected = (a * mask).sum(axis=1, keepdims=True) + np.arange(4).reshape(1, 4, 1, 1)
     np.testing.assert_allclose(g, expected, atol=1e-4)
 

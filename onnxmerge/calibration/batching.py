@@ -17,7 +17,7 @@ from onnxmerge.runtime import Runtime
 
 # The largest activation of one batch, in bytes, and the most samples in one.
 _MOST_BYTES = 48 << 20
-_MOST_SAMPLES = 64
+_MOST_SAMPLES = 32
 # How far the outputs of a batch may be from those of its samples one by one.
 _SAME = 1e-3
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.linalg.blas import ssyrk
+
+# Covariances of more features than this stay in single precision: hundreds of MB each.
+WIDE = 4096
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Centred second moments of n rows; everything float64.
+    """Centred second moments of n rows; float64, covariances of more than ``WIDE`` features float32.
 
     Attributes:
         gram: covariance of the features, [F, F].
@@ -27,6 +29,15 @@ class Moments:
     target_mean: np.ndarray
     target_variance: np.ndarray
     rows: int
+
+    def of_targets(self, part: slice) -> Moments:
+        """The same with some of the targets only, as views."""
+        return replace(
+            self,
+            cross=self.cross[part],
+            target_mean=self.target_mean[part],
+            target_variance=self.target_variance[part],
+        )
 
 
 def merged(several: Sequence[Moments]) -> Moments:
@@ -61,7 +72,7 @@ def pooled(several: Sequence[Moments]) -> Moments:
 
 
 def _weighted(weights: Sequence[float], values: Sequence[np.ndarray]) -> np.ndarray:
-    total = np.zeros_like(values[0], dtype=np.float64)
+    total = np.zeros_like(values[0])
     for weight, value in zip(weights, values, strict=True):
         total += weight * value
     return total
@@ -77,59 +88,76 @@ def _add_outer(matrix: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
         matrix[start : start + _ROWS] += a[start : start + _ROWS, None] * b
 
 
-def _symmetric(lower: np.ndarray) -> np.ndarray:
-    """A full matrix from its lower triangle."""
-    full = np.array(lower)
-    for start in range(0, len(full), _ROWS):
-        stop = start + _ROWS
-        block = np.tril(full[start:stop, start:stop])
-        full[start:stop, start:stop] = block + np.tril(block, -1).T
-        full[start:stop, stop:] = full[stop:, start:stop].T
-    return full
+@dataclass(frozen=True, eq=False)
+class Products:
+    """Sums over some rows, shifted by the same vectors wherever they are to be added; float32.
+
+    Attributes:
+        gram: of features with features, [F, F].
+        cross: of targets with features, [O, F].
+        features, targets: sums, [F] and [O].
+        squares: of the targets, summed, [O].
+        shift: what was subtracted from features and targets, [F] and [O].
+        rows: how many.
+    """
+
+    gram: np.ndarray
+    cross: np.ndarray
+    features: np.ndarray
+    targets: np.ndarray
+    squares: np.ndarray
+    shift: tuple[np.ndarray, np.ndarray]
+    rows: int
+
+
+def products(features: np.ndarray, targets: np.ndarray, shift: tuple[np.ndarray, np.ndarray]) -> Products:
+    """The products of rows, float32 [n, F] and [n, O], which are used up."""
+    p, t = np.subtract(features, shift[0], out=features), np.subtract(targets, shift[1], out=targets)
+    one = np.ones(len(p), dtype=np.float32)
+    # numpy sees that this is a matrix with itself, takes BLAS's syrk, and leaves other threads alone.
+    gram = p.T @ p
+    squares = np.einsum("no,no->o", t, t, dtype=np.float64)
+    return Products(gram, t.T @ p, one @ p, one @ t, squares, shift, len(p))
+
+
+def first_means(features: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The shift that makes centring at the end cancel little: the means of the first rows."""
+    return features.mean(axis=0), targets.mean(axis=0)
 
 
 class Accumulator:
-    """Sums products of rows: float32 within a batch, float64 between batches.
+    """Sums of products: float32 within a batch, float64 between batches.
 
-    Rows are shifted by the means of the first batch, so that centring at the end cancels little.
+    Covariances of more than ``WIDE`` features stay in float32, for their size.
     """
 
     def __init__(self) -> None:
-        self._rows = 0
-        self._shift: tuple[np.ndarray, np.ndarray] | None = None
+        self.rows = 0
 
-    @property
-    def rows(self) -> int:
-        return self._rows
-
-    def add(self, features: np.ndarray, targets: np.ndarray) -> None:
-        """Add rows: float32 [n, F] and [n, O]."""
-        if not len(features):
-            return
-        if self._shift is None:
-            self._shift = features.mean(axis=0), targets.mean(axis=0)
-            f, o = features.shape[1], targets.shape[1]
-            self._gram, self._cross = np.zeros((f, f)), np.zeros((o, f))
-            self._sums = np.zeros(f), np.zeros(o)
-            self._squares = np.zeros(o)
-        p, t = features - self._shift[0], targets - self._shift[1]
-        # The transpose of C-ordered rows is what BLAS takes without a copy; one triangle is enough.
-        self._gram += ssyrk(1.0, p.T, lower=1)
-        self._cross += t.T @ p
-        self._sums[0][:] += p.sum(axis=0, dtype=np.float64)
-        self._sums[1][:] += t.sum(axis=0, dtype=np.float64)
-        self._squares += np.einsum("no,no->o", t, t, dtype=np.float64)
-        self._rows += len(features)
+    def add(self, found: Products) -> None:
+        if not self.rows:
+            (outputs, features), self._shift = found.cross.shape, found.shift
+            kind = np.float64 if features <= WIDE else np.float32
+            self._gram = np.zeros((features, features), kind)
+            self._cross = np.zeros((outputs, features), kind)
+            self._sums = np.zeros(features), np.zeros(outputs)
+            self._squares = np.zeros(outputs)
+        self._gram += found.gram
+        self._cross += found.cross
+        self._sums[0][:] += found.features
+        self._sums[1][:] += found.targets
+        self._squares += found.squares
+        self.rows += found.rows
 
     def moments(self) -> Moments:
-        """What was seen so far; at least one row."""
-        assert self._shift is not None
-        n = self._rows
+        """What was seen, at least one row; the sums are used up."""
+        n = self.rows
         p, t = self._sums[0] / n, self._sums[1] / n
-        gram, cross = _symmetric(self._gram), self._cross / n
-        gram /= n
-        _add_outer(gram, -p, p)
-        _add_outer(cross, -t, p)
+        gram, cross = self._gram, self._cross
+        del self._gram, self._cross
+        for matrix, other in ((gram, p), (cross, t)):
+            matrix /= n
+            _add_outer(matrix, -other, p)
         return Moments(
             gram,
             cross,

@@ -7,7 +7,8 @@ frontier runs only the nodes between; where memory allows, the frontier then mov
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -15,7 +16,7 @@ from onnx import helper, numpy_helper
 
 from onnxmerge.calibration.dataset import Feed
 from onnxmerge.graph import weights
-from onnxmerge.runtime import Runtime
+from onnxmerge.runtime import Runtime, Session
 
 # A frontier above this many bytes is not kept: the nodes before it run again when they are needed.
 MOST_KEPT = 400 << 20
@@ -29,6 +30,9 @@ class Segments:
         feeds: the batches.
         wanted: every tensor that will be asked for, as often as it will be (decides how long it is kept).
         keep_bytes: a frontier above this is not kept.
+
+    Attributes:
+        live: the values of the frontier, by name, one array for every batch.
     """
 
     def __init__(
@@ -39,13 +43,13 @@ class Segments:
         wanted: Sequence[str],
         keep_bytes: int = MOST_KEPT,
     ):
-        self._model, self._runtime, self._keep_bytes = model, runtime, keep_bytes
+        self._model, self._runtime, self.keep_bytes = model, runtime, keep_bytes
         self._nodes = list(model.graph.node)
         self._producer = {name: i for i, node in enumerate(self._nodes) for name in node.output if name}
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self._edits: dict[int, list[onnx.NodeProto]] = {}
         self._done: set[int] = set()
-        self._live: dict[str, list[np.ndarray]] = {
+        self.live: dict[str, list[np.ndarray]] = {
             name: [np.asarray(feed[name]) for feed in feeds] for name in (feeds[0] if feeds else ())
         }
         self._batches = len(feeds)
@@ -55,6 +59,18 @@ class Segments:
         for i in needed:
             for name in _reads(self._nodes[i]):
                 self._users.setdefault(name, set()).add(i)
+
+    def __len__(self) -> int:
+        """How many batches there are."""
+        return self._batches
+
+    def advance(
+        self, run: set[int], frontier: Sequence[str], stored: Mapping[str, list[np.ndarray | None]]
+    ) -> None:
+        """Move the frontier up: these nodes have run, and gave these values for every batch."""
+        self._done |= run
+        there = self.live | {n: [v for v in values if v is not None] for n, values in stored.items()}
+        self.live = {name: there[name] for name in frontier}
 
     def set_constant(self, name: str, values: np.ndarray) -> None:
         """Give a constant new values, for nodes that run from now on."""
@@ -80,31 +96,18 @@ class Segments:
         changed.input[operand] = name
         self._edits[node] = [scaled, changed, *rest]
 
-    def stream(self, names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
-        """The values of these tensors, batch by batch; the frontier moves up to them where it fits."""
-        run = self._needed(names, stop=set(self._live))
+    def read(self, names: Sequence[str], threads: int | None = None) -> Reading:
+        """The values of these tensors, batch by batch; the frontier moves up to them where it fits.
+
+        Args:
+            threads: of onnxruntime, for each batch; None: all.
+        """
+        run = self._needed(names, stop=set(self.live))
         self._pending.subtract(names)
         frontier = self._frontier(run)
-        fresh = sorted({*names, *frontier} - set(self._live))
-        session = self._session(run, fresh) if fresh else None
-        entry = [i.name for i in session.inputs] if session is not None else []
-        stored: dict[str, list[np.ndarray]] | None = {name: [] for name in frontier if name not in self._live}
-        size = sum(a.nbytes for name in frontier if name in self._live for a in self._live[name])
-        for batch in range(self._batches):
-            values = session.run({name: self._live[name][batch] for name in entry}) if session else {}
-            yield {name: values[name] if name in values else self._live[name][batch] for name in names}
-            if stored is not None:
-                for name in stored:
-                    stored[name].append(values[name])
-                    size += values[name].nbytes
-                # Judged by the first batch, so that nothing is stored in vain.
-                if size * self._batches > self._keep_bytes * (batch + 1):
-                    stored = None
-        weights.release()
-        if stored is not None:
-            self._done |= run
-            self._live |= stored
-            self._live = {name: a for name, a in self._live.items() if name in frontier}
+        fresh = sorted({*names, *frontier} - set(self.live))
+        session = self._session(run, fresh, threads) if fresh else None
+        return Reading(self, tuple(names), run, frontier, session)
 
     def _needed(self, names: Sequence[str], stop: set[str]) -> set[int]:
         """The nodes to run for these tensors, from the values that are there."""
@@ -121,10 +124,10 @@ class Segments:
     def _frontier(self, run: set[int]) -> list[str]:
         """The tensors that later nodes read, once ``run`` has run."""
         done = self._done | run
-        made = {name for i in run for name in self._nodes[i].output if name} | set(self._live)
+        made = {name for i in run for name in self._nodes[i].output if name} | set(self.live)
         return sorted(name for name in made if self._pending[name] > 0 or self._users.get(name, set()) - done)
 
-    def _session(self, run: set[int], outputs: Sequence[str]):
+    def _session(self, run: set[int], outputs: Sequence[str], threads: int | None) -> Session:
         nodes = [edited for i in sorted(run) for edited in self._edits.get(i, [self._nodes[i]])]
         made = {name for node in nodes for name in node.output}
         inputs = sorted({name for node in nodes for name in _reads(node)} - made - {""})
@@ -134,7 +137,7 @@ class Segments:
             "segment",
             [
                 helper.make_tensor_value_info(
-                    name, helper.np_dtype_to_tensor_dtype(self._live[name][0].dtype), None
+                    name, helper.np_dtype_to_tensor_dtype(self.live[name][0].dtype), None
                 )
                 for name in inputs
                 if name not in self._constants
@@ -144,7 +147,8 @@ class Segments:
         )
         model = onnx.ModelProto(ir_version=self._model.ir_version, graph=graph)
         model.opset_import.extend(self._model.opset_import)
-        return self._runtime.session(model)
+        runtime = self._runtime if threads is None else replace(self._runtime, threads=threads)
+        return runtime.session(model)
 
     def _append(self, node: int, op: str, values: np.ndarray) -> None:
         *rest, last = self._edits.get(node, [self._nodes[node]])
@@ -155,6 +159,59 @@ class Segments:
         changed.output[0] = inner
         self._constants[f"{inner}_by"] = numpy_helper.from_array(values, f"{inner}_by")
         self._edits[node] = [*rest, changed, helper.make_node(op, [inner, f"{inner}_by"], [output])]
+
+
+class Reading:
+    """Some tensors of a ``Segments``, batch by batch: call it with the number of a batch.
+
+    Batch 0 comes first and alone, the others in any order and from any thread. As a context manager it
+    moves the frontier at the end, if all batches were read.
+    """
+
+    def __init__(
+        self,
+        segments: Segments,
+        names: tuple[str, ...],
+        run: set[int],
+        frontier: list[str],
+        session: Session | None,
+    ):
+        self._segments, self._names, self._run, self._frontier = segments, names, run, frontier
+        self._session = session
+        self._entry = [i.name for i in session.inputs] if session is not None else []
+        count = len(segments)
+        live = segments.live
+        self._stored: dict[str, list[np.ndarray | None]] | None = {
+            name: [None] * count for name in frontier if name not in live
+        }
+
+    def __call__(self, batch: int) -> dict[str, np.ndarray]:
+        live, stored = self._segments.live, self._stored
+        values = {}
+        if self._session is not None:
+            values = self._session.run({name: live[name][batch] for name in self._entry})
+        if stored is not None:
+            for name, batches in stored.items():
+                batches[batch] = values[name]
+            if batch == 0 and self._size() > self._segments.keep_bytes:
+                self._stored = None
+        return {name: values[name] if name in values else live[name][batch] for name in self._names}
+
+    def _size(self) -> int:
+        """The bytes of the new frontier, judged by the first batch, so that nothing is stored in vain."""
+        assert self._stored is not None
+        live = self._segments.live
+        first = sum(batches[0].nbytes for batches in self._stored.values() if batches[0] is not None)
+        return first * len(self._segments) + sum(a.nbytes for n in self._frontier for a in live.get(n, ()))
+
+    def __enter__(self) -> Reading:
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *rest: object) -> None:
+        weights.release()
+        stored = self._stored
+        if failure is None and stored is not None and all(v is not None for b in stored.values() for v in b):
+            self._segments.advance(self._run, self._frontier, stored)
 
 
 def _reads(node: onnx.NodeProto) -> list[str]:

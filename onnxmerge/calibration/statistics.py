@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 
 import numpy as np
 import onnx
 
-from onnxmerge.calibration.dataset import Dataset
+from onnxmerge.calibration.dataset import Dataset, Feed
 from onnxmerge.calibration.forms import LinearForm, linear_form
-from onnxmerge.calibration.moments import Accumulator
-from onnxmerge.calibration.threads import ahead, one_blas_thread
+from onnxmerge.calibration.moments import Accumulator, Products, products
+from onnxmerge.calibration.threads import in_order, one_blas_thread, side_by_side
 from onnxmerge.channels import Channels
 from onnxmerge.channels.residual import feeds
 from onnxmerge.channels.sites import FoldSite
@@ -28,7 +28,7 @@ MOST_FEATURES = 1536
 # Covariances of more positions than this do not fit.
 _MOST_POSITIONS = 4096
 # Activations of one batch that may be alive at once, in bytes.
-_MOST_BYTES = 192 << 20
+_MOST_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,39 +97,42 @@ def collect(
     totals = {(f.total, f.axis) for s in sites if s.output is not None for f in [feeds(s)]}
     forms = {s.node.index: _form(s) for s in sites if (channels.group_of[s.channel] >= 0).any()}
     names = sorted({name for name, _ in inputs | totals} | {s.node.y[0].name for s in sites})
-    session = _with_outputs(model, names, runtime)
     per_sample = sum(prod(channels.view.shapes[name]) for name in names) * 4
     feed_list = list(dataset.feeds(int(min(max(_MOST_BYTES // max(per_sample, 1), 1), 64))))
-    share = ceil(patches / len(feed_list))
-    rng = np.random.default_rng(seed)
-    sums = {key: _Sums() for key in inputs | totals}
-    grams = {
-        s.node.index: [Accumulator() for _ in range(form.blocks if form is not None else 1)]
+    watched = {
+        s.node.index: s
         for s in sites
-        if s.node.index in forms
-        if (form := forms[s.node.index]) is not None or s.data.size <= _MOST_POSITIONS
+        if s.node.index in forms and (forms[s.node.index] is not None or s.data.size <= _MOST_POSITIONS)
     }
-    fetched = (session.run(feed, [n for n in names if n not in feed]) | dict(feed) for feed in feed_list)
-    for done, values in enumerate(ahead(fetched)):
+    at_work = 2 * per_sample * len(next(iter(feed_list[0].values()))) if feed_list else 0
+    at_work += 4 * sum(_size(s, forms[i]) ** 2 for i, s in watched.items())
+    workers = side_by_side(min(runtime.threads, len(feed_list)), at_work)
+    session = _with_outputs(model, names, replace(runtime, threads=runtime.threads // workers))
+    share = ceil(patches / len(feed_list))
+    sums = {key: _Sums() for key in inputs | totals}
+    grams = {i: _Grams(s, forms[i]) for i, s in watched.items()}
+
+    def look(item: tuple[int, Feed]) -> tuple[list[_Sums], list[list[Products]]]:
+        number, feed = item
+        values = session.run(feed, [n for n in names if n not in feed]) | dict(feed)
+        rng = np.random.default_rng((seed, number))
+        parts = [_Sums.of(np.asarray(values[name]), axis) for name, axis in sums]
+        return parts, [gram.look(values, share, rng) for gram in grams.values()]
+
+    for done, (parts, found) in enumerate(in_order(look, enumerate(feed_list), workers)):
         if progress is not None:
             progress("statistics", done, len(feed_list))
-        for (name, axis), sum_ in sums.items():
-            sum_.add(np.asarray(values[name]), axis)
-        for site in sites:
-            if site.node.index in grams:
-                x, y = values[site.data.tensor], values[site.node.y[0].name]
-                _add(site, forms[site.node.index], grams[site.node.index], x, y, share, rng)
+        for total, part in zip(sums.values(), parts, strict=True):
+            total.add(part)
+        for gram, blocks in zip(grams.values(), found, strict=True):
+            gram.add(blocks)
     weights.release()
     return Statistics(
         {key: s.mean for key, s in sums.items()},
         {key: s.variance for key, s in sums.items()},
-        {i: _features(form, grams.get(i, ())) for i, form in forms.items()},
+        {i: grams[i].features() if i in grams else Features(form, (), 0) for i, form in forms.items()},
         len(dataset),
     )
-
-
-def _features(form: LinearForm | None, found: Sequence[Accumulator]) -> Features:
-    return Features(form, tuple(a.moments().gram for a in found), found[0].rows if found else 0)
 
 
 def _form(site: FoldSite) -> LinearForm | None:
@@ -137,42 +140,78 @@ def _form(site: FoldSite) -> LinearForm | None:
     return form if form is not None and form.features <= MOST_FEATURES else None
 
 
-def _add(site, form, accumulators, x, y, share, rng) -> None:
-    """One batch's rows for one site."""
-    if form is None:
-        last = np.moveaxis(x, site.data.axis, -1)
-        rows = last.reshape(-1, last.shape[-1])
-        features = rows[_choose(len(rows), share, rng)][None]
-    else:
-        features = form.rows(x, y.shape, _choose(form.count(y), share, rng))
-    for accumulator, block in zip(accumulators, features, strict=True):
-        accumulator.add(np.ascontiguousarray(block, dtype=np.float32), np.zeros((len(block), 0), np.float32))
+def _size(site: FoldSite, form: LinearForm | None) -> int:
+    return site.data.size if form is None else form.features
+
+
+class _Grams:
+    """The covariances of what one site reads, in the making; ``look`` is for any thread, ``add`` for one."""
+
+    def __init__(self, site: FoldSite, form: LinearForm | None):
+        self._site, self._form = site, form
+        self._blocks = [Accumulator() for _ in range(form.blocks if form is not None else 1)]
+        self._shifts: list[np.ndarray] = []
+
+    def look(self, values: Mapping[str, np.ndarray], share: int, rng: np.random.Generator) -> list[Products]:
+        """The products of some rows of a batch; the first batch comes before all others."""
+        site, form = self._site, self._form
+        x = values[site.data.tensor]
+        if form is None:
+            last = np.moveaxis(x, site.data.axis, -1)
+            rows = last.reshape(-1, last.shape[-1])
+            features = rows[_choose(len(rows), share, rng)].astype(np.float32, copy=False)[None]
+        else:
+            y = values[site.node.y[0].name]
+            features = form.rows(x, y.shape, _choose(form.count(y), share, rng))
+        if not self._shifts:
+            self._shifts = [block.mean(axis=0) for block in features]
+        nothing = np.zeros((features.shape[1], 0), np.float32)
+        pairs = zip(features, self._shifts, strict=True)
+        return [products(block, nothing, (shift, np.zeros(0, np.float32))) for block, shift in pairs]
+
+    def add(self, found: Sequence[Products]) -> None:
+        for accumulator, products_ in zip(self._blocks, found, strict=True):
+            accumulator.add(products_)
+
+    def features(self) -> Features:
+        rows = self._blocks[0].rows
+        return Features(self._form, tuple(a.moments().gram for a in self._blocks), rows)
 
 
 def _choose(count: int, most: int, rng: np.random.Generator) -> np.ndarray:
     return np.arange(count) if count <= most else np.sort(rng.choice(count, most, replace=False))
 
 
+@dataclass
 class _Sums:
-    """Mean and variance per position of one axis."""
+    """Count, sum and sum of squares per position of one axis."""
 
-    def __init__(self) -> None:
-        self._count, self._sum, self._squares = 0, 0.0, 0.0
+    count: int = 0
+    sum: np.ndarray | float = 0.0
+    squares: np.ndarray | float = 0.0
 
-    def add(self, values: np.ndarray, axis: int) -> None:
+    @classmethod
+    def of(cls, values: np.ndarray, axis: int) -> _Sums:
         others = tuple(i for i in range(values.ndim) if i != axis % values.ndim)
         wide = values if values.dtype.kind == "f" else values.astype(np.float32)
-        self._count += values.size // max(values.shape[axis], 1)
-        self._sum = self._sum + wide.sum(axis=others, dtype=np.float64)
-        self._squares = self._squares + np.square(wide, dtype=np.float32).sum(axis=others, dtype=np.float64)
+        return cls(
+            values.size // max(values.shape[axis], 1),
+            wide.sum(axis=others, dtype=np.float64),
+            np.square(wide, dtype=np.float32).sum(axis=others, dtype=np.float64),
+        )
+
+    def add(self, other: _Sums) -> None:
+        self.count += other.count
+        self.sum = self.sum + other.sum
+        self.squares = self.squares + other.squares
 
     @property
     def mean(self) -> np.ndarray:
-        return np.asarray(self._sum / max(self._count, 1))
+        return np.asarray(self.sum / max(self.count, 1))
 
     @property
     def variance(self) -> np.ndarray:
-        return np.maximum(np.asarray(self._squares) / max(self._count, 1) - self.mean**2, 0)
+        return np.maximum(np.asarray(self.squares) / max(self.count, 1) - self.mean**2, 0)
 
 
 def _with_outputs(model: onnx.ModelProto, names: Sequence[str], runtime: Runtime) -> Session:

@@ -1,13 +1,16 @@
-"""Who computes when: one thread for linear algebra, and the next batch runs meanwhile.
+"""Who computes when: batches are worked on side by side, and what comes of them is used in their order.
 
-The matrices here are small, and the threads of OpenBLAS wait for one another by spinning: on a machine
-with other work to do, two of them were measured to be eight times slower than one.
+Linear algebra runs on one thread per batch. The matrices here are small, and the threads of OpenBLAS
+wait for one another by spinning: on a machine with other work to do, two of them were measured to be
+eight times slower than one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
@@ -15,15 +18,31 @@ from threadpoolctl import threadpool_limits
 # A decorator for functions that are mostly linear algebra; onnxruntime keeps its own threads.
 one_blas_thread = threadpool_limits.wrap(limits=1, user_api="blas")
 
+# What the batches that are worked on at the same time may take together, in bytes.
+MOST_AT_WORK = 512 << 20
+
 T = TypeVar("T")
-_END = object()
+R = TypeVar("R")
 
 
-def ahead(batches: Iterable[T]) -> Iterator[T]:
-    """The same items in the same order; each is made in a thread while the one before it is in use."""
-    source = iter(batches)
-    with ThreadPoolExecutor(max_workers=1) as worker:
-        coming = worker.submit(next, source, _END)
-        while (item := coming.result()) is not _END:
-            coming = worker.submit(next, source, _END)
-            yield item  # type: ignore[misc]
+def side_by_side(threads: int, bytes_each: int) -> int:
+    """How many batches are worked on at a time, of which each takes ``bytes_each`` of memory."""
+    return max(min(threads, MOST_AT_WORK // max(bytes_each, 1)), 1)
+
+
+def in_order(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
+    """What ``map`` gives, with so many calls at work, each in a thread of its own.
+
+    The first call is done, and its result used, before the others begin: they can build on it.
+    """
+    waiting: deque[Future[R]] = deque()
+    source = iter(items)
+    with ThreadPoolExecutor(workers) as pool:
+        for item in islice(source, 1):
+            yield pool.submit(function, item).result()
+        for item in source:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

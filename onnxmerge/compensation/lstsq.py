@@ -35,9 +35,9 @@ def ridge(gram: np.ndarray, cross: np.ndarray, start: np.ndarray, strength: floa
     """argmin over W of |T - W P|^2 + l |W - start|^2, with l = strength * mean diagonal of the covariance.
 
     Args:
-        gram: covariance of the features, float64 [F, F].
-        cross: covariance of targets and features, float64 [O, F].
-        start: float64 [O, F].
+        gram: covariance of the features, [F, F].
+        cross: covariance of targets and features, [O, F].
+        start: [O, F].
     """
     if not gram.size or not cross.size:
         return start
@@ -45,8 +45,11 @@ def ridge(gram: np.ndarray, cross: np.ndarray, start: np.ndarray, strength: floa
     if penalty <= 0 or not _finite(gram, cross, start):
         return start
     rest = cross - start @ gram
-    regular = gram + penalty * np.eye(len(gram))
-    return start + cho_solve(cho_factor(regular, lower=True, overwrite_a=True), rest.T).T
+    # In Fortran order LAPACK factorises it where it is.
+    regular = np.array(gram, dtype=np.float64, order="F")
+    np.fill_diagonal(regular, np.diagonal(regular) + penalty)
+    factor = cho_factor(regular, lower=True, overwrite_a=True, check_finite=False)
+    return start + cho_solve(factor, rest.T, check_finite=False).T
 
 
 def ridge_rows(

@@ -9,10 +9,11 @@ import numpy as np
 from onnxmerge.calibration.forms import LinearForm
 from onnxmerge.calibration.moments import Moments
 from onnxmerge.channels.sites import FoldSite
-from onnxmerge.compensation.lstsq import held_out_error, mixing, ridge, ridge_rows
+from onnxmerge.compensation.lstsq import held_out_error, ridge, ridge_rows
+from onnxmerge.compensation.lstsq import mixing as mixture
 from onnxmerge.compensation.mixing import mix_positions
 from onnxmerge.criteria.elimination import TINY, Regression, eliminate, precision
-from onnxmerge.reconstruction.paired import Paired, Rows, Split
+from onnxmerge.reconstruction.paired import Mixing, Paired, Rows, Split
 from onnxmerge.reconstruction.requests import Fit
 
 # Strengths of the ridge, as shares of the mean variance of the features, tried on held-out samples.
@@ -27,7 +28,7 @@ MOST_AT_ONCE = 1 << 24
 def choose_channels(
     fit: Fit,
     moments: Sequence[Moments],
-    kept: np.ndarray,
+    present: np.ndarray,
     likely: np.ndarray,
     candidates: np.ndarray,
     width: int,
@@ -35,23 +36,22 @@ def choose_channels(
     """The places of the ``width`` channels that the site's targets need most, ascending.
 
     Args:
-        kept: bool [channels], candidates included.
+        moments: of every block.
+        present: the features that they describe, int64, places in ``fit.form.channel``.
         likely: bool [channels], those whose values will be asked for.
         candidates: channel numbers of the group.
     """
     form, site = fit.form, fit.form.site
-    place = np.full(len(kept), -1, dtype=np.int64)
+    place = np.full(len(likely), -1, dtype=np.int64)
     place[candidates] = np.arange(len(candidates))
     rows = likely[site.channels.of(form.output)]
     weight = (fit.fed.scale * rows).reshape(form.blocks, form.outputs)
     regressions = []
     for block, scale in zip(moments, weight, strict=True):
-        present = np.flatnonzero(kept[form.channel])
-        gram = block.gram[np.ix_(present, present)]
         # Least squares on the rows themselves, where there are fewer of them, would believe the noise.
         strength = TINY + max(0.0, len(present) / block.rows - 0.1)
-        coefficients = (block.cross[:, present] * scale[:, None]) @ precision(gram, strength)
-        regressions.append(Regression(gram, coefficients, place[form.channel[present]], block.rows))
+        coefficients = (block.cross * scale[:, None]) @ precision(block.gram, strength)
+        regressions.append(Regression(block.gram, coefficients, place[form.channel[present]], block.rows))
     gone, _ = eliminate(regressions, len(candidates), width)
     return np.setdiff1d(np.arange(len(candidates)), gone)
 
@@ -63,27 +63,26 @@ def mixed(site: FoldSite, paired: Paired, kept: np.ndarray) -> np.ndarray:
     positions of its block, with one coefficient for all taps.
     """
     stays = kept[site.channel[site.columns]]
-    factors: list[np.ndarray | None] = []
-    for moments, here in zip(paired.mixing, np.split(stays, len(paired.mixing)), strict=True):
-        if moments is None:
-            factors.append(None)
-        else:
-            factors.append(_mixing(moments, here))
-    weight = np.moveaxis(mix_positions(site, stays, factors), site.axis, 0)
+    weight = np.array(site.values)
+    if paired.mixing:
+        blocks = zip(paired.mixing, np.split(stays, len(paired.mixing)), strict=True)
+        weight = mix_positions(site, stays, [_mixing(mixing, here) for mixing, here in blocks])
+    weight = np.moveaxis(weight, site.axis, 0)
     weight[~kept[site.channel]] = 0
     return np.moveaxis(weight, 0, site.axis)
 
 
-def _mixing(split: Split, stays: np.ndarray) -> np.ndarray:
+def _mixing(mixing: Mixing, stays: np.ndarray) -> np.ndarray:
     """Predictors of removed positions, as unregularised as the held-out samples allow."""
-
-    present = np.flatnonzero(stays)
+    present, gone = np.flatnonzero(stays[mixing.stay]), np.flatnonzero(~stays[mixing.go])
 
     def solve(m: Moments, strength: float, targets: np.ndarray) -> np.ndarray:
-        gram, cross = m.gram[np.ix_(present, present)], m.cross[np.ix_(targets, present)]
-        return ridge(gram, cross, np.zeros(cross.shape), strength) if strength else mixing(gram, cross)
+        cross = m.cross[np.ix_(targets, present)]
+        if not strength:
+            return mixture(submatrix(m.gram, present), cross)
+        return ridge(submatrix(m.gram, present), cross, np.zeros(cross.shape), strength)
 
-    return _best(split, solve, present, np.flatnonzero(~stays), (0.0, *STRENGTHS))
+    return _best(mixing.split, solve, present, gone, (0.0, *STRENGTHS))
 
 
 def _best(split: Split, solve, features: np.ndarray, targets: np.ndarray, strengths) -> np.ndarray:
@@ -91,11 +90,16 @@ def _best(split: Split, solve, features: np.ndarray, targets: np.ndarray, streng
     strength = DEFAULT_STRENGTH
     if split.held_out is not None:
         probed = targets[:: max(-(-len(targets) * len(features) // MOST_PROBED), 1)]
-        gram = split.held_out.gram[np.ix_(features, features)]
+        gram = submatrix(split.held_out.gram, features)
         cross = split.held_out.cross[np.ix_(probed, features)]
         errors = [held_out_error(gram, cross, solve(split.fit, s, probed)) for s in strengths]
         strength = strengths[int(np.argmin(errors))]
     return solve(split.all, strength, targets)
+
+
+def submatrix(square: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """These rows and columns; the matrix itself where they are all of them."""
+    return square if len(places) == len(square) else square[np.ix_(places, places)]
 
 
 def refit(form: LinearForm, paired: Paired, kept: np.ndarray, start: np.ndarray) -> np.ndarray:
@@ -105,32 +109,34 @@ def refit(form: LinearForm, paired: Paired, kept: np.ndarray, start: np.ndarray)
         start: the weight that the ridge pulls towards, as ``mixed`` gives it.
     """
     first = form.matrix_of(start)
-    present = np.flatnonzero(kept[form.channel])
+    # Places among the features that were measured, and among all of a block.
+    here = np.flatnonzero(kept[form.channel[paired.present]])
+    there = paired.present[here]
     rows = np.arange(form.outputs)
     matrix = np.zeros_like(first)
     for number, block in enumerate(paired.blocks):
         if isinstance(block, Rows):
-            features = block.features[:, present]
-            for part in np.array_split(rows, max(len(rows) * len(present) // MOST_AT_ONCE, 1)):
-                begin = first[number][np.ix_(part, present)]
+            features = block.features if len(here) == len(paired.present) else block.features[:, here]
+            for part in np.array_split(rows, max(len(rows) * len(here) // MOST_AT_ONCE, 1)):
+                begin = first[number][np.ix_(part, there)]
                 fitted = ridge_rows(features, block.targets[:, part], begin, STRENGTHS)
-                matrix[number][np.ix_(part, present)] = fitted
+                matrix[number][np.ix_(part, there)] = fitted
         else:
-            begin = first[number][:, present]
+            begin = first[number][:, there]
 
             def solve(
                 m: Moments, strength: float, targets: np.ndarray, begin: np.ndarray = begin
             ) -> np.ndarray:
-                cross = m.cross[np.ix_(targets, present)]
-                return ridge(m.gram[np.ix_(present, present)], cross, begin[targets], strength)
+                cross = m.cross[np.ix_(targets, here)]
+                return ridge(submatrix(m.gram, here), cross, begin[targets], strength)
 
-            matrix[number][:, present] = _best(block, solve, present, rows, STRENGTHS)
+            matrix[number][:, there] = _best(block, solve, here, rows, STRENGTHS)
     return form.weight(matrix)
 
 
 def rebias(fit: Fit, paired: Paired, weight: np.ndarray) -> np.ndarray:
     """The change of the bias, float64 [rows], that makes the means right for a weight."""
-    matrix = fit.form.matrix_of(weight)
+    matrix = fit.form.matrix_of(weight)[:, :, paired.present]
     blocks = [b if isinstance(b, Rows) else b.all for b in paired.blocks]
     means = [b.target_mean - _times(m, b.feature_mean) for b, m in zip(blocks, matrix, strict=True)]
     return np.concatenate(means) - fit.bias

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, prod
 
 import numpy as np
 import onnx
@@ -16,7 +16,7 @@ import onnx
 from onnxmerge.calibration.batching import batches_of
 from onnxmerge.calibration.dataset import Dataset
 from onnxmerge.calibration.segments import Segments
-from onnxmerge.calibration.threads import ahead, one_blas_thread
+from onnxmerge.calibration.threads import one_blas_thread, side_by_side
 from onnxmerge.channels import Channels
 from onnxmerge.channels.cost import removed_channels
 from onnxmerge.channels.sites import fold_sites
@@ -24,7 +24,8 @@ from onnxmerge.clock import Progress
 from onnxmerge.graph import weights
 from onnxmerge.graph.weights import Scratch
 from onnxmerge.plan import Selection
-from onnxmerge.reconstruction.paired import Paired, Split, gather, pool
+from onnxmerge.reconstruction.gathering import Sample, gather
+from onnxmerge.reconstruction.paired import Paired, Split, pool
 from onnxmerge.reconstruction.refit import choose_channels, mixed, rebias, refit
 from onnxmerge.reconstruction.requests import Fit, Request, requests
 from onnxmerge.rewrite import Fold
@@ -104,7 +105,6 @@ class _Walk:
         scratch: Scratch | None,
     ):
         self._channels, self._options, self._scratch = channels, options, scratch
-        self._rng = np.random.default_rng(options.seed)
         self.keep = {name: np.sort(np.asarray(index)) for name, index in selection.keep.items()}
         self.folds: list[Fold] = []
         self._kept = np.ones(channels.count, dtype=bool)
@@ -123,6 +123,7 @@ class _Walk:
         model, feeds = batches_of(model, dataset, runtime, channels.view.shapes)
         self._model, self._feeds, self._runtime = model, feeds, runtime
         self._rows = ceil(options.patches / len(feeds))
+        self._batch = ceil(len(dataset) / len(feeds))
         self._old = Segments(model, feeds, runtime, [n for r in self.requests for n in r.old_names])
         self._new = Segments(model, feeds, runtime, [n for r in self.requests for n in r.new_names])
         self._mask_products(all_requests)
@@ -147,8 +148,26 @@ class _Walk:
         self._advance(request, own, weight)
 
     def _gather(self, request: Request, old: Segments, new: Segments) -> Paired:
-        pairs = zip(old.stream(request.old_names), new.stream(request.new_names), strict=True)
-        return gather(request, ahead(pairs), self._rows, self._rng)
+        workers = side_by_side(min(self._runtime.threads, len(old)), self._bytes_at_work(request))
+        threads = self._runtime.threads // workers
+        sample = Sample(self._rows, (self._options.seed, request.site.node.index))
+        open_channels = np.isin(self._channels.group_of, list(self._open))
+        with old.read(request.old_names, threads) as dense, new.read(request.new_names, threads) as pruned:
+
+            def values(batch: int):
+                return dense(batch), pruned(batch)
+
+            return gather(request, values, len(old), sample, self._kept, open_channels, workers)
+
+    def _bytes_at_work(self, request: Request) -> int:
+        """About what one batch takes: the tensors that are read, the rows, and their products."""
+        names = [*request.old_names, *request.new_names]
+        tensors = sum(prod(self._channels.view.shapes[name]) for name in names) * self._batch
+        features, outputs = request.site.data.size, 0
+        if request.fit is not None:
+            form = request.fit.form
+            features, outputs = form.features, form.outputs
+        return 4 * (tensors + 3 * self._rows * (features + outputs) + features * (features + outputs))
 
     def _with_others(self, paired: Paired, others: list[Request]) -> Paired:
         """Statistics pooled over all sites that share a weight.
@@ -176,7 +195,7 @@ class _Walk:
         fit = paired.fit
         if fit is not None and moments and moments[0].rows >= ROWS_TO_CHOOSE * fit.form.features:
             self.keep[group.name] = choose_channels(
-                fit, moments, self._kept, self._likely, group.channels, width
+                fit, moments, paired.present, self._likely, group.channels, width
             )
         self._open.discard(number)
         self._cut(number)

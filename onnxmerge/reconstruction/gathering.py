@@ -1,0 +1,232 @@
+"""One pass of the data for one site: many batches at a time, summed in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxmerge.calibration.moments import Accumulator, Products, first_means, merged, products
+from onnxmerge.calibration.threads import in_order
+from onnxmerge.reconstruction.paired import Mixing, Paired, Rows, Split
+from onnxmerge.reconstruction.requests import Fit, Request
+
+Values = dict[str, np.ndarray]
+
+# More features than this are kept as rows instead of as a covariance.
+MOST_FEATURES = 5120
+# How many rows are kept then.
+_MOST_ROWS = 2048
+# A regression whose targets differ by more than this share is not what the operator computes.
+_FORM_TOLERANCE = 0.02
+# Looked at on so many rows.
+_ROWS_TO_CONFIRM = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Which rows of every batch are looked at.
+
+    Attributes:
+        rows: at most so many of each batch, chosen at random.
+        seed: of the choice, which does not depend on the order in which batches are worked on.
+    """
+
+    rows: int
+    seed: tuple[int, ...]
+
+    def of(self, count: int, each: int, batch: int) -> tuple[np.ndarray, int]:
+        """The chosen ones of ``count`` rows, int64, and how many of them are not held out.
+
+        Every fourth sample is held out, and comes last; otherwise rows are in their order. ``each`` is
+        the number of rows per sample; where a batch is one sample, every fourth batch is held out.
+        """
+        chosen = np.arange(count)
+        if count > self.rows:
+            rng = np.random.default_rng((*self.seed, batch))
+            chosen = np.sort(rng.choice(count, self.rows, replace=False))
+        held = (chosen // max(each, 1) + batch) % 4 == 3
+        return np.concatenate([chosen[~held], chosen[held]]), int(np.count_nonzero(~held))
+
+
+class _Splitter:
+    """Sums products of rows in two parts by their sample: every fourth sample is held out."""
+
+    def __init__(self) -> None:
+        self._parts = Accumulator(), Accumulator()
+        self._shift: tuple[np.ndarray, np.ndarray] | None = None
+
+    def products(self, features: np.ndarray, targets: np.ndarray, cut: int) -> tuple[Products | None, ...]:
+        """Of a batch whose rows from ``cut`` on are held out; the first batch comes before all others."""
+        if self._shift is None:
+            self._shift = first_means(features, targets)
+        parts = slice(cut), slice(cut, None)
+        return tuple(
+            products(features[p], targets[p], self._shift) if len(features[p]) else None for p in parts
+        )
+
+    def add(self, parts: Sequence[Products | None]) -> None:
+        for accumulator, found in zip(self._parts, parts, strict=True):
+            if found is not None:
+                accumulator.add(found)
+
+    def split(self) -> Split:
+        fit, held = self._parts
+        if not held.rows or not fit.rows:
+            only = (fit if fit.rows else held).moments()
+            return Split(only, None, only)
+        parts = fit.moments(), held.moments()
+        return Split(*parts, merged(parts))
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What one batch gives: per block products, or rows of features and targets, and products for mixing."""
+
+    blocks: list[tuple[Products | None, ...] | tuple[np.ndarray, np.ndarray]]
+    mixing: list[tuple[Products | None, ...]]
+
+
+def gather(
+    request: Request,
+    values: Callable[[int], tuple[Values, Values]],
+    batches: int,
+    sample: Sample,
+    kept: np.ndarray,
+    open_channels: np.ndarray,
+    workers: int = 1,
+) -> Paired:
+    """Collect paired statistics.
+
+    Args:
+        values: those of ``request.old_names`` and ``request.new_names`` in a batch, from any thread.
+        kept: bool [channels], those that may stay.
+        open_channels: bool [channels], those among them that may go.
+        workers: how many batches are worked on at a time.
+    """
+    collector = _Collector(request, sample, kept, ~kept | open_channels)
+    for found in in_order(lambda batch: collector.look(batch, *values(batch)), range(batches), workers):
+        collector.add(found)
+    return collector.paired()
+
+
+class _Collector:
+    """Paired statistics of one site in the making; ``look`` is for any thread, ``add`` for one."""
+
+    def __init__(self, request: Request, sample: Sample, stays: np.ndarray, goes: np.ndarray):
+        self._request, self._sample = request, sample
+        fit, site = request.fit, request.site
+        self._form = form = fit.form if fit is not None else None
+        count = form.blocks if form is not None else site.contract.blocks
+        channel = site.channel[site.columns]
+        self._stays, self._goes = stays[channel], goes[channel]
+        self._places = [
+            (np.flatnonzero(s), np.flatnonzero(g))
+            for s, g in zip(np.split(self._stays, count), np.split(self._goes, count), strict=True)
+        ]
+        self._present = np.flatnonzero(stays[form.channel]) if form is not None else np.zeros(0, np.int64)
+        self._wide = len(self._present) > MOST_FEATURES
+        self._mixes = bool(self._goes.any()) and site.data.size <= MOST_FEATURES
+        # Of one tap, features are data positions: rows and products serve both regressions.
+        self._joint = self._mixes and form is not None and form.taps == 1 and not self._wide
+        self._splitters = [_Splitter() for _ in range(count)]
+        self._mixers = [_Splitter() for _ in range(count)]
+        self._stored: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(count)]
+        self._trusted = True
+
+    def look(self, batch: int, old: Values, new: Values) -> _Found:
+        """The work on one batch; batch 0 comes before all others."""
+        found = _Found([], [])
+        if self._form is not None:
+            self._regression(batch, old, new, found)
+        if self._mixes and not self._joint:
+            cut, pairs = self._positions(batch, old, new)
+            for mixer, (now, before) in zip(self._mixers, pairs, strict=True):
+                found.mixing.append(mixer.products(now, before, cut))
+        return found
+
+    def _regression(self, batch: int, old: Values, new: Values, found: _Found) -> None:
+        fit, form, data = self._request.fit, self._form, self._request.site.data
+        assert fit is not None and form is not None
+        target = fit.target(old, new)
+        count = form.count(target)
+        chosen, cut = self._sample.of(count, count // target.shape[0], batch)
+        features = form.rows(_taken(new[data.tensor], self._stays, data.axis), target.shape, chosen)
+        targets = form.targets(target, chosen)
+        if batch == 0 and fit.other is None:
+            self._trusted = _confirmed(data.tensor, fit, old, chosen, targets)
+        if self._wide:
+            found.blocks.extend(zip(features, targets, strict=True))
+            return
+        if self._joint:
+            before = form.rows(_taken(old[data.tensor], self._goes, data.axis), target.shape, chosen)
+            targets = np.concatenate([targets, before], axis=2)
+        for splitter, f, t in zip(self._splitters, features, targets, strict=True):
+            found.blocks.append(splitter.products(f, t, cut))
+
+    def _positions(self, batch: int, old: Values, new: Values):
+        """How many rows are not held out, and per block (new, old) values, float32 [n, positions]."""
+        data = self._request.site.data
+        x, before = (np.moveaxis(v[data.tensor], data.axis, -1) for v in (new, old))
+        count = x.size // x.shape[-1]
+        chosen, cut = self._sample.of(count, count // x.shape[0], batch)
+        index = np.unravel_index(chosen, x.shape[:-1])
+        x, before = x[index].astype(np.float32, copy=False), before[index].astype(np.float32, copy=False)
+        width = x.shape[-1] // len(self._places)
+        pairs = [
+            (x[:, b * width + stay], before[:, b * width + go]) for b, (stay, go) in enumerate(self._places)
+        ]
+        return cut, pairs
+
+    def add(self, found: _Found) -> None:
+        """Take in what a batch gave, in the order of the batches."""
+        if self._wide:
+            for stored, rows in zip(self._stored, found.blocks, strict=True):
+                stored.append(rows)
+        else:
+            for splitter, parts in zip(self._splitters, found.blocks, strict=False):
+                splitter.add(parts)
+        for mixer, parts in zip(self._mixers, found.mixing, strict=False):
+            mixer.add(parts)
+
+    def paired(self) -> Paired:
+        """What all batches gave together."""
+        fit = self._request.fit if self._trusted else None
+        blocks: Sequence[Split | Rows] = ()
+        if self._wide:
+            blocks = [_rows(stored) for stored in self._stored]
+        elif self._form is not None:
+            blocks = [splitter.split() for splitter in self._splitters]
+        mixed: Sequence[Split] = ()
+        if self._joint and self._form is not None:
+            cut = self._form.outputs
+            mixed = [b.of_targets(slice(cut, None)) for b in blocks if isinstance(b, Split)]
+            blocks = [b.of_targets(slice(cut)) for b in blocks if isinstance(b, Split)]
+        elif self._mixes:
+            mixed = [mixer.split() for mixer in self._mixers]
+        mixing = [Mixing(split, *places) for split, places in zip(mixed, self._places, strict=False)]
+        return Paired(self._present, tuple(blocks), tuple(mixing), fit)
+
+
+def _taken(x: np.ndarray, which: np.ndarray, axis: int) -> np.ndarray:
+    """The positions of an axis for which ``which`` is true."""
+    return x if which.all() else np.compress(which, x, axis=axis)
+
+
+def _confirmed(data: str, fit: Fit, old: Values, chosen: np.ndarray, targets: np.ndarray) -> bool:
+    some = slice(None, None, max(len(chosen) // _ROWS_TO_CONFIRM, 1))
+    features = fit.form.rows(old[data], old[fit.output].shape, chosen[some])
+    bias = fit.bias.reshape(fit.form.blocks, 1, fit.form.outputs)
+    difference = features @ fit.form.matrix().transpose(0, 2, 1) + bias - targets[:, some]
+    size = max(float(np.linalg.norm(targets[:, some])), 1e-6)
+    return bool(np.linalg.norm(difference) <= _FORM_TOLERANCE * size)
+
+
+def _rows(stored: list[tuple[np.ndarray, np.ndarray]]) -> Rows:
+    features = np.concatenate([f for f, _ in stored])[:_MOST_ROWS]
+    targets = np.concatenate([t for _, t in stored])[:_MOST_ROWS]
+    means = [v.mean(axis=0, dtype=np.float64) for v in (features, targets)]
+    return Rows(
+        features - means[0].astype(np.float32), targets - means[1].astype(np.float32), means[0], means[1]
+    )
