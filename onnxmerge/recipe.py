@@ -18,6 +18,7 @@ from onnxmerge.compensation import COMPENSATIONS, Compensator, MeanBias, Merge
 from onnxmerge.config import Config
 from onnxmerge.criteria import CRITERIA, Criterion, Random
 from onnxmerge.errors import BudgetError
+from onnxmerge.graph import weights
 from onnxmerge.graph.weights import Scratch
 from onnxmerge.latency_table import LatencyTable, latency_table
 from onnxmerge.method import Method
@@ -133,6 +134,7 @@ class Recipe:
             self.clock.step,
             scratch,
         )
+        weights.trim()
         return chosen, tuple(folds)
 
     @cached_property

@@ -108,8 +108,11 @@ def _product(site: FoldSite, rows: int, output: Axis) -> LinearForm | None:
         site.channel[site.columns],
         site.weight.shape[rows],
         output,
-        lambda w: alpha * w.transpose(order)[None],
-        lambda m: m[0].transpose(np.argsort(order)) / alpha,
+        # Views where they can be: such weights have hundreds of MB.
+        lambda w: w.transpose(order)[None] if alpha == 1 else alpha * w.transpose(order)[None],
+        lambda m: (
+            m[0].transpose(np.argsort(order)) if alpha == 1 else m[0].transpose(np.argsort(order)) / alpha
+        ),
         gather,
     )
 

@@ -16,10 +16,13 @@ from onnx import helper, numpy_helper
 
 from onnxmerge.calibration.dataset import Feed
 from onnxmerge.graph import weights
+from onnxmerge.graph.weights import Scratch
 from onnxmerge.runtime import Runtime, Session
 
-# A frontier above this many bytes is not kept: the nodes before it run again when they are needed.
+# A frontier above this many bytes is not kept, in memory or in files: the nodes before it run again when
+# they are needed.
 MOST_KEPT = 400 << 20
+MOST_STORED = 4 << 30
 
 
 class Segments:
@@ -29,7 +32,8 @@ class Segments:
         model: the model; never changed.
         feeds: the batches.
         wanted: every tensor that will be asked for, as often as it will be (decides how long it is kept).
-        keep_bytes: a frontier above this is not kept.
+        keep_bytes: a frontier above this is not kept; None: a default.
+        scratch: where the frontier waits in files; None: in memory.
 
     Attributes:
         live: the values of the frontier, by name, one array for every batch.
@@ -41,9 +45,14 @@ class Segments:
         feeds: Sequence[Feed],
         runtime: Runtime,
         wanted: Sequence[str],
-        keep_bytes: int = MOST_KEPT,
+        keep_bytes: int | None = None,
+        scratch: Scratch | None = None,
     ):
-        self._model, self._runtime, self.keep_bytes = model, runtime, keep_bytes
+        self._model, self._runtime, self._scratch = model, runtime, scratch
+        default = MOST_KEPT if scratch is None else MOST_STORED
+        self.keep_bytes = default if keep_bytes is None else keep_bytes
+        # The folders of tensors that wait in files; each goes when none of its tensors is needed any more.
+        self._folders: dict[str, Scratch] = {}
         self._nodes = list(model.graph.node)
         self._producer = {name: i for i, node in enumerate(self._nodes) for name in node.output if name}
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -64,11 +73,21 @@ class Segments:
         """How many batches there are."""
         return self._batches
 
+    def folder(self) -> Scratch | None:
+        """A new folder for a part of the frontier; None where it stays in memory."""
+        return None if self._scratch is None else self._scratch.inner()
+
     def advance(
-        self, run: set[int], frontier: Sequence[str], stored: Mapping[str, list[np.ndarray | None]]
+        self,
+        run: set[int],
+        frontier: Sequence[str],
+        stored: Mapping[str, list[np.ndarray | None]],
+        folder: Scratch | None,
     ) -> None:
         """Move the frontier up: these nodes have run, and gave these values for every batch."""
         self._done |= run
+        folders = self._folders | ({} if folder is None else dict.fromkeys(stored, folder))
+        self._folders = {name: folders[name] for name in frontier if name in folders}
         there = self.live | {n: [v for v in values if v is not None] for n, values in stored.items()}
         self.live = {name: there[name] for name in frontier}
 
@@ -181,6 +200,7 @@ class Reading:
         self._entry = [i.name for i in session.inputs] if session is not None else []
         count = len(segments)
         live = segments.live
+        self._folder = segments.folder()
         self._stored: dict[str, list[np.ndarray | None]] | None = {
             name: [None] * count for name in frontier if name not in live
         }
@@ -192,9 +212,11 @@ class Reading:
             values = self._session.run({name: live[name][batch] for name in self._entry})
         if stored is not None:
             for name, batches in stored.items():
-                batches[batch] = values[name]
+                batches[batch] = values[name] if self._folder is None else self._folder.store(values[name])
             if batch == 0 and self._size() > self._segments.keep_bytes:
                 self._stored = None
+        if self._folder is not None:
+            weights.release()
         return {name: values[name] if name in values else live[name][batch] for name in self._names}
 
     def _size(self) -> int:
@@ -211,7 +233,7 @@ class Reading:
         weights.release()
         stored = self._stored
         if failure is None and stored is not None and all(v is not None for b in stored.values() for v in b):
-            self._segments.advance(self._run, self._frontier, stored)
+            self._segments.advance(self._run, self._frontier, stored, self._folder)
 
 
 def _reads(node: onnx.NodeProto) -> list[str]:

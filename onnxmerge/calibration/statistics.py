@@ -102,7 +102,8 @@ def collect(
     watched = {
         s.node.index: s
         for s in sites
-        if s.node.index in forms and (forms[s.node.index] is not None or s.data.size <= _MOST_POSITIONS)
+        if s.node.index in forms
+        and (forms[s.node.index] is not None or _tellable(channels, s, patches, len(dataset)))
     }
     at_work = 2 * per_sample * len(next(iter(feed_list[0].values()))) if feed_list else 0
     at_work += 4 * sum(_size(s, forms[i]) ** 2 for i, s in watched.items())
@@ -138,6 +139,13 @@ def collect(
 def _form(site: FoldSite) -> LinearForm | None:
     form = linear_form(site)
     return form if form is not None and form.features <= MOST_FEATURES else None
+
+
+def _tellable(channels: Channels, site: FoldSite, patches: int, samples: int) -> bool:
+    """Whether there is room for a covariance of the site's positions; a big one takes rows to be worth it."""
+    size = site.data.size
+    rows = min(samples * prod(channels.view.shapes[site.data.tensor]) // size, patches)
+    return size <= MOST_FEATURES or (size <= _MOST_POSITIONS and 2 * rows >= size)
 
 
 def _size(site: FoldSite, form: LinearForm | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,8 @@ from onnxmerge.plan import Scores
 
 # Wider groups without any covariance are not eliminated step by step: nothing would change on the way.
 MOST_COMPARED = 2048
+# Weights that are copied at a time.
+_MOST_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def _energies(channels: Channels, site: FoldSite, group: Group, statistics: Stat
     """
     place = _places(channels, group)
     scale, factor = _scale(site, statistics)
-    energy = (_scaled(site, scale) ** 2).sum(axis=0) * factor**2
+    energy = sum(np.einsum("op,op->p", part, part) for part in _parts(site, scale)) * factor**2
     energy = energy * statistics.variance(site.data.tensor, site.data.axis)
     mine = place[site.channel[site.columns]]
     return np.bincount(mine[mine >= 0], energy[mine >= 0], minlength=len(group))
@@ -113,10 +116,20 @@ def _energies(channels: Channels, site: FoldSite, group: Group, statistics: Stat
 
 def _scaled(site: FoldSite, scale: np.ndarray) -> np.ndarray:
     """The weight as [outputs and taps, data positions], its rows times what follows them."""
+    return np.concatenate(list(_parts(site, scale)))
+
+
+def _parts(site: FoldSite, scale: np.ndarray) -> Iterator[np.ndarray]:
+    """The same in parts, of which none is large."""
     weight = np.moveaxis(site.values, site.axis, -1)
+    factor = np.ones((1,) * weight.ndim, weight.dtype)
     if site.rows is not None:
         rows = site.rows - (site.rows > site.axis)
         shape = [1] * weight.ndim
         shape[rows] = -1
-        weight = weight * scale.astype(weight.dtype).reshape(shape)
-    return weight.reshape(-1, weight.shape[-1])[:, site.columns]
+        factor = scale.astype(weight.dtype).reshape(shape)
+    step = max(_MOST_AT_ONCE * len(weight) // max(weight.size, 1), 1)
+    for start in range(0, len(weight), step):
+        part = slice(start, start + step)
+        scaled = weight[part] * (factor[part] if len(factor) > 1 else factor)
+        yield scaled.reshape(-1, weight.shape[-1])[:, site.columns]

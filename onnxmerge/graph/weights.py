@@ -8,6 +8,7 @@ of memory at any time, and ``release`` does.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import tempfile
@@ -26,6 +27,8 @@ from onnxmerge.errors import ModelError, OutputError
 LARGE = 256 << 20
 # Of a large model, the tensors of so many bytes; smaller ones are read into memory.
 MAPPED = 1 << 14
+
+_C_LIBRARY = ctypes.CDLL(None) if os.name == "posix" else None
 
 _roots: WeakValueDictionary[tuple[str, int, int], np.memmap] = WeakValueDictionary()
 
@@ -89,9 +92,16 @@ def common_folder(tensors: Iterable[onnx.TensorProto]) -> str:
 
 def release() -> None:
     """Take all mapped weights out of this process's memory; they come back from the files when used."""
+    roots = list(_roots.values())
     if hasattr(mmap, "MADV_DONTNEED"):
-        for root in list(_roots.values()):
+        for root in roots:
             root._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+
+
+def trim() -> None:
+    """Beside a large model, give freed memory back to the system; glibc would keep it for later."""
+    if _roots and hasattr(_C_LIBRARY, "malloc_trim"):
+        _C_LIBRARY.malloc_trim(0)
 
 
 class Scratch:

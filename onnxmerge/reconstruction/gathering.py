@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -14,8 +15,10 @@ from onnxmerge.reconstruction.requests import Fit, Request
 
 Values = dict[str, np.ndarray]
 
-# More features than this are kept as rows instead of as a covariance.
+# More features than this are kept as rows instead of as a covariance. So are fewer, down to the second
+# number, where there are less than half as many rows: hundreds of MB and minutes would hold nothing more.
 MOST_FEATURES = 5120
+_CHEAP_FEATURES = 1536
 # How many rows are kept then.
 _MOST_ROWS = 2048
 # A regression whose targets differ by more than this share is not what the operator computes.
@@ -30,11 +33,19 @@ class Sample:
 
     Attributes:
         rows: at most so many of each batch, chosen at random.
+        samples: in all batches.
         seed: of the choice, which does not depend on the order in which batches are worked on.
     """
 
     rows: int
+    samples: int
     seed: tuple[int, ...]
+
+    def tells(self, features: int, each: int) -> bool:
+        """Whether a covariance of so many features is worth its size, with ``each`` rows per sample."""
+        return features <= _CHEAP_FEATURES or (
+            features <= MOST_FEATURES and 2 * self.samples * min(each, self.rows) >= features
+        )
 
     def of(self, count: int, each: int, batch: int) -> tuple[np.ndarray, int]:
         """The chosen ones of ``count`` rows, int64, and how many of them are not held out.
@@ -126,8 +137,11 @@ class _Collector:
             for s, g in zip(np.split(self._stays, count), np.split(self._goes, count), strict=True)
         ]
         self._present = np.flatnonzero(stays[form.channel]) if form is not None else np.zeros(0, np.int64)
-        self._wide = len(self._present) > MOST_FEATURES
-        self._mixes = bool(self._goes.any()) and site.data.size <= MOST_FEATURES
+        shapes = site.channels.view.shapes
+        rows = prod(shapes[site.node.y[0].name]) // form.site.output.size if form is not None else 0
+        self._wide = not sample.tells(len(self._present), rows)
+        positions = prod(shapes[site.data.tensor]) // site.data.size
+        self._mixes = bool(self._goes.any()) and sample.tells(site.data.size, positions)
         # Of one tap, features are data positions: rows and products serve both regressions.
         self._joint = self._mixes and form is not None and form.taps == 1 and not self._wide
         self._splitters = [_Splitter() for _ in range(count)]

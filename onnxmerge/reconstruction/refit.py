@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from onnxmerge.compensation.lstsq import held_out_error, ridge, ridge_rows
 from onnxmerge.compensation.lstsq import mixing as mixture
 from onnxmerge.compensation.mixing import mix_positions
 from onnxmerge.criteria.elimination import TINY, Regression, eliminate, precision
+from onnxmerge.graph import weights
 from onnxmerge.reconstruction.paired import Mixing, Paired, Rows, Split
 from onnxmerge.reconstruction.requests import Fit
 
@@ -22,7 +23,7 @@ DEFAULT_STRENGTH = 1e-3
 # Strengths are compared on so many weights at most, of targets spread over all.
 MOST_PROBED = 1 << 20
 # Weights that are fitted from rows at a time.
-MOST_AT_ONCE = 1 << 24
+MOST_AT_ONCE = 1 << 22
 
 
 def choose_channels(
@@ -64,6 +65,7 @@ def mixed(site: FoldSite, paired: Paired, kept: np.ndarray) -> np.ndarray:
     """
     stays = kept[site.channel[site.columns]]
     weight = np.array(site.values)
+    weights.release()
     if paired.mixing:
         blocks = zip(paired.mixing, np.split(stays, len(paired.mixing)), strict=True)
         weight = mix_positions(site, stays, [_mixing(mixing, here) for mixing, here in blocks])
@@ -92,9 +94,28 @@ def _best(split: Split, solve, features: np.ndarray, targets: np.ndarray, streng
         probed = targets[:: max(-(-len(targets) * len(features) // MOST_PROBED), 1)]
         gram = submatrix(split.held_out.gram, features)
         cross = split.held_out.cross[np.ix_(probed, features)]
-        errors = [held_out_error(gram, cross, solve(split.fit, s, probed)) for s in strengths]
-        strength = strengths[int(np.argmin(errors))]
+        begin = strengths.index(DEFAULT_STRENGTH)
+        strength = lowest(
+            lambda s: held_out_error(gram, cross, solve(split.fit, s, probed)), strengths, begin
+        )
     return solve(split.all, strength, targets)
+
+
+def lowest(error: Callable[[float], float], values: Sequence[float], begin: int) -> float:
+    """The value with the least error, found by stepping down from ``values[begin]`` to either side."""
+    found: dict[int, float] = {}
+
+    def at(place: int) -> float:
+        if not 0 <= place < len(values):
+            return np.inf
+        if place not in found:
+            found[place] = error(values[place])
+        return found[place]
+
+    place = begin
+    while (best := min((place, place - 1, place + 1), key=at)) != place:
+        place = best
+    return values[place]
 
 
 def submatrix(square: np.ndarray, places: np.ndarray) -> np.ndarray:
@@ -106,23 +127,22 @@ def refit(form: LinearForm, paired: Paired, kept: np.ndarray, start: np.ndarray)
     """The weight (full size, layout of the file, zero columns for removed channels) that fits best.
 
     Args:
-        start: the weight that the ridge pulls towards, as ``mixed`` gives it.
+        start: the weight that the ridge pulls towards, as ``mixed`` gives it; it is used up.
     """
-    first = form.matrix_of(start)
+    matrix = form.matrix_of(start)
     # Places among the features that were measured, and among all of a block.
     here = np.flatnonzero(kept[form.channel[paired.present]])
     there = paired.present[here]
     rows = np.arange(form.outputs)
-    matrix = np.zeros_like(first)
     for number, block in enumerate(paired.blocks):
         if isinstance(block, Rows):
             features = block.features if len(here) == len(paired.present) else block.features[:, here]
             for part in np.array_split(rows, max(len(rows) * len(here) // MOST_AT_ONCE, 1)):
-                begin = first[number][np.ix_(part, there)]
+                begin = matrix[number][np.ix_(part, there)]
                 fitted = ridge_rows(features, block.targets[:, part], begin, STRENGTHS)
                 matrix[number][np.ix_(part, there)] = fitted
         else:
-            begin = first[number][:, there]
+            begin = matrix[number][:, there]
 
             def solve(
                 m: Moments, strength: float, targets: np.ndarray, begin: np.ndarray = begin
@@ -136,10 +156,14 @@ def refit(form: LinearForm, paired: Paired, kept: np.ndarray, start: np.ndarray)
 
 def rebias(fit: Fit, paired: Paired, weight: np.ndarray) -> np.ndarray:
     """The change of the bias, float64 [rows], that makes the means right for a weight."""
-    matrix = fit.form.matrix_of(weight)[:, :, paired.present]
+    matrix = fit.form.matrix_of(weight)
     blocks = [b if isinstance(b, Rows) else b.all for b in paired.blocks]
-    means = [b.target_mean - _times(m, b.feature_mean) for b, m in zip(blocks, matrix, strict=True)]
-    return np.concatenate(means) - fit.bias
+    # Columns of features that are not present are zero.
+    features = np.zeros((len(blocks), matrix.shape[-1]))
+    for row, block in zip(features, blocks, strict=True):
+        row[paired.present] = block.feature_mean
+    found = [b.target_mean - _times(m, f) for b, m, f in zip(blocks, matrix, features, strict=True)]
+    return np.concatenate(found) - fit.bias
 
 
 def _times(matrix: np.ndarray, vector: np.ndarray) -> np.ndarray:

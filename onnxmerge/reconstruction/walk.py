@@ -16,7 +16,7 @@ import onnx
 from onnxmerge.calibration.batching import batches_of
 from onnxmerge.calibration.dataset import Dataset
 from onnxmerge.calibration.segments import Segments
-from onnxmerge.calibration.threads import one_blas_thread, side_by_side
+from onnxmerge.calibration.threads import blas_threads, one_blas_thread, side_by_side
 from onnxmerge.channels import Channels
 from onnxmerge.channels.cost import removed_channels
 from onnxmerge.channels.sites import fold_sites
@@ -34,6 +34,10 @@ from onnxmerge.runtime import Runtime
 # Channels are chosen again only where there are so many rows per feature, and so few features.
 ROWS_TO_CHOOSE = 8
 FEATURES_TO_CHOOSE = 2560
+# From so many features on, all threads solve together.
+FEATURES_FOR_ALL = 1024
+# Tensors, as large as the largest, that both models have in memory while they run.
+_ON_THE_WAY = 4
 # Sites that lost nothing are refitted up to so many weights: the covariance of targets and features, in
 # float64 and several times, is of the same size.
 MOST_DOWNSTREAM = 1 << 22
@@ -88,6 +92,7 @@ def reconstruct(
             progress("reconstruct", number, len(walk.requests))
         walk.visit(request)
         weights.release()
+        weights.trim()
     return Selection(walk.keep), walk.folds
 
 
@@ -123,9 +128,13 @@ class _Walk:
         model, feeds = batches_of(model, dataset, runtime, channels.view.shapes)
         self._model, self._feeds, self._runtime = model, feeds, runtime
         self._rows = ceil(options.patches / len(feeds))
+        self._samples = len(dataset)
         self._batch = ceil(len(dataset) / len(feeds))
-        self._old = Segments(model, feeds, runtime, [n for r in self.requests for n in r.old_names])
-        self._new = Segments(model, feeds, runtime, [n for r in self.requests for n in r.new_names])
+        old, new = (
+            [n for r in self.requests for n in r.old_names],
+            [n for r in self.requests for n in r.new_names],
+        )
+        self._old, self._new = (Segments(model, feeds, runtime, n, scratch=scratch) for n in (old, new))
         self._mask_products(all_requests)
 
     def visit(self, request: Request) -> None:
@@ -140,9 +149,10 @@ class _Walk:
         for number in np.unique(self._channels.group_of[request.site.channel]):
             if number in self._open:
                 self._choose(paired, int(number))
-        weight = mixed(request.site, paired, self._kept)
-        if paired.fit is not None:
-            weight = refit(paired.fit.form, paired, self._kept, weight)
+        with blas_threads(self._runtime.threads if len(paired.present) >= FEATURES_FOR_ALL else 1):
+            weight = mixed(request.site, paired, self._kept)
+            if paired.fit is not None:
+                weight = refit(paired.fit.form, paired, self._kept, weight)
         if others:
             self._fixed[name] = weight
         self._advance(request, own, weight)
@@ -150,7 +160,7 @@ class _Walk:
     def _gather(self, request: Request, old: Segments, new: Segments) -> Paired:
         workers = side_by_side(min(self._runtime.threads, len(old)), self._bytes_at_work(request))
         threads = self._runtime.threads // workers
-        sample = Sample(self._rows, (self._options.seed, request.site.node.index))
+        sample = Sample(self._rows, self._samples, (self._options.seed, request.site.node.index))
         open_channels = np.isin(self._channels.group_of, list(self._open))
         with old.read(request.old_names, threads) as dense, new.read(request.new_names, threads) as pruned:
 
@@ -160,9 +170,14 @@ class _Walk:
             return gather(request, values, len(old), sample, self._kept, open_channels, workers)
 
     def _bytes_at_work(self, request: Request) -> int:
-        """About what one batch takes: the tensors that are read, the rows, and their products."""
-        names = [*request.old_names, *request.new_names]
-        tensors = sum(prod(self._channels.view.shapes[name]) for name in names) * self._batch
+        """About what one batch takes: the tensors that are read or on the way, the rows, their products."""
+        sizes = {name: prod(shape) for name, shape in self._channels.view.shapes.items()}
+        read = sum(sizes[name] for name in (*request.old_names, *request.new_names))
+        tensors = (
+            read
+            + _ON_THE_WAY
+            * max(sizes[node.y[0].name] for node in self._channels.view if node.y[0] is not None)
+        ) * self._batch
         features, outputs = request.site.data.size, 0
         if request.fit is not None:
             form = request.fit.form

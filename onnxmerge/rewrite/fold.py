@@ -38,7 +38,7 @@ class Fold:
     ) -> Fold:
         """A fold of a weight of any type; a big one goes to ``scratch``, where there is one."""
         if weight is not None:
-            weight = weight.astype(np.asarray(site.weight.constant).dtype)
+            weight = weight.astype(np.asarray(site.weight.constant).dtype, copy=False)
             if scratch is not None:
                 weight = scratch.store(weight)
         return cls(site, weight, bias)

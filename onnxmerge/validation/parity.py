@@ -18,7 +18,7 @@ from onnxmerge.runtime import Session
 Outputs = Mapping[str, Any]
 # Of large models: the outputs that are compared at a time, in bytes (float64 copies are made), and samples.
 _MOST_BYTES = 32 << 20
-_MOST_SAMPLES = 32
+_MOST_SAMPLES = 4
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,12 @@ def measure(reference: Session, candidate: Session, data: Dataset, kinds: Mappin
             kinds,
             data.source,
         )
+    weights.trim()
     scratch = Scratch()
     batch = _affordable(reference, names, data)
     before = [_on_disk(reference.run(feed, names), scratch) for feed in data.feeds(batch)]
     weights.release()
+    weights.trim()
     after = ((candidate.run(feed, names), rows(feed)) for feed in data.feeds(batch))
     parity = _collect(((a, b, n) for a, (b, n) in zip(before, after, strict=True)), kinds, data.source)
     weights.release()
