@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -18,9 +17,6 @@ from threadpoolctl import threadpool_limits
 
 # A decorator for functions that are mostly linear algebra; onnxruntime keeps its own threads.
 one_blas_thread = threadpool_limits.wrap(limits=1, user_api="blas")
-
-# The same for a part of such a function that is one large problem: ``with blas_threads(n)``.
-blas_threads = partial(threadpool_limits, user_api="blas")
 
 # What the batches that are worked on at the same time may take together, in bytes.
 MOST_AT_WORK = 512 << 20

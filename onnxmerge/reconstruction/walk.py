@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
-from math import ceil, prod
 
 import numpy as np
 import onnx
 
-from onnxmerge.calibration.batching import batches_of
 from onnxmerge.calibration.dataset import Dataset
-from onnxmerge.calibration.segments import Segments
-from onnxmerge.calibration.threads import blas_threads, one_blas_thread, side_by_side
+from onnxmerge.calibration.threads import one_blas_thread
 from onnxmerge.channels import Channels
 from onnxmerge.channels.cost import removed_channels
 from onnxmerge.channels.sites import fold_sites
@@ -24,7 +21,7 @@ from onnxmerge.clock import Progress
 from onnxmerge.graph import weights
 from onnxmerge.graph.weights import Scratch
 from onnxmerge.plan import Selection
-from onnxmerge.reconstruction.gathering import Sample, gather
+from onnxmerge.reconstruction.execution import TwoModels
 from onnxmerge.reconstruction.paired import Paired, Split, pool
 from onnxmerge.reconstruction.refit import choose_channels, mixed, rebias, refit
 from onnxmerge.reconstruction.requests import Fit, Request, requests
@@ -34,10 +31,6 @@ from onnxmerge.runtime import Runtime
 # Channels are chosen again only where there are so many rows per feature, and so few features.
 ROWS_TO_CHOOSE = 8
 FEATURES_TO_CHOOSE = 2560
-# From so many features on, all threads solve together.
-FEATURES_FOR_ALL = 1024
-# Tensors, as large as the largest, that both models have in memory while they run.
-_ON_THE_WAY = 4
 # Sites that lost nothing are refitted up to so many weights: the covariance of targets and features, in
 # float64 and several times, is of the same size.
 MOST_DOWNSTREAM = 1 << 22
@@ -125,21 +118,12 @@ class _Walk:
         for request in self.requests:
             self._sharing[request.site.weight.name].append(request)
         self._fixed: dict[str, np.ndarray] = {}
-        model, feeds = batches_of(model, dataset, runtime, channels.view.shapes)
-        self._model, self._feeds, self._runtime = model, feeds, runtime
-        self._rows = ceil(options.patches / len(feeds))
-        self._samples = len(dataset)
-        self._batch = ceil(len(dataset) / len(feeds))
-        old, new = (
-            [n for r in self.requests for n in r.old_names],
-            [n for r in self.requests for n in r.new_names],
-        )
-        self._old, self._new = (Segments(model, feeds, runtime, n, scratch=scratch) for n in (old, new))
+        self._models = TwoModels(channels, model, dataset, runtime, self.requests, options.patches, scratch)
         self._mask_products(all_requests)
 
     def visit(self, request: Request) -> None:
         """Refit one site and let the new model go on with it."""
-        own = self._gather(request, self._old, self._new)
+        own = self._gather(request)
         name = request.site.weight.name
         if name in self._fixed:
             self._advance(request, own, self._fixed[name])
@@ -149,40 +133,16 @@ class _Walk:
         for number in np.unique(self._channels.group_of[request.site.channel]):
             if number in self._open:
                 self._choose(paired, int(number))
-        with blas_threads(self._runtime.threads if len(paired.present) >= FEATURES_FOR_ALL else 1):
-            weight = mixed(request.site, paired, self._kept)
-            if paired.fit is not None:
-                weight = refit(paired.fit.form, paired, self._kept, weight)
+        weight = mixed(request.site, paired, self._kept)
+        if paired.fit is not None:
+            weight = refit(paired.fit.form, paired, self._kept, weight)
         if others:
             self._fixed[name] = weight
         self._advance(request, own, weight)
 
-    def _gather(self, request: Request, old: Segments, new: Segments) -> Paired:
-        workers = side_by_side(min(self._runtime.threads, len(old)), self._bytes_at_work(request))
-        threads = self._runtime.threads // workers
-        sample = Sample(self._rows, self._samples, (self._options.seed, request.site.node.index))
+    def _gather(self, request: Request, dense: bool = False) -> Paired:
         open_channels = np.isin(self._channels.group_of, list(self._open))
-        with old.read(request.old_names, threads) as dense, new.read(request.new_names, threads) as pruned:
-
-            def values(batch: int):
-                return dense(batch), pruned(batch)
-
-            return gather(request, values, len(old), sample, self._kept, open_channels, workers)
-
-    def _bytes_at_work(self, request: Request) -> int:
-        """About what one batch takes: the tensors that are read or on the way, the rows, their products."""
-        sizes = {name: prod(shape) for name, shape in self._channels.view.shapes.items()}
-        read = sum(sizes[name] for name in (*request.old_names, *request.new_names))
-        tensors = (
-            read
-            + _ON_THE_WAY
-            * max(sizes[node.y[0].name] for node in self._channels.view if node.y[0] is not None)
-        ) * self._batch
-        features, outputs = request.site.data.size, 0
-        if request.fit is not None:
-            form = request.fit.form
-            features, outputs = form.features, form.outputs
-        return 4 * (tensors + 3 * self._rows * (features + outputs) + features * (features + outputs))
+        return self._models.gather(request, self._kept, open_channels, self._options.seed, dense=dense)
 
     def _with_others(self, paired: Paired, others: list[Request]) -> Paired:
         """Statistics pooled over all sites that share a weight.
@@ -193,10 +153,7 @@ class _Walk:
         for request in others:
             if request.fit is None:
                 continue
-            dense = Request(request.site, replace(request.fit, other=None))
-            names = [*dense.old_names, *dense.new_names]
-            segments = [Segments(self._model, self._feeds, self._runtime, names) for _ in range(2)]
-            found = self._gather(dense, *segments)
+            found = self._gather(Request(request.site, replace(request.fit, other=None)), dense=True)
             if found.fit is not None and _poolable(paired, found):
                 blocks.append(found.blocks)
         return replace(paired, blocks=tuple(pool(b) for b in zip(*blocks, strict=True)))
@@ -227,12 +184,12 @@ class _Walk:
         fold = Fold.of(site, weight, bias, self._scratch)
         self.folds.append(fold)
         assert fold.weight is not None
-        self._new.set_constant(site.weight.name, fold.weight)
+        self._models.new.set_constant(site.weight.name, fold.weight)
         if bias is not None and own.fit is not None:
             axis = own.fit.form.output
             shape = [1] * len(self._channels.view.shapes[axis.tensor])
             shape[axis.axis] = -1
-            self._new.add_to_output(site.node.index, bias.astype(fold.weight.dtype).reshape(shape))
+            self._models.new.add_to_output(site.node.index, bias.astype(fold.weight.dtype).reshape(shape))
 
     def _to_choose(self, everything: list[Request]) -> set[int]:
         """The groups whose channels are chosen on the way: they have one consumer, with a regression."""
@@ -287,7 +244,7 @@ class _Walk:
                 shape = [1] * data.rank
                 shape[contract.data.axis] = -1
                 dtype = data.source.dtype or np.float32
-                self._new.scale_input(node.index, contract.operand, kept.astype(dtype).reshape(shape))
+                self._models.new.scale_input(node.index, contract.operand, kept.astype(dtype).reshape(shape))
 
 
 def _weights(fit: Fit) -> int:

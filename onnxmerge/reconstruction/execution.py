@@ -1,0 +1,90 @@
+"""Both models under execution: what a pass of the data through them tells about one site."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil, prod
+
+import numpy as np
+import onnx
+
+from onnxmerge.calibration.batching import batches_of
+from onnxmerge.calibration.dataset import Dataset
+from onnxmerge.calibration.segments import Segments
+from onnxmerge.calibration.threads import side_by_side
+from onnxmerge.channels import Channels
+from onnxmerge.graph.weights import Scratch
+from onnxmerge.reconstruction.gathering import Sample, gather
+from onnxmerge.reconstruction.paired import Paired
+from onnxmerge.reconstruction.requests import Request
+from onnxmerge.runtime import Runtime
+
+# Tensors as large as the largest one that the two models have in memory while they run.
+_ON_THE_WAY = 4
+
+
+class TwoModels:
+    """The untouched model and the one that is rewritten on the way.
+
+    Args:
+        model: the canonical model that ``channels`` belongs to.
+        requests: every site that will be asked for, in this order.
+        patches: rows per site, spread over the samples.
+        scratch: where activations wait in files; None: in memory.
+
+    Attributes:
+        new: the model that is rewritten.
+    """
+
+    def __init__(
+        self,
+        channels: Channels,
+        model: onnx.ModelProto,
+        dataset: Dataset,
+        runtime: Runtime,
+        requests: Sequence[Request],
+        patches: int,
+        scratch: Scratch | None,
+    ):
+        self._channels, self._runtime = channels, runtime
+        self._model, self._feeds = batches_of(model, dataset, runtime, channels.view.shapes)
+        self._samples = len(dataset)
+        self._rows = ceil(patches / len(self._feeds))
+        self._scratch = scratch
+        self._old = self._segments([name for r in requests for name in r.old_names])
+        self.new = self._segments([name for r in requests for name in r.new_names])
+
+    def _segments(self, names: Sequence[str]) -> Segments:
+        return Segments(self._model, self._feeds, self._runtime, names, scratch=self._scratch)
+
+    def gather(
+        self, request: Request, kept: np.ndarray, open_channels: np.ndarray, seed: int, *, dense: bool = False
+    ) -> Paired:
+        """Paired statistics of a site, see ``gathering.gather``.
+
+        Args:
+            dense: for a site that is not reached yet: features come from the untouched model, too.
+        """
+        old, new = self._old, self.new
+        if dense:
+            old, new = self._segments(request.old_names), self._segments(request.new_names)
+        workers = side_by_side(min(self._runtime.threads, len(old)), self._bytes_at_work(request))
+        threads = self._runtime.threads // workers
+        sample = Sample(self._rows, self._samples, (seed, request.site.node.index))
+        with old.read(request.old_names, threads) as before, new.read(request.new_names, threads) as after:
+
+            def values(batch: int):
+                return before(batch), after(batch)
+
+            return gather(request, values, len(old), sample, kept, open_channels, workers)
+
+    def _bytes_at_work(self, request: Request) -> int:
+        """About what one batch takes: the tensors that are read or on the way, the rows, their products."""
+        view = self._channels.view
+        largest = max(prod(view.shapes[node.y[0].name]) for node in view if node.y[0] is not None)
+        read = sum(prod(view.shapes[name]) for name in (*request.old_names, *request.new_names))
+        tensors = (read + _ON_THE_WAY * largest) * ceil(self._samples / len(self._feeds))
+        features, outputs = request.site.data.size, 0
+        if request.fit is not None:
+            features, outputs = request.fit.form.features, request.fit.form.outputs
+        return 4 * (tensors + 3 * self._rows * (features + outputs) + features * (features + outputs))
