@@ -49,15 +49,15 @@ class LinearForm:
         return len(self.channel)
 
     def matrix(self) -> np.ndarray:
-        """The stored weight as [blocks, outputs, features], in the precision of ``site.values``."""
+        """The stored weight as [blocks, outputs, features], precision of ``site.values``; maybe a view."""
         return self._to_matrix(self.site.values)
 
     def matrix_of(self, weight: np.ndarray) -> np.ndarray:
-        """A weight in the layout of the file as a matrix [blocks, outputs, features]."""
+        """A weight in the layout of the file as a matrix [blocks, outputs, features]; often a view of it."""
         return self._to_matrix(weight)
 
     def weight(self, matrix: np.ndarray) -> np.ndarray:
-        """The weight in the layout of the file, float64, from a matrix [blocks, outputs, features]."""
+        """The weight in the layout of the file from a matrix [blocks, outputs, features]; often a view."""
         return self._to_weight(matrix)
 
     def count(self, y: np.ndarray) -> int:
@@ -71,9 +71,15 @@ class LinearForm:
     def targets(self, y: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         """The targets of the chosen rows, float32 [blocks, rows, outputs]."""
         last = np.moveaxis(y, self.output.axis, -1)
-        index = np.unravel_index(chosen, last.shape[:-1])
-        found = last[index].reshape(len(chosen), self.blocks, self.outputs)
+        found = _rows(last, chosen).reshape(len(chosen), self.blocks, self.outputs)
         return np.ascontiguousarray(found.transpose(1, 0, 2), dtype=np.float32)
+
+
+def _rows(last: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Some rows, [n, size], of an array [..., size]; a vector is one row."""
+    if last.ndim == 1:
+        return last[None][chosen]
+    return last[np.unravel_index(chosen, last.shape[:-1])]
 
 
 def linear_form(site: FoldSite) -> LinearForm | None:
@@ -99,7 +105,14 @@ def _product(site: FoldSite, rows: int, output: Axis) -> LinearForm | None:
 
     def gather(x: np.ndarray, y_shape: tuple[int, ...], chosen: np.ndarray) -> np.ndarray:
         last = np.moveaxis(x, site.data.axis, -1)
-        return last[np.unravel_index(chosen, last.shape[:-1])].astype(np.float32, copy=False)[None]
+        return _rows(last, chosen).astype(np.float32, copy=False)[None]
+
+    # Views where they can be: such weights have hundreds of MB.
+    def to_matrix(w: np.ndarray) -> np.ndarray:
+        return _times(w.transpose(order)[None], alpha)
+
+    def to_weight(m: np.ndarray) -> np.ndarray:
+        return _times(m[0].transpose(np.argsort(order)), 1 / alpha)
 
     return LinearForm(
         site,
@@ -108,13 +121,14 @@ def _product(site: FoldSite, rows: int, output: Axis) -> LinearForm | None:
         site.channel[site.columns],
         site.weight.shape[rows],
         output,
-        # Views where they can be: such weights have hundreds of MB.
-        lambda w: w.transpose(order)[None] if alpha == 1 else alpha * w.transpose(order)[None],
-        lambda m: (
-            m[0].transpose(np.argsort(order)) if alpha == 1 else m[0].transpose(np.argsort(order)) / alpha
-        ),
+        to_matrix,
+        to_weight,
         gather,
     )
+
+
+def _times(values: np.ndarray, factor: float) -> np.ndarray:
+    return values if factor == 1 else factor * values
 
 
 def _convolution(site: FoldSite, output: Axis) -> LinearForm:

@@ -122,6 +122,8 @@ def products(features: np.ndarray, targets: np.ndarray, shift: tuple[np.ndarray,
 
 def first_means(features: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The shift that makes centring at the end cancel little: the means of the first rows."""
+    if not len(features):
+        return np.zeros(features.shape[1], np.float32), np.zeros(targets.shape[1], np.float32)
     return features.mean(axis=0), targets.mean(axis=0)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 import onnx
@@ -16,13 +17,13 @@ from onnx import helper, numpy_helper
 
 from onnxmerge.calibration.dataset import Feed
 from onnxmerge.graph import weights
-from onnxmerge.graph.weights import Scratch
+from onnxmerge.graph.weights import Scratch, Stored
 from onnxmerge.runtime import Runtime, Session
 
 # A frontier above this many bytes is not kept, in memory or in files: the nodes before it run again when
 # they are needed.
 MOST_KEPT = 400 << 20
-MOST_STORED = 4 << 30
+MOST_STORED = 2 << 30
 
 
 class Segments:
@@ -36,7 +37,7 @@ class Segments:
         scratch: where the frontier waits in files; None: in memory.
 
     Attributes:
-        live: the values of the frontier, by name, one array for every batch.
+        live: the values of the frontier, by name, one array for every batch, in memory or in files.
     """
 
     def __init__(
@@ -51,14 +52,12 @@ class Segments:
         self._model, self._runtime, self._scratch = model, runtime, scratch
         default = MOST_KEPT if scratch is None else MOST_STORED
         self.keep_bytes = default if keep_bytes is None else keep_bytes
-        # The folders of tensors that wait in files; each goes when none of its tensors is needed any more.
-        self._folders: dict[str, Scratch] = {}
         self._nodes = list(model.graph.node)
         self._producer = {name: i for i, node in enumerate(self._nodes) for name in node.output if name}
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self._edits: dict[int, list[onnx.NodeProto]] = {}
         self._done: set[int] = set()
-        self.live: dict[str, list[np.ndarray]] = {
+        self.live: dict[str, list[np.ndarray | Stored]] = {
             name: [np.asarray(feed[name]) for feed in feeds] for name in (feeds[0] if feeds else ())
         }
         self._batches = len(feeds)
@@ -74,20 +73,17 @@ class Segments:
         return self._batches
 
     def folder(self) -> Scratch | None:
-        """A new folder for a part of the frontier; None where it stays in memory."""
+        """A new folder for one tensor of the frontier, gone with its values; None: it stays in memory."""
         return None if self._scratch is None else self._scratch.inner()
 
     def advance(
         self,
         run: set[int],
         frontier: Sequence[str],
-        stored: Mapping[str, list[np.ndarray | None]],
-        folder: Scratch | None,
+        stored: Mapping[str, list[np.ndarray | Stored | None]],
     ) -> None:
         """Move the frontier up: these nodes have run, and gave these values for every batch."""
         self._done |= run
-        folders = self._folders | ({} if folder is None else dict.fromkeys(stored, folder))
-        self._folders = {name: folders[name] for name in frontier if name in folders}
         there = self.live | {n: [v for v in values if v is not None] for n, values in stored.items()}
         self.live = {name: there[name] for name in frontier}
 
@@ -200,31 +196,31 @@ class Reading:
         self._entry = [i.name for i in session.inputs] if session is not None else []
         count = len(segments)
         live = segments.live
-        self._folder = segments.folder()
-        self._stored: dict[str, list[np.ndarray | None]] | None = {
-            name: [None] * count for name in frontier if name not in live
+        self._folders = {name: segments.folder() for name in frontier if name not in live}
+        self._stored: dict[str, list[np.ndarray | Stored | None]] | None = {
+            name: [None] * count for name in self._folders
         }
 
     def __call__(self, batch: int) -> dict[str, np.ndarray]:
         live, stored = self._segments.live, self._stored
         values = {}
         if self._session is not None:
-            values = self._session.run({name: live[name][batch] for name in self._entry})
+            values = self._session.run({name: _values(live[name][batch]) for name in self._entry})
         if stored is not None:
             for name, batches in stored.items():
-                batches[batch] = values[name] if self._folder is None else self._folder.store(values[name])
-            if batch == 0 and self._size() > self._segments.keep_bytes:
+                folder, value = self._folders[name], values[name]
+                batches[batch] = value if folder is None or value.dtype.hasobject else folder.put(value)
+            if batch == 0 and self._size(values) > self._segments.keep_bytes:
                 self._stored = None
-        if self._folder is not None:
-            weights.release()
-        return {name: values[name] if name in values else live[name][batch] for name in self._names}
+        # A run brings all weights that it uses into memory.
+        weights.release()
+        return {n: values[n] if n in values else _values(live[n][batch]) for n in self._names}
 
-    def _size(self) -> int:
+    def _size(self, first: Mapping[str, np.ndarray]) -> int:
         """The bytes of the new frontier, judged by the first batch, so that nothing is stored in vain."""
-        assert self._stored is not None
         live = self._segments.live
-        first = sum(batches[0].nbytes for batches in self._stored.values() if batches[0] is not None)
-        return first * len(self._segments) + sum(a.nbytes for n in self._frontier for a in live.get(n, ()))
+        fresh = sum(first[name].nbytes for name in self._folders)
+        return fresh * len(self._segments) + sum(_bytes(a) for n in self._frontier for a in live.get(n, ()))
 
     def __enter__(self) -> Reading:
         return self
@@ -233,7 +229,15 @@ class Reading:
         weights.release()
         stored = self._stored
         if failure is None and stored is not None and all(v is not None for b in stored.values() for v in b):
-            self._segments.advance(self._run, self._frontier, stored, self._folder)
+            self._segments.advance(self._run, self._frontier, stored)
+
+
+def _values(array: np.ndarray | Stored) -> np.ndarray:
+    return array.values() if isinstance(array, Stored) else array
+
+
+def _bytes(array: np.ndarray | Stored) -> int:
+    return prod(array.shape) * array.dtype.itemsize
 
 
 def _reads(node: onnx.NodeProto) -> list[str]:

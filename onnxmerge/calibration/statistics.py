@@ -11,7 +11,7 @@ import onnx
 
 from onnxmerge.calibration.dataset import Dataset, Feed
 from onnxmerge.calibration.forms import LinearForm, linear_form
-from onnxmerge.calibration.moments import Accumulator, Products, products
+from onnxmerge.calibration.moments import Accumulator, Products, first_means, products
 from onnxmerge.calibration.threads import in_order, one_blas_thread, side_by_side
 from onnxmerge.channels import Channels
 from onnxmerge.channels.residual import feeds
@@ -105,7 +105,7 @@ def collect(
         if s.node.index in forms
         and (forms[s.node.index] is not None or _tellable(channels, s, patches, len(dataset)))
     }
-    at_work = 2 * per_sample * len(next(iter(feed_list[0].values()))) if feed_list else 0
+    at_work = 2 * per_sample * ceil(len(dataset) / (dataset.batch or 1) / len(feed_list))
     at_work += 4 * sum(_size(s, forms[i]) ** 2 for i, s in watched.items())
     workers = side_by_side(min(runtime.threads, len(feed_list)), at_work)
     session = _with_outputs(model, names, replace(runtime, threads=runtime.threads // workers))
@@ -158,7 +158,7 @@ class _Grams:
     def __init__(self, site: FoldSite, form: LinearForm | None):
         self._site, self._form = site, form
         self._blocks = [Accumulator() for _ in range(form.blocks if form is not None else 1)]
-        self._shifts: list[np.ndarray] = []
+        self._shifts: list[tuple[np.ndarray, np.ndarray]] = []
 
     def look(self, values: Mapping[str, np.ndarray], share: int, rng: np.random.Generator) -> list[Products]:
         """The products of some rows of a batch; the first batch comes before all others."""
@@ -171,11 +171,11 @@ class _Grams:
         else:
             y = values[site.node.y[0].name]
             features = form.rows(x, y.shape, _choose(form.count(y), share, rng))
-        if not self._shifts:
-            self._shifts = [block.mean(axis=0) for block in features]
         nothing = np.zeros((features.shape[1], 0), np.float32)
+        if not self._shifts:
+            self._shifts = [first_means(block, nothing) for block in features]
         pairs = zip(features, self._shifts, strict=True)
-        return [products(block, nothing, (shift, np.zeros(0, np.float32))) for block, shift in pairs]
+        return [products(block, nothing, shift) for block, shift in pairs]
 
     def add(self, found: Sequence[Products]) -> None:
         for accumulator, products_ in zip(self._blocks, found, strict=True):
@@ -183,7 +183,7 @@ class _Grams:
 
     def features(self) -> Features:
         rows = self._blocks[0].rows
-        return Features(self._form, tuple(a.moments().gram for a in self._blocks), rows)
+        return Features(self._form, tuple(a.moments().gram for a in self._blocks) if rows else (), rows)
 
 
 def _choose(count: int, most: int, rng: np.random.Generator) -> np.ndarray:

@@ -13,6 +13,8 @@ import mmap
 import os
 import tempfile
 from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -92,7 +94,8 @@ def common_folder(tensors: Iterable[onnx.TensorProto]) -> str:
 
 def release() -> None:
     """Take all mapped weights out of this process's memory; they come back from the files when used."""
-    roots = list(_roots.values())
+    # Taken at once: other threads map files meanwhile.
+    roots = [root for reference in _roots.valuerefs() if (root := reference()) is not None]
     if hasattr(mmap, "MADV_DONTNEED"):
         for root in roots:
             root._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
@@ -102,6 +105,20 @@ def trim() -> None:
     """Beside a large model, give freed memory back to the system; glibc would keep it for later."""
     if _roots and hasattr(_C_LIBRARY, "malloc_trim"):
         _C_LIBRARY.malloc_trim(0)
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """An array that waits in a file; unlike a mapped one it holds no file open, and no memory once used."""
+
+    folder: Scratch
+    path: Path
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    def values(self) -> np.ndarray:
+        """The array, read anew."""
+        return np.fromfile(self.path, self.dtype).reshape(self.shape)
 
 
 class Scratch:
@@ -116,7 +133,7 @@ class Scratch:
         except OSError as error:
             raise OutputError(f"no temporary folder for weights: {error.strerror or error}") from error
         self.path: Path = Path(self._folder.name).resolve()
-        self._count = 0
+        self._numbers = count()
 
     def inner(self) -> Scratch:
         """A folder within this one, for what is needed for a shorter time."""
@@ -130,18 +147,25 @@ class Scratch:
         mappable = values.dtype.kind in "fiu" and not values.dtype.hasobject
         if values.nbytes < MAPPED or not mappable or (is_mapped(values) and values.flags.c_contiguous):
             return values
+        stored = self.put(values)
+        return _map(str(stored.path)).view(np.ndarray).view(values.dtype).reshape(values.shape)
+
+    def put(self, values: np.ndarray) -> Stored:
+        """Write an array of numbers into a file of its own.
+
+        Raises OutputError where there is no space.
+        """
         path = self.new_file()
         try:
             with path.open("wb") as file:
                 np.ascontiguousarray(values).tofile(file)
         except OSError as error:
             raise self.failure(error) from error
-        return _map(str(path)).view(np.ndarray).view(values.dtype).reshape(values.shape)
+        return Stored(self, path, values.dtype, values.shape)
 
     def new_file(self) -> Path:
         """A name that is free in this folder."""
-        self._count += 1
-        return self.path / f"{self._count}.bin"
+        return self.path / f"{next(self._numbers)}.bin"
 
     def failure(self, error: OSError) -> OutputError:
         """What to tell the user when writing here failed."""

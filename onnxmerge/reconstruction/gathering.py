@@ -32,20 +32,21 @@ class Sample:
     """Which rows of every batch are looked at.
 
     Attributes:
-        rows: at most so many of each batch, chosen at random.
-        samples: in all batches.
+        per_batch: at most so many of each batch, chosen at random.
+        batches: how many there are.
+        samples: how often the shapes of the analysis fit into the data.
         seed: of the choice, which does not depend on the order in which batches are worked on.
     """
 
-    rows: int
+    per_batch: int
+    batches: int
     samples: int
     seed: tuple[int, ...]
 
     def tells(self, features: int, each: int) -> bool:
         """Whether a covariance of so many features is worth its size, with ``each`` rows per sample."""
-        return features <= _CHEAP_FEATURES or (
-            features <= MOST_FEATURES and 2 * self.samples * min(each, self.rows) >= features
-        )
+        rows = min(self.samples * each, self.batches * self.per_batch)
+        return features <= _CHEAP_FEATURES or features <= min(MOST_FEATURES, 2 * rows)
 
     def of(self, count: int, each: int, batch: int) -> tuple[np.ndarray, int]:
         """The chosen ones of ``count`` rows, int64, and how many of them are not held out.
@@ -54,9 +55,9 @@ class Sample:
         the number of rows per sample; where a batch is one sample, every fourth batch is held out.
         """
         chosen = np.arange(count)
-        if count > self.rows:
+        if count > self.per_batch:
             rng = np.random.default_rng((*self.seed, batch))
-            chosen = np.sort(rng.choice(count, self.rows, replace=False))
+            chosen = np.sort(rng.choice(count, self.per_batch, replace=False))
         held = (chosen // max(each, 1) + batch) % 4 == 3
         return np.concatenate([chosen[~held], chosen[held]]), int(np.count_nonzero(~held))
 
@@ -165,7 +166,7 @@ class _Collector:
         assert fit is not None and form is not None
         target = fit.target(old, new)
         count = form.count(target)
-        chosen, cut = self._sample.of(count, count // target.shape[0], batch)
+        chosen, cut = self._sample.of(count, count // max(target.shape[0], 1), batch)
         features = form.rows(_taken(new[data.tensor], self._stays, data.axis), target.shape, chosen)
         targets = form.targets(target, chosen)
         if batch == 0 and fit.other is None:
@@ -184,7 +185,7 @@ class _Collector:
         data = self._request.site.data
         x, before = (np.moveaxis(v[data.tensor], data.axis, -1) for v in (new, old))
         count = x.size // x.shape[-1]
-        chosen, cut = self._sample.of(count, count // x.shape[0], batch)
+        chosen, cut = self._sample.of(count, count // max(x.shape[0], 1), batch)
         index = np.unravel_index(chosen, x.shape[:-1])
         x, before = x[index].astype(np.float32, copy=False), before[index].astype(np.float32, copy=False)
         width = x.shape[-1] // len(self._places)

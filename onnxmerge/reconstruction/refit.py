@@ -30,6 +30,7 @@ def choose_channels(
     fit: Fit,
     moments: Sequence[Moments],
     present: np.ndarray,
+    kept: np.ndarray,
     likely: np.ndarray,
     candidates: np.ndarray,
     width: int,
@@ -39,6 +40,7 @@ def choose_channels(
     Args:
         moments: of every block.
         present: the features that they describe, int64, places in ``fit.form.channel``.
+        kept: bool [channels], candidates included; others may have gone since the data was seen.
         likely: bool [channels], those whose values will be asked for.
         candidates: channel numbers of the group.
     """
@@ -47,12 +49,15 @@ def choose_channels(
     place[candidates] = np.arange(len(candidates))
     rows = likely[site.channels.of(form.output)]
     weight = (fit.fed.scale * rows).reshape(form.blocks, form.outputs)
+    here = np.flatnonzero(kept[form.channel[present]])
+    owner = place[form.channel[present[here]]]
     regressions = []
     for block, scale in zip(moments, weight, strict=True):
         # Least squares on the rows themselves, where there are fewer of them, would believe the noise.
-        strength = TINY + max(0.0, len(present) / block.rows - 0.1)
-        coefficients = (block.cross * scale[:, None]) @ precision(block.gram, strength)
-        regressions.append(Regression(block.gram, coefficients, place[form.channel[present]], block.rows))
+        strength = TINY + max(0.0, len(here) / block.rows - 0.1)
+        gram = submatrix(block.gram, here)
+        coefficients = (block.cross[:, here] * scale[:, None]) @ precision(gram, strength)
+        regressions.append(Regression(gram, coefficients, owner, block.rows))
     gone, _ = eliminate(regressions, len(candidates), width)
     return np.setdiff1d(np.arange(len(candidates)), gone)
 
@@ -102,7 +107,7 @@ def _best(split: Split, solve, features: np.ndarray, targets: np.ndarray, streng
 
 
 def lowest(error: Callable[[float], float], values: Sequence[float], begin: int) -> float:
-    """The value with the least error, found by stepping down from ``values[begin]`` to either side."""
+    """The value with the least error, reached downhill from ``values[begin]``: there is one valley."""
     found: dict[int, float] = {}
 
     def at(place: int) -> float:

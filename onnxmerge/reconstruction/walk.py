@@ -156,6 +156,8 @@ class _Walk:
             found = self._gather(Request(request.site, replace(request.fit, other=None)), dense=True)
             if found.fit is not None and _poolable(paired, found):
                 blocks.append(found.blocks)
+        if len(blocks) == 1:
+            return paired
         return replace(paired, blocks=tuple(pool(b) for b in zip(*blocks, strict=True)))
 
     def _choose(self, paired: Paired, number: int) -> None:
@@ -167,7 +169,7 @@ class _Walk:
         fit = paired.fit
         if fit is not None and moments and moments[0].rows >= ROWS_TO_CHOOSE * fit.form.features:
             self.keep[group.name] = choose_channels(
-                fit, moments, paired.present, self._likely, group.channels, width
+                fit, moments, paired.present, self._kept, self._likely, group.channels, width
             )
         self._open.discard(number)
         self._cut(number)

@@ -108,14 +108,23 @@ def measure(reference: Session, candidate: Session, data: Dataset, kinds: Mappin
     weights.release()
     weights.trim()
     after = ((candidate.run(feed, names), rows(feed)) for feed in data.feeds(batch))
-    parity = _collect(((a, b, n) for a, (b, n) in zip(before, after, strict=True)), kinds, data.source)
+    parity = _collect(((_back(a), b, n) for a, (b, n) in zip(before, after, strict=True)), kinds, data.source)
     weights.release()
     return parity
 
 
-def _on_disk(outputs: Outputs, scratch: Scratch) -> Outputs:
-    """The same outputs, big arrays in files."""
-    return {name: scratch.store(v) if isinstance(v, np.ndarray) else v for name, v in outputs.items()}
+def _on_disk(outputs: Outputs, scratch: Scratch) -> dict[str, Any]:
+    """The same outputs, big arrays of numbers in files."""
+
+    def big(value: Any) -> bool:
+        return isinstance(value, np.ndarray) and value.dtype.kind in "fiu" and value.nbytes >= weights.MAPPED
+
+    return {name: scratch.put(v) if big(v) else v for name, v in outputs.items()}
+
+
+def _back(outputs: Mapping[str, Any]) -> Outputs:
+    """The outputs that ``_on_disk`` put away."""
+    return {name: v.values() if isinstance(v, weights.Stored) else v for name, v in outputs.items()}
 
 
 def _affordable(session: Session, names: list[str], data: Dataset) -> int:

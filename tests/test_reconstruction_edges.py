@@ -1,0 +1,116 @@
+"""The walk where data or graphs are unusual: nothing in a batch, scalars, vectors, few rows, two groups."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import support
+from onnx import numpy_helper
+
+import onnxmerge
+from onnxmerge.calibration import Dataset
+from onnxmerge.graph import load
+from onnxmerge.plan import Selection
+from onnxmerge.reconstruction import reconstruct
+from onnxmerge.reconstruction.gathering import Sample
+from onnxmerge.reconstruction.refit import lowest
+from onnxmerge.runtime import Runtime
+from onnxmerge.subject import Subject
+
+RNG = np.random.default_rng(0)
+TWO_LAYERS = """net ({0} x) => ({1} y) <float[16,32] w, float[32,5] v> {{
+    h = MatMul(x, w)  a = Relu(h)  y = MatMul(a, v) }}"""
+BRANCHES = """net (float[N,3,8,8] x) => (float[N,5,8,8] y)
+    <float[8,3,3,3] w1, float[8,3,3,3] w2, float[5,16,1,1] w3> {
+    h = Conv<pads = [1,1,1,1]>(x, w1)  k = Conv<pads = [1,1,1,1]>(x, w2)
+    a = Relu(h)  b = Relu(k)  c = Concat<axis = 1>(a, b)  y = Conv(c, w3) }"""
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape, dtype=np.float32)
+
+
+def halved(proto, feed, data: Dataset, runtime: Runtime = support.RUNTIME):
+    """The model with every group at half its width."""
+    subject = Subject.of(load(proto), feed, runtime)
+    half = Selection({g.name: np.arange(len(g) // 2) for g in subject.channels.groups})
+    return subject.pruned(*reconstruct(subject.channels, subject.proto, half, data, runtime))
+
+
+def test_what_one_branch_loses_the_other_keeps():
+    proto = support.model(BRANCHES)
+    weights = {t.name: t for t in proto.graph.initializer}
+    copied = numpy_helper.to_array(weights["w1"])[RNG.permutation(8)]
+    weights["w2"].CopyFrom(numpy_helper.from_array(copied, "w2"))
+    x = normal(96, 3, 8, 8)
+    small = halved(proto, {"x": x[:1]}, Dataset("random", arrays={"x": x}))
+    before, after = (support.RUNTIME.session(m).run({"x": x})["y"] for m in (proto, small))
+    assert np.linalg.norm(after - before) < 1e-4 * np.linalg.norm(before)
+
+
+def test_threads_change_nothing():
+    x = normal(200, 3, 8, 8)
+    data, proto = Dataset("random", arrays={"x": x}), support.model(BRANCHES)
+    models = [halved(proto, {"x": x[:1]}, data, Runtime.create("cpu", n)) for n in (1, 3)]
+    for one, three in zip(*(m.graph.initializer for m in models), strict=True):
+        np.testing.assert_allclose(
+            numpy_helper.to_array(one), numpy_helper.to_array(three), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_few_rows_behind_a_shared_weight():
+    text = """net (float[N,6] x, float[N,6] z) => (float[N,5] y) <float[6,4096] w, float[4096,5] v> {
+        h = MatMul(x, w)  k = MatMul(z, w)  a = Relu(h)  c = Relu(k)
+        d = MatMul(a, v)  e = MatMul(c, v)  y = Sub(d, e) }"""
+    feed = {name: normal(64, 6) for name in "xz"}
+    small = halved(support.model(text), {n: v[:1] for n, v in feed.items()}, Dataset("random", arrays=feed))
+    assert np.isfinite(support.RUNTIME.session(small).run(feed)["y"]).all()
+
+
+@pytest.mark.parametrize("nothing", [(1, 0, 16), (0, 3, 16)])
+def test_a_first_batch_without_rows(nothing):
+    proto = support.model(TWO_LAYERS.format("float[N,T,16]", "float[N,T,5]"))
+    feeds = [{"x": normal(1, 5 + i % 7, 16)} for i in range(40)]
+    data = Dataset("random", ready=({"x": np.zeros(nothing, np.float32)}, *feeds))
+    small = halved(proto, feeds[0], data)
+    assert np.isfinite(support.RUNTIME.session(small).run(feeds[0])["y"]).all()
+
+
+def test_vectors():
+    proto = support.model(TWO_LAYERS.format("float[16]", "float[5]"))
+    result = onnxmerge.optimize(proto, macs=0.5, calibration=[{"x": normal(16)} for _ in range(64)])
+    assert result.report["parity"]["relative_error"] < 1
+
+
+def test_a_scalar_beside_the_samples():
+    text = """net (float g, float[N,16] x) => (float[N,5] y) <float[16,32] w, float[32,5] v> {
+        q = Mul(x, g)  h = MatMul(q, w)  a = Relu(h)  y = MatMul(a, v) }"""
+    data = {"g": np.float32(1.5), "x": normal(256, 16)}
+    result = onnxmerge.optimize(support.model(text), macs=0.5, calibration=data)
+    assert result.report["parity"]["relative_error"] < 1
+
+
+def test_every_fourth_sample_is_held_out():
+    sample = Sample(per_batch=100, batches=2, samples=16, seed=(0,))
+    rows, cut = sample.of(16, 2, batch=0)  # 8 samples of 2 rows
+    assert sorted(rows[cut:]) == [6, 7, 14, 15] and sorted(rows) == list(range(16))
+    assert [len(sample.of(4, 4, batch)[0]) - sample.of(4, 4, batch)[1] for batch in range(8)] == [
+        0,
+        0,
+        0,
+        4,
+    ] * 2
+    assert len(sample.of(1000, 10, batch=1)[0]) == 100
+
+
+def test_a_covariance_tells_something_from_enough_rows():
+    assert Sample(100, 2, 16, (0,)).tells(1000, each=1)
+    assert not Sample(63, 16, 512, (0,)).tells(4096, each=64)
+    assert Sample(63, 64, 512, (0,)).tells(4096, each=64)
+
+
+@pytest.mark.parametrize("best", range(5))
+def test_downhill(best):
+    asked = []
+    assert lowest(lambda v: asked.append(v) or abs(v - best), range(5), 1) == best
+    assert len(asked) == len(set(asked))
