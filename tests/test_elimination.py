@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import support
+from onnx import numpy_helper
 
+from onnxmerge.channels.demand import demand, row_weights
+from onnxmerge.channels.sites import fold_sites
 from onnxmerge.compensation.lstsq import mixing, ridge, ridge_rows
 from onnxmerge.criteria.elimination import TINY, Regression, eliminate
 
@@ -95,3 +99,20 @@ def test_few_rows_are_fitted_only_as_far_as_it_helps_on_others():
     fresh = rng.standard_normal((500, 200)) * np.r_[np.full(5, 10.0), np.full(195, 0.1)]
     chosen, fixed = (ridge_rows(features, noise, start, s) for s in (strengths, strengths[:1]))
     assert np.linalg.norm(fresh @ chosen.T) < 0.6 * np.linalg.norm(fresh @ fixed.T)
+
+
+def test_what_is_made_of_a_channel():
+    text = """net (float[N,3,8,8] x) => (float[N,5,8,8] y)
+        <float[4,3,1,1] w, float[4,1,3,3] d, float[5,4,1,1] v> {
+        h = Conv(x, w)  a = Relu(h)  k = Conv<group = 4, pads = [1,1,1,1]>(a, d)  b = Relu(k)  y = Conv(b, v) }"""
+    proto = support.model(text)
+    values = {t.name: numpy_helper.to_array(t).astype(np.float64) for t in proto.graph.initializer}
+    analysed = support.analysed(proto, {"x": np.zeros((1, 3, 8, 8), np.float32)})
+    sites = fold_sites(analysed.channels)
+    demanded = demand(analysed.channels, sites)
+    expected = (values["v"] ** 2).sum(axis=(0, 2, 3)) * (values["d"] ** 2).sum(axis=(1, 2, 3))
+    first, last = sites[0], sites[-1]
+    np.testing.assert_allclose(demanded[last.channel], expected, rtol=1e-5)
+    np.testing.assert_allclose(row_weights(first, demanded), np.sqrt(expected / expected.mean()), rtol=1e-5)
+    # The outputs of the model are read by nobody here: all count alike.
+    np.testing.assert_array_equal(row_weights(last, demanded), np.ones(5))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from onnxmerge.calibration.statistics import Features, Statistics
 from onnxmerge.calibration.threads import one_blas_thread
 from onnxmerge.channels import Channels, Group
+from onnxmerge.channels.demand import demand, energies, parts, row_weights
 from onnxmerge.channels.residual import feeds
 from onnxmerge.channels.sites import FoldSite, fold_sites
 from onnxmerge.criteria.elimination import Regression, eliminate
@@ -19,8 +19,6 @@ from onnxmerge.plan import Scores
 
 # Wider groups without any covariance are not eliminated step by step: nothing would change on the way.
 MOST_COMPARED = 2048
-# Weights that are copied at a time.
-_MOST_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,8 @@ class Reconstruction:
     """Backward elimination by the error of the consumers' outputs after a least-squares refit.
 
     The error of a consumer counts as a share of the variance of the tensor that it feeds (after the
-    residual sum, where there is one); a group's error is the sum over all of its consumers.
+    residual sum, where there is one), channels weighed by what is made of them; a group's error is the
+    sum over all of its consumers.
 
     Attributes:
         joined: weight of the errors of groups that sums or concats couple: what a residual stream loses
@@ -42,16 +41,20 @@ class Reconstruction:
         """Raises UsageError without statistics."""
         if statistics is None:
             raise UsageError("the criterion 'reconstruction' needs calibration data: give some, or take l1")
-        sites = [s for s in fold_sites(channels) if s.node.index in statistics.features]
+        everything = fold_sites(channels)
+        demanded = demand(channels, everything)
+        sites = [s for s in everything if s.node.index in statistics.features]
         values, curves = {}, {}
         for number, group in enumerate(channels.groups):
             mine = [s for s in sites if (channels.group_of[s.channel] == number).any()]
             if len(group) > MOST_COMPARED and not any(statistics.features[s.node.index].grams for s in mine):
-                energy = np.sum([_energies(channels, s, group, statistics) for s in mine], axis=0)
+                energy = np.sum([_energies(channels, s, group, statistics, demanded) for s in mine], axis=0)
                 order = np.argsort(energy, kind="stable")[:-1]
                 costs = np.cumsum(energy[order])
             else:
-                regressions = [r for s in mine for r in _regressions(channels, s, group, statistics)]
+                regressions = [
+                    r for s in mine for r in _regressions(channels, s, group, statistics, demanded)
+                ]
                 order, costs = eliminate(regressions, len(group))
             weights.release()
             costs = costs if group.chain else self.joined * costs
@@ -63,13 +66,15 @@ class Reconstruction:
         return Scores(values, curves)
 
 
-def _regressions(channels: Channels, site: FoldSite, group, statistics: Statistics) -> list[Regression]:
+def _regressions(
+    channels: Channels, site: FoldSite, group, statistics: Statistics, demanded: np.ndarray
+) -> list[Regression]:
     features: Features = statistics.features[site.node.index]
     if not features.grams:
-        spread = np.diag(np.sqrt(_energies(channels, site, group, statistics)))
+        spread = np.diag(np.sqrt(_energies(channels, site, group, statistics, demanded)))
         return [Regression(np.eye(len(group)), spread, np.arange(len(group)), statistics.samples)]
     place = _places(channels, group)
-    scale, factor = _scale(site, statistics)
+    scale, factor = _scale(site, statistics, demanded)
     if features.form is None:
         return [_by_channel(site, features, scale, factor, place)]
     form, found = features.form, []
@@ -92,44 +97,29 @@ def _places(channels: Channels, group: Group) -> np.ndarray:
     return place
 
 
-def _scale(site: FoldSite, statistics: Statistics) -> tuple[np.ndarray, float]:
-    """What follows the site's rows, and what makes errors shares of the variance of what the site feeds."""
-    scale, variance = np.ones(1), 1.0
-    if site.output is not None:
-        fed = feeds(site)
-        scale, variance = fed.scale, float(statistics.variance(fed.total, fed.axis).sum())
-    return scale, 1 / np.sqrt(max(variance, 1e-30))
+def _scale(site: FoldSite, statistics: Statistics, demanded: np.ndarray) -> tuple[np.ndarray, float]:
+    """What weighs the site's rows, and what makes errors shares of the variance of what the site feeds."""
+    if site.output is None:
+        return np.ones(1), 1.0
+    fed, weight = feeds(site), row_weights(site, demanded)
+    variance = float((statistics.variance(fed.total, fed.axis) * weight**2).sum())
+    return fed.scale * weight, 1 / np.sqrt(max(variance, 1e-30))
 
 
-def _energies(channels: Channels, site: FoldSite, group: Group, statistics: Statistics) -> np.ndarray:
+def _energies(
+    channels: Channels, site: FoldSite, group: Group, statistics: Statistics, demanded: np.ndarray
+) -> np.ndarray:
     """What each channel of a group adds to the site's output, float64 [C].
 
     Too many positions for a covariance: all count as independent.
     """
     place = _places(channels, group)
-    scale, factor = _scale(site, statistics)
-    energy = sum(np.einsum("op,op->p", part, part) for part in _parts(site, scale)) * factor**2
-    energy = energy * statistics.variance(site.data.tensor, site.data.axis)
+    scale, factor = _scale(site, statistics, demanded)
+    energy = energies(site, scale) * factor**2 * statistics.variance(site.data.tensor, site.data.axis)
     mine = place[site.channel[site.columns]]
     return np.bincount(mine[mine >= 0], energy[mine >= 0], minlength=len(group))
 
 
 def _scaled(site: FoldSite, scale: np.ndarray) -> np.ndarray:
     """The weight as [outputs and taps, data positions], its rows times what follows them."""
-    return np.concatenate(list(_parts(site, scale)))
-
-
-def _parts(site: FoldSite, scale: np.ndarray) -> Iterator[np.ndarray]:
-    """The same in parts, of which none is large."""
-    weight = np.moveaxis(site.values, site.axis, -1)
-    factor = np.ones((1,) * weight.ndim, weight.dtype)
-    if site.rows is not None:
-        rows = site.rows - (site.rows > site.axis)
-        shape = [1] * weight.ndim
-        shape[rows] = -1
-        factor = scale.astype(weight.dtype).reshape(shape)
-    step = max(_MOST_AT_ONCE * len(weight) // max(weight.size, 1), 1)
-    for start in range(0, len(weight), step):
-        part = slice(start, start + step)
-        scaled = weight[part] * (factor[part] if len(factor) > 1 else factor)
-        yield scaled.reshape(-1, weight.shape[-1])[:, site.columns]
+    return np.concatenate(list(parts(site, scale)))

@@ -8,6 +8,7 @@ import numpy as np
 
 from onnxmerge.calibration.forms import LinearForm
 from onnxmerge.calibration.moments import Moments
+from onnxmerge.channels.demand import row_weights
 from onnxmerge.channels.sites import FoldSite
 from onnxmerge.compensation.lstsq import held_out_error, ridge, ridge_rows
 from onnxmerge.compensation.lstsq import mixing as mixture
@@ -32,6 +33,7 @@ def choose_channels(
     present: np.ndarray,
     kept: np.ndarray,
     likely: np.ndarray,
+    demanded: np.ndarray,
     candidates: np.ndarray,
     width: int,
 ) -> np.ndarray:
@@ -42,13 +44,14 @@ def choose_channels(
         present: the features that they describe, int64, places in ``fit.form.channel``.
         kept: bool [channels], candidates included; others may have gone since the data was seen.
         likely: bool [channels], those whose values will be asked for.
+        demanded: what is made of each channel, see ``channels.demand``.
         candidates: channel numbers of the group.
     """
     form, site = fit.form, fit.form.site
     place = np.full(len(likely), -1, dtype=np.int64)
     place[candidates] = np.arange(len(candidates))
     rows = likely[site.channels.of(form.output)]
-    weight = (fit.fed.scale * rows).reshape(form.blocks, form.outputs)
+    weight = (fit.fed.scale * rows * row_weights(site, demanded)).reshape(form.blocks, form.outputs)
     here = np.flatnonzero(kept[form.channel[present]])
     owner = place[form.channel[present[here]]]
     regressions = []

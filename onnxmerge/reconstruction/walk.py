@@ -16,6 +16,7 @@ from onnxmerge.calibration.dataset import Dataset
 from onnxmerge.calibration.threads import one_blas_thread
 from onnxmerge.channels import Channels
 from onnxmerge.channels.cost import removed_channels
+from onnxmerge.channels.demand import demand
 from onnxmerge.channels.sites import fold_sites
 from onnxmerge.clock import Progress
 from onnxmerge.graph import weights
@@ -108,7 +109,9 @@ class _Walk:
         self._kept = np.ones(channels.count, dtype=bool)
         # What is likely to stay of groups that are still to be chosen from.
         self._likely = ~removed_channels(channels, self.keep)
-        all_requests = requests(fold_sites(channels), residual=options.residual)
+        sites = fold_sites(channels)
+        self._demanded = demand(channels, sites)
+        all_requests = requests(sites, residual=options.residual)
         self._open = self._to_choose(all_requests)
         for number, group in enumerate(channels.groups):
             if group.name in self.keep and number not in self._open:
@@ -169,7 +172,7 @@ class _Walk:
         fit = paired.fit
         if fit is not None and moments and moments[0].rows >= ROWS_TO_CHOOSE * fit.form.features:
             self.keep[group.name] = choose_channels(
-                fit, moments, paired.present, self._kept, self._likely, group.channels, width
+                fit, moments, paired.present, self._kept, self._likely, self._demanded, group.channels, width
             )
         self._open.discard(number)
         self._cut(number)

@@ -1,0 +1,83 @@
+"""How much is made of each channel: what errors in it weigh.
+
+Two outputs of a layer that vary alike are not worth alike: behind one of them large weights may wait. To
+first order, and with errors of different channels independent, an error of a channel adds to the squared
+errors of its consumers in proportion to the squares of the weights that read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from onnxmerge.channels.groups import Channels
+from onnxmerge.channels.residual import feeds
+from onnxmerge.channels.sites import FoldSite
+from onnxmerge.graph import weights
+from onnxmerge.graph.view import NodeView
+
+# Weights that are copied at a time.
+_MOST_AT_ONCE = 1 << 22
+
+
+def demand(channels: Channels, sites: Sequence[FoldSite]) -> np.ndarray:
+    """Per channel the squared weights that read it, summed over all sites; float64 [channels.count].
+
+    Rows of a weight count as scaled by a BatchNormalization behind them, depthwise kernels on the way
+    as a factor. Zero where no site reads.
+    """
+    found = np.zeros(channels.count)
+    for site in sites:
+        scale = feeds(site).scale if site.output is not None else np.ones(1)
+        np.add.at(found, site.channel[site.columns], energies(site, scale))
+        weights.release()
+    for node in channels.view:
+        kernel = _depthwise(node)
+        if kernel is not None:
+            found[channels.of(node.x[1][0])] *= np.square(kernel).reshape(len(kernel), -1).sum(axis=1)
+    return found
+
+
+def _depthwise(node: NodeView) -> np.ndarray | None:
+    """The stored kernels of a depthwise convolution, which carries what is made of its outputs to its inputs."""
+    weight = node.x[1] if node.op == "Conv" else None
+    if weight is None or weight.constant is None or not node.attr("group", 1) == weight.shape[0] > 1:
+        return None
+    return np.asarray(weight.constant, dtype=np.float64)
+
+
+def row_weights(site: FoldSite, demanded: np.ndarray) -> np.ndarray:
+    """What an error in each output of a site counts beside the others, float64 [outputs].
+
+    The root of the demand, with a mean square of 1; ones where an output is read by something else.
+    """
+    assert site.output is not None
+    squares = demanded[site.channels.of(site.output)]
+    if not (squares > 0).all():
+        return np.ones(len(squares))
+    return np.sqrt(squares / squares.mean())
+
+
+def energies(site: FoldSite, scale: np.ndarray) -> np.ndarray:
+    """The summed squares of the weights that read each data position, rows scaled; float64 [data.size]."""
+    total = np.zeros(len(site.columns))
+    for part in parts(site, scale):
+        total += np.einsum("op,op->p", part, part)
+    return total
+
+
+def parts(site: FoldSite, scale: np.ndarray) -> Iterator[np.ndarray]:
+    """The weight as [outputs and taps, data positions], rows times ``scale``, in parts: none is large."""
+    weight = np.moveaxis(site.values, site.axis, -1)
+    factor = np.ones((1,) * weight.ndim, weight.dtype)
+    if site.rows is not None:
+        rows = site.rows - (site.rows > site.axis)
+        shape = [1] * weight.ndim
+        shape[rows] = -1
+        factor = scale.astype(weight.dtype).reshape(shape)
+    step = max(_MOST_AT_ONCE * len(weight) // max(weight.size, 1), 1)
+    for start in range(0, len(weight), step):
+        part = slice(start, start + step)
+        scaled = weight[part] * (factor[part] if len(factor) > 1 else factor)
+        yield scaled.reshape(-1, weight.shape[-1])[:, site.columns]
