@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="the trainer needs torch")
 from torch import nn  # noqa: E402
 from train_nets import Residual, Vgg, images, labels  # noqa: E402
 
-from onnxmerge.errors import CalibrationError, ModelError  # noqa: E402
+from onnxmerge.errors import CalibrationError, ModelError, TrainingError  # noqa: E402
 from onnxmerge.train import (  # noqa: E402
     Batches,
     HardConcrete,
@@ -104,6 +104,19 @@ def test_a_checkpoint_of_another_module_is_refused(tmp_path):
     (tmp_path / "bad.pt").write_bytes(b"no checkpoint")
     with pytest.raises(ModelError, match="cannot go on"):
         load_checkpoint(tmp_path / "bad.pt", trainer)
+
+
+def test_a_run_that_diverges_stops_before_the_step_and_says_what_to_do():
+    trainer, scheduler, data = prepared()
+    seen = {}
+
+    def broken(answers, targets):
+        return nn.functional.cross_entropy(answers, targets) * (math.nan if trainer.done == 3 else 1)
+
+    with pytest.raises(TrainingError, match=r"loss is nan at step 4 of 24.*smaller learning rate"):
+        fit(trainer, data, broken, after_step=lambda t: seen.update(state_of(t)), scheduler=scheduler)
+    assert trainer.done == 3
+    assert all(torch.equal(seen[name], p) for name, p in trainer.masks.module.named_parameters())
 
 
 @pytest.mark.parametrize("kind", ["macs", "params"])

@@ -67,6 +67,7 @@ def distill(
     Raises:
         ModelError: a model cannot be read, has operators that the executor does not cover, or the two
             do not belong together.
+        TrainingError: the loss is not finite: ``lr`` is too large, or the inputs are not finite.
     """
     options = options or Distillation()
     processes = processes or Processes()
