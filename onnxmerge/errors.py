@@ -62,6 +62,6 @@ class InternalError(OnnxMergeError):
 
 
 class TrainingError(OnnxMergeError):
-    """Training diverged: the loss is no finite number any more."""
+    """Training diverged: the loss is not finite, or beyond all measure."""
 
     exit_code = 10

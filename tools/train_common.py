@@ -109,9 +109,8 @@ class Run:
     """A training run: SGD with momentum, cosine, cross-entropy; evaluated at the end, timed.
 
     Attributes:
-        clip: the largest norm of the weights' gradient; None: any. A trained net that is taught again at
-            the learning rate of its start needs it: at temperature 4 its answers are far from saturated,
-            the loss is much steeper than the one that it was trained with, and momentum does the rest.
+        clip: the largest norm of the weights' gradient; None: any. Gates that close many at a time throw
+            a net far off; its gradient grows by a factor of a hundred, and momentum carries it away.
         seconds: how long training took.
     """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -17,6 +16,10 @@ from onnxmerge.train.budget import Budget, Pressure
 from onnxmerge.train.logs import Log
 from onnxmerge.train.masks import Masks
 from onnxmerge.train.scales import Scales
+
+# A net that diverges behind gates can stay finite for long: the gates close what explodes. From here on
+# a square is more than a float32 holds.
+_LARGEST_LOSS = torch.finfo(torch.float32).max ** 0.5
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,7 @@ class Trainer:
             loss: for the log, and for a check: without it a run that diverges goes on to its end.
 
         Raises:
-            TrainingError: the loss is not finite; nothing has been updated.
+            TrainingError: the loss is not finite or beyond all measure; nothing has been updated.
         """
         if loss is not None:
             self._check(loss)
@@ -198,9 +201,9 @@ class Trainer:
 
     def _check(self, loss: Tensor) -> None:
         value = float(loss.detach())
-        if not math.isfinite(value):
+        if not abs(value) < _LARGEST_LOSS:
             raise TrainingError(
-                f"the loss is {value} at step {self.done + 1} of {self.steps}: training diverged; "
+                f"the loss is {value:.6g} at step {self.done + 1} of {self.steps}: training diverged; "
                 f"use a smaller learning rate or clip the gradients, and check the data for values like it"
             )
 
