@@ -25,20 +25,26 @@ class Data:
     test: tuple[Tensor, Tensor]
 
 
-def read(path: Path, samples: int | None = None, mean=None, std=None) -> Data:
+def read(path: Path, samples: int | None = None, mean=None, std=None, crop: int = 0) -> Data:
     """Images and labels from an .npz (x_train, y_train, x_test, y_test; uint8, N first, channels last),
-    or from a folder of tiled images: train_*.webp, test_*.webp (32x32 each) and labels.npz.
+    or from a folder: of tiled images, train_*.webp, test_*.webp (32x32 each) and labels.npz; or of
+    photographs of one size that are named by their class (0123.jpg), every second one of them for testing.
 
     Args:
         samples: only so many of the training images, from the first on.
         mean, std: of the normalisation after division by 255, per channel; None: of the training images.
+        crop: the width and height of the middle part that is used; 0: all.
     """
-    if path.is_dir():
+    if path.is_dir() and not (path / "labels.npz").exists():
+        parts = _photographs(path)
+    elif path.is_dir():
         with np.load(path / "labels.npz") as labels:
             parts = {s: (_tiles(path, s), labels[s]) for s in ("train", "test")}
     else:
         with np.load(path) as stored:
             parts = {s: (stored[f"x_{s}"], stored[f"y_{s}"]) for s in ("train", "test")}
+    if crop:
+        parts = {split: (_middle(images, crop), labels) for split, (images, labels) in parts.items()}
     x = parts["train"][0]
     pixels = x.reshape(-1, x.shape[-1] if x.ndim == 4 else 1)
     mean = pixels.mean(0) / 255 if mean is None else np.array(mean)
@@ -51,6 +57,22 @@ def read(path: Path, samples: int | None = None, mean=None, std=None) -> Data:
 def _tiles(folder: Path, split: str) -> np.ndarray:
     files = sorted(folder.glob(f"{split}_*.webp"))
     return np.concatenate([np.asarray(Image.open(f).convert("RGB")).reshape(-1, 32, 32, 3) for f in files])
+
+
+def _photographs(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    files = sorted(folder.glob("*.jpg"))
+    return {
+        split: (
+            np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files[first::2]]),
+            np.array([int(file.stem) for file in files[first::2]]),
+        )
+        for split, first in (("train", 0), ("test", 1))
+    }
+
+
+def _middle(images: np.ndarray, size: int) -> np.ndarray:
+    top, left = ((length - size) // 2 for length in images.shape[1:3])
+    return images[:, top : top + size, left : left + size]
 
 
 def _normalised(images: np.ndarray, labels: np.ndarray, mean, std) -> tuple[Tensor, Tensor]:
