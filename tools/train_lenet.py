@@ -79,6 +79,7 @@ def main() -> None:
         shift=0,
         teach=0,
         clip=0.0,
+        decay=5e-4,
         held_out=5000,
         test=0,
         batch=128,
@@ -99,7 +100,8 @@ def main() -> None:
     phases: list[Run] = []
 
     def phase(epochs: int) -> Run:
-        run = Run(data, batches, epochs * len(batches), processes, options.lr, clip=options.clip or None)
+        steps, clip = epochs * len(batches), options.clip or None
+        run = Run(data, batches, steps, processes, options.lr, options.decay, clip)
         phases.append(run)
         return run
 
@@ -164,7 +166,8 @@ def row(options, masks, trainer: Trainer, result: Shrunk, measured, processes, s
         "lr": options.lr,
         "mask lr": options.mask_lr if target else "-",
         "weighed by": options.weigh if options.macs else "-",
-        "shift, teacher, clip": f"{options.shift}, {options.teach}, {options.clip:g}",
+        "shift, teacher": f"{options.shift}, {options.teach}",
+        "clip, decay": f"{options.clip:g}, {options.decay:g}",
         "recovered": trainer.recovered,
         "epochs, dense + masks + fixed + narrow": _epochs(options),
         "seed": options.seed,

@@ -36,7 +36,7 @@ class Distillation:
     """
 
     steps: int = 1000
-    lr: float = 1e-3
+    lr: float = 2e-4
     decay: float = 0.0
     features: bool = True
     batch_statistics: bool = False
@@ -74,8 +74,7 @@ def distill(
     originals = load(teacher).proto, load(student).proto
     names = shared_tensors(*originals, next_inputs(data), options.features)
     guide, pupil = (
-        OnnxModule(proto, names, batch_statistics=options.batch_statistics).to(processes.device)
-        for proto in originals
+        _executed(proto, names, options.batch_statistics).to(processes.device) for proto in originals
     )
     guide.eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(pupil.parameters(), lr=options.lr, weight_decay=options.decay)
@@ -84,6 +83,12 @@ def distill(
     inputs = Batches(data.tensors[:1], data.size, data.seed, data.augment)
     fit(trainer, inputs, relative_error, teacher=guide, scheduler=scheduler, processes=processes, **loop)
     return pupil.to_model()
+
+
+def _executed(proto: onnx.ModelProto, names: list[str], batch_statistics: bool) -> OnnxModule:
+    """A module with its images' channels last in memory: convolutions are faster that way, on CPUs too."""
+    module = OnnxModule(proto, names, batch_statistics=batch_statistics)
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack it
 
 
 def next_inputs(data: Batches) -> Tensor:
