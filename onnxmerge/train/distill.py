@@ -29,7 +29,9 @@ class Distillation:
 
     Attributes:
         steps: updates of the weights.
-        lr: the largest learning rate of Adam; it falls to zero along a cosine.
+        lr: the largest learning rate of Adam; it falls to zero along a cosine. The default suits batches of
+            64 and a student that is near its teacher. One that is far from it may bear 1e-3, batches of
+            8 may want 5e-5; too large a rate makes a good student worse.
         decay: weight decay (decoupled).
         features: match the sums (residual streams) that both models have, besides the outputs.
         batch_statistics: whether BatchNormalization uses, and follows, the batches' statistics.

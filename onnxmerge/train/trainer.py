@@ -17,8 +17,8 @@ from onnxmerge.train.logs import Log
 from onnxmerge.train.masks import Masks
 from onnxmerge.train.scales import Scales
 
-# A net that diverges behind gates can stay finite for long: the gates close what explodes. From here on
-# a square is more than a float32 holds.
+# A net that diverges behind gates can stay finite for thousands of steps. From here on a square is more
+# than a float32 holds.
 _LARGEST_LOSS = torch.finfo(torch.float32).max ** 0.5
 
 
