@@ -59,3 +59,9 @@ class InternalError(OnnxMergeError):
     """A rewritten model failed its own checks: a defect of onnxmerge, and nothing was written."""
 
     exit_code = 9
+
+
+class TrainingError(OnnxMergeError):
+    """Training diverged: the loss is not finite, or beyond all measure."""
+
+    exit_code = 10

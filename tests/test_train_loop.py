@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ torch = pytest.importorskip("torch", reason="the trainer needs torch")
 from torch import nn  # noqa: E402
 from train_nets import Residual, Vgg, images, labels  # noqa: E402
 
-from onnxmerge.errors import CalibrationError, ModelError  # noqa: E402
+from onnxmerge.errors import CalibrationError, ModelError, TrainingError  # noqa: E402
 from onnxmerge.train import (  # noqa: E402
     Batches,
     HardConcrete,
@@ -104,6 +105,29 @@ def test_a_checkpoint_of_another_module_is_refused(tmp_path):
     (tmp_path / "bad.pt").write_bytes(b"no checkpoint")
     with pytest.raises(ModelError, match="cannot go on"):
         load_checkpoint(tmp_path / "bad.pt", trainer)
+
+
+@pytest.mark.parametrize("wrong", ["nan", "inf", "1e+30"])
+def test_a_run_that_diverges_stops_before_the_step_and_says_what_to_do(wrong):
+    trainer, scheduler, data = prepared()
+    seen = {}
+
+    def loss(answers, targets):
+        value = nn.functional.cross_entropy(answers, targets)
+        return value if trainer.done < 3 else value / value.detach() * float(wrong)
+
+    with pytest.raises(TrainingError, match=rf"loss is {re.escape(wrong)} at step 4 of 24.*learning rate"):
+        fit(trainer, data, loss, after_step=lambda t: seen.update(state_of(t)), scheduler=scheduler)
+    assert trainer.done == 3
+    assert all(torch.equal(seen[name], p) for name, p in trainer.masks.module.named_parameters())
+
+
+def test_a_module_that_diverged_makes_no_file():
+    trainer, _, _ = prepared()
+    with torch.no_grad():
+        trainer.masks.places[0].weight.fill_(math.nan)
+    with pytest.raises(TrainingError, match="not finite"):
+        shrink(trainer.masks, images(2))
 
 
 @pytest.mark.parametrize("kind", ["macs", "params"])

@@ -25,20 +25,26 @@ class Data:
     test: tuple[Tensor, Tensor]
 
 
-def read(path: Path, samples: int | None = None, mean=None, std=None) -> Data:
+def read(path: Path, samples: int | None = None, mean=None, std=None, crop: int = 0) -> Data:
     """Images and labels from an .npz (x_train, y_train, x_test, y_test; uint8, N first, channels last),
-    or from a folder of tiled images: train_*.webp, test_*.webp (32x32 each) and labels.npz.
+    or from a folder: of tiled images, train_*.webp, test_*.webp (32x32 each) and labels.npz; or of
+    photographs of one size that are named by their class (0123.jpg), every second one of them for testing.
 
     Args:
         samples: only so many of the training images, from the first on.
         mean, std: of the normalisation after division by 255, per channel; None: of the training images.
+        crop: the width and height of the middle part that is used; 0: all.
     """
-    if path.is_dir():
+    if path.is_dir() and not (path / "labels.npz").exists():
+        parts = _photographs(path)
+    elif path.is_dir():
         with np.load(path / "labels.npz") as labels:
             parts = {s: (_tiles(path, s), labels[s]) for s in ("train", "test")}
     else:
         with np.load(path) as stored:
             parts = {s: (stored[f"x_{s}"], stored[f"y_{s}"]) for s in ("train", "test")}
+    if crop:
+        parts = {split: (_middle(images, crop), labels) for split, (images, labels) in parts.items()}
     x = parts["train"][0]
     pixels = x.reshape(-1, x.shape[-1] if x.ndim == 4 else 1)
     mean = pixels.mean(0) / 255 if mean is None else np.array(mean)
@@ -51,6 +57,22 @@ def read(path: Path, samples: int | None = None, mean=None, std=None) -> Data:
 def _tiles(folder: Path, split: str) -> np.ndarray:
     files = sorted(folder.glob(f"{split}_*.webp"))
     return np.concatenate([np.asarray(Image.open(f).convert("RGB")).reshape(-1, 32, 32, 3) for f in files])
+
+
+def _photographs(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    files = sorted(folder.glob("*.jpg"))
+    return {
+        split: (
+            np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files[first::2]]),
+            np.array([int(file.stem) for file in files[first::2]]),
+        )
+        for split, first in (("train", 0), ("test", 1))
+    }
+
+
+def _middle(images: np.ndarray, size: int) -> np.ndarray:
+    top, left = ((length - size) // 2 for length in images.shape[1:3])
+    return images[:, top : top + size, left : left + size]
 
 
 def _normalised(images: np.ndarray, labels: np.ndarray, mean, std) -> tuple[Tensor, Tensor]:
@@ -109,6 +131,8 @@ class Run:
     """A training run: SGD with momentum, cosine, cross-entropy; evaluated at the end, timed.
 
     Attributes:
+        clip: the largest norm of the weights' gradient; None: any. Gates that close many at a time throw
+            a net far off; its gradient grows by a factor of a hundred, and momentum carries it away.
         seconds: how long training took.
     """
 
@@ -118,10 +142,14 @@ class Run:
     processes: Processes
     lr: float = 0.05
     decay: float = 5e-4
+    clip: float | None = None
     seconds: float = field(default=0.0, init=False)
 
     def optimizer(self, module: nn.Module) -> torch.optim.SGD:
-        return torch.optim.SGD(module.parameters(), lr=self.lr, momentum=0.9, weight_decay=self.decay)
+        optimizer = torch.optim.SGD(module.parameters(), lr=self.lr, momentum=0.9, weight_decay=self.decay)
+        if self.clip:
+            optimizer.register_step_pre_hook(lambda *_: _clip(optimizer, self.clip))
+        return optimizer
 
     def learn(
         self,
@@ -150,14 +178,20 @@ class Run:
         self.seconds = time.perf_counter() - start
         return trainer
 
-    def plain(self, module: nn.Module) -> nn.Module:
+    def plain(self, module: nn.Module, teacher: nn.Module | None = None) -> nn.Module:
         """Train a module without gates for all steps."""
-        self.learn(NoMasks(module.to(self.processes.device)))
+        self.learn(NoMasks(module.to(self.processes.device)), teacher=teacher)
         return module
 
     def error(self, module: nn.Module) -> float:
         """Test error in percent."""
         return 100 * (1 - accuracy(module, *self.data.test))
+
+
+def _clip(optimizer: torch.optim.Optimizer, largest: float) -> None:
+    """Shorten the gradient of all weights of an optimizer; looked up late, for masks leave it first."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    nn.utils.clip_grad_norm_(weights, largest)
 
 
 def taught(answers: Tensor, guide: Tensor, labels: Tensor, temperature: float = 4.0) -> Tensor:

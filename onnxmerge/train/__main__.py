@@ -64,7 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     teach.add_argument("--steps", type=int, default=Distillation.steps, help="updates of the weights")
     teach.add_argument("--batch", type=int, default=64, help="samples in a batch")
     teach.add_argument(
-        "--lr", type=float, default=Distillation.lr, help="largest learning rate (Adam, cosine)"
+        "--lr",
+        type=float,
+        default=Distillation.lr,
+        help="largest learning rate (Adam, cosine)",
     )
     teach.add_argument("--outputs-only", action="store_true", help="do not match residual sums")
     teach.add_argument("--augment", action="store_true", help="shift and mirror images")

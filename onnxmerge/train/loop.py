@@ -54,6 +54,7 @@ def fit(
 
     Raises:
         ModelError, OutputError: the checkpoint cannot be read or written.
+        TrainingError: training diverged; a checkpoint stays as it was last written.
     """
     processes = processes or Processes()
     module = processes.spread(trainer.masks.module)

@@ -10,7 +10,7 @@ import onnx
 from torch import Tensor
 
 from onnxmerge.channels import Channels
-from onnxmerge.errors import InternalError
+from onnxmerge.errors import InternalError, TrainingError
 from onnxmerge.graph import load, save
 from onnxmerge.graph.view import Axis
 from onnxmerge.plan import Selection
@@ -60,12 +60,15 @@ def shrink(masks: Masks, example: Example, *, exporter: Exporter = to_onnx) -> S
 
     Raises:
         ModelError: the module cannot be exported.
+        TrainingError: what the module answers is not finite.
         InternalError: the smaller model does not answer as the module does, to 1e-4.
     """
     device = next(masks.module.parameters()).device
     inputs = tuple(x.to(device) for x in inputs_of(example))
     with evaluating(masks.module):
         expected = _arrays(masks.module(*inputs))
+    if not all(np.isfinite(answer).all() for answer in expected):
+        raise TrainingError("the trained module answers with values that are not finite: training diverged")
     with masks.folded() as module:
         dense = exporter(module, inputs)
     runtime = Runtime.create("cpu", 1)

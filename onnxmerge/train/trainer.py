@@ -10,12 +10,16 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
-from onnxmerge.errors import BudgetError, UsageError
+from onnxmerge.errors import BudgetError, TrainingError, UsageError
 from onnxmerge.train.behind import keep_behind_gates
 from onnxmerge.train.budget import Budget, Pressure
 from onnxmerge.train.logs import Log
 from onnxmerge.train.masks import Masks
 from onnxmerge.train.scales import Scales
+
+# A net that diverges behind gates can stay finite for thousands of steps. From here on a square is more
+# than a float32 holds.
+_LARGEST_LOSS = torch.finfo(torch.float32).max ** 0.5
 
 
 @dataclass(frozen=True)
@@ -167,8 +171,13 @@ class Trainer:
         """Update what the turn says from the gradients that ``backward`` left, and clear them all.
 
         Args:
-            loss: for the log.
+            loss: for the log, and for a check: without it a run that diverges goes on to its end.
+
+        Raises:
+            TrainingError: the loss is not finite or beyond all measure; nothing has been updated.
         """
+        if loss is not None:
+            self._check(loss)
         turn = self.turn
         if turn != "masks":
             self._apply(self.optimizer)
@@ -189,6 +198,14 @@ class Trainer:
         if self._log is not None and (self.done % self._log_every == 0 or self.done == self.steps):
             seen = {} if loss is None else {"loss": float(loss.detach())}
             self._log.write(self.done, self.state_of_masks() | seen)
+
+    def _check(self, loss: Tensor) -> None:
+        value = float(loss.detach())
+        if not abs(value) < _LARGEST_LOSS:
+            raise TrainingError(
+                f"the loss is {value:.6g} at step {self.done + 1} of {self.steps}: training diverged; "
+                f"use a smaller learning rate or clip the gradients, and check the data for values like it"
+            )
 
     def _apply(self, optimizer: Optimizer) -> None:
         if self._scaler is None:
