@@ -104,7 +104,8 @@ def test_few_rows_are_fitted_only_as_far_as_it_helps_on_others():
 def test_what_is_made_of_a_channel():
     text = """net (float[N,3,8,8] x) => (float[N,5,8,8] y)
         <float[4,3,1,1] w, float[4,1,3,3] d, float[5,4,1,1] v> {
-        h = Conv(x, w)  a = Relu(h)  k = Conv<group = 4, pads = [1,1,1,1]>(a, d)  b = Relu(k)  y = Conv(b, v) }"""
+        h = Conv(x, w)  a = Relu(h)  k = Conv<group = 4, pads = [1,1,1,1]>(a, d)
+        b = Relu(k)  y = Conv(b, v) }"""
     proto = support.model(text)
     values = {t.name: numpy_helper.to_array(t).astype(np.float64) for t in proto.graph.initializer}
     analysed = support.analysed(proto, {"x": np.zeros((1, 3, 8, 8), np.float32)})

@@ -40,7 +40,7 @@ def demand(channels: Channels, sites: Sequence[FoldSite]) -> np.ndarray:
 
 
 def _depthwise(node: NodeView) -> np.ndarray | None:
-    """The stored kernels of a depthwise convolution, which carries what is made of its outputs to its inputs."""
+    """The stored kernels of a depthwise convolution: they carry the demand from its outputs to its inputs."""
     weight = node.x[1] if node.op == "Conv" else None
     if weight is None or weight.constant is None or not node.attr("group", 1) == weight.shape[0] > 1:
         return None
