@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from math import prod
+from dataclasses import dataclass, replace
+from math import ceil, prod
 
 import numpy as np
 
@@ -19,7 +19,7 @@ Values = dict[str, np.ndarray]
 # number, where there are less than half as many rows: hundreds of MB and minutes would hold nothing more.
 MOST_FEATURES = 5120
 _CHEAP_FEATURES = 1536
-# How many rows are kept then.
+# About how many rows are kept then.
 _MOST_ROWS = 2048
 # A regression whose targets differ by more than this share is not what the operator computes.
 _FORM_TOLERANCE = 0.02
@@ -132,18 +132,21 @@ class _Collector:
         self._form = form = fit.form if fit is not None else None
         count = form.blocks if form is not None else site.contract.blocks
         channel = site.channel[site.columns]
-        self._stays, self._goes = stays[channel], goes[channel]
+        self._staying, self._going = stays[channel], goes[channel]
         self._places = [
             (np.flatnonzero(s), np.flatnonzero(g))
-            for s, g in zip(np.split(self._stays, count), np.split(self._goes, count), strict=True)
+            for s, g in zip(np.split(self._staying, count), np.split(self._going, count), strict=True)
         ]
         self._present = np.flatnonzero(stays[form.channel]) if form is not None else np.zeros(0, np.int64)
         shapes = site.channels.view.shapes
         rows = prod(shapes[site.node.y[0].name]) // form.site.output.size if form is not None else 0
         self._wide = not sample.tells(len(self._present), rows)
+        if self._wide:
+            self._sample = replace(sample, per_batch=min(sample.per_batch, ceil(_MOST_ROWS / sample.batches)))
         positions = prod(shapes[site.data.tensor]) // site.data.size
-        self._mixes = bool(self._goes.any()) and sample.tells(site.data.size, positions)
-        # Of one tap, features are data positions: rows and products serve both regressions.
+        self._mixes = bool(self._going.any()) and sample.tells(site.data.size, positions)
+        # Of one tap, features are data positions: rows and products serve both regressions, the positions
+        # that may go as further targets.
         self._joint = self._mixes and form is not None and form.taps == 1 and not self._wide
         self._splitters = [_Splitter() for _ in range(count)]
         self._mixers = [_Splitter() for _ in range(count)]
@@ -167,7 +170,7 @@ class _Collector:
         target = fit.target(old, new)
         count = form.count(target)
         chosen, cut = self._sample.of(count, count // max(target.shape[0], 1), batch)
-        features = form.rows(_taken(new[data.tensor], self._stays, data.axis), target.shape, chosen)
+        features = form.rows(_taken(new[data.tensor], self._staying, data.axis), target.shape, chosen)
         targets = form.targets(target, chosen)
         if batch == 0 and fit.other is None:
             self._trusted = _confirmed(data.tensor, fit, old, chosen, targets)
@@ -175,7 +178,7 @@ class _Collector:
             found.blocks.extend(zip(features, targets, strict=True))
             return
         if self._joint:
-            before = form.rows(_taken(old[data.tensor], self._goes, data.axis), target.shape, chosen)
+            before = form.rows(_taken(old[data.tensor], self._going, data.axis), target.shape, chosen)
             targets = np.concatenate([targets, before], axis=2)
         for splitter, f, t in zip(self._splitters, features, targets, strict=True):
             found.blocks.append(splitter.products(f, t, cut))
@@ -239,8 +242,8 @@ def _confirmed(data: str, fit: Fit, old: Values, chosen: np.ndarray, targets: np
 
 
 def _rows(stored: list[tuple[np.ndarray, np.ndarray]]) -> Rows:
-    features = np.concatenate([f for f, _ in stored])[:_MOST_ROWS]
-    targets = np.concatenate([t for _, t in stored])[:_MOST_ROWS]
+    features = np.concatenate([f for f, _ in stored])
+    targets = np.concatenate([t for _, t in stored])
     means = [v.mean(axis=0, dtype=np.float64) for v in (features, targets)]
     return Rows(
         features - means[0].astype(np.float32), targets - means[1].astype(np.float32), means[0], means[1]
