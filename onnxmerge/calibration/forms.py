@@ -18,6 +18,8 @@ from onnxmerge.channels.sites import FoldSite
 from onnxmerge.graph.view import Axis
 
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
+# One position of so many, or fewer: bringing all channels together first would take longer.
+_SPARSE = 4
 _PRODUCTS = ("Gemm", "MatMul", "FusedGemm", "FusedMatMul")
 
 
@@ -41,7 +43,7 @@ class LinearForm:
     output: Axis
     _to_matrix: Callable[[np.ndarray], np.ndarray]
     _to_weight: Callable[[np.ndarray], np.ndarray]
-    _gather: Callable[[np.ndarray, tuple[int, ...], np.ndarray], np.ndarray]
+    _gather: Callable[[np.ndarray, tuple[int, ...], np.ndarray, slice | np.ndarray], np.ndarray]
 
     @property
     def features(self) -> int:
@@ -64,9 +66,15 @@ class LinearForm:
         """The number of rows in the site's output (or a tensor of that shape)."""
         return y.size // y.shape[self.output.axis]
 
-    def rows(self, x: np.ndarray, y_shape: tuple[int, ...], chosen: np.ndarray) -> np.ndarray:
-        """The features of the chosen rows, float32 [blocks, rows, features]."""
-        return self._gather(x, y_shape, chosen)
+    def rows(
+        self, x: np.ndarray, y_shape: tuple[int, ...], chosen: np.ndarray, taken: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The features of the chosen rows, float32 [blocks, rows, features].
+
+        Args:
+            taken: bool, the positions of the data axis that matter, as many in every block; None: all.
+        """
+        return self._gather(x, y_shape, chosen, np.s_[:] if taken is None or taken.all() else taken)
 
     def targets(self, y: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         """The targets of the chosen rows, float32 [blocks, rows, outputs]."""
@@ -103,9 +111,9 @@ def _product(site: FoldSite, rows: int, output: Axis) -> LinearForm | None:
     if alpha == 0:
         return None
 
-    def gather(x: np.ndarray, y_shape: tuple[int, ...], chosen: np.ndarray) -> np.ndarray:
+    def gather(x: np.ndarray, y_shape: tuple[int, ...], chosen: np.ndarray, taken) -> np.ndarray:
         last = np.moveaxis(x, site.data.axis, -1)
-        return _rows(last, chosen).astype(np.float32, copy=False)[None]
+        return _rows(last, chosen)[:, taken].astype(np.float32, copy=False)[None]
 
     # Views where they can be: such weights have hundreds of MB.
     def to_matrix(w: np.ndarray) -> np.ndarray:
@@ -154,9 +162,13 @@ def _convolution(site: FoldSite, output: Axis) -> LinearForm:
         return m.transpose(0, 1, 3, 2).reshape(shape)
 
     geometry = _transposed_geometry if transposed else _geometry
+    pointwise = taps == 1 and not transposed and not any(site.node.attr("pads", []))
+    pointwise &= _attributes(site, kernel)[0] == [1] * len(kernel)
 
-    def gather(x: np.ndarray, y_shape: tuple[int, ...], chosen: np.ndarray) -> np.ndarray:
-        padded, stride, dilation = geometry(site, x, y_shape, kernel)
+    def gather(x: np.ndarray, y_shape: tuple[int, ...], chosen: np.ndarray, taken) -> np.ndarray:
+        if pointwise and len(chosen) * _SPARSE < x.size // x.shape[1]:
+            return _at(x, y_shape, chosen, taken, blocks)
+        padded, stride, dilation = geometry(site, x[:, taken], y_shape, kernel)
         return _patches(padded, y_shape, chosen, kernel, stride, dilation, blocks)
 
     return LinearForm(
@@ -170,6 +182,13 @@ def _convolution(site: FoldSite, output: Axis) -> LinearForm:
         to_weight,
         gather,
     )
+
+
+def _at(x: np.ndarray, y_shape: tuple[int, ...], chosen: np.ndarray, taken, blocks: int) -> np.ndarray:
+    """What a kernel of one tap reads for a few of many output positions."""
+    sample, place = np.divmod(chosen, prod(y_shape[2:]))
+    found = x.reshape(*x.shape[:2], -1)[sample, :, place][:, taken].astype(np.float32, copy=False)
+    return np.ascontiguousarray(found.reshape(len(chosen), blocks, -1).transpose(1, 0, 2))
 
 
 def _patches(padded, y_shape, chosen, kernel, stride, dilation, blocks) -> np.ndarray:

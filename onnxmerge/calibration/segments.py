@@ -24,6 +24,8 @@ from onnxmerge.runtime import Runtime, Session
 # they are needed.
 MOST_KEPT = 400 << 20
 MOST_STORED = 2 << 30
+# Operators whose third input, if there is one, is added to the output per channel (axis 1).
+_WITH_BIAS = ("Conv", "ConvTranspose")
 
 
 class Segments:
@@ -98,7 +100,22 @@ class Segments:
 
     def add_to_output(self, node: int, values: np.ndarray) -> None:
         """Add a constant (that broadcasts) to the first output of a node that has not run yet."""
-        self._append(node, "Add", values)
+        *rest, last = self._edits.get(node, [self._nodes[node]])
+        output, changed = last.output[0], onnx.NodeProto()
+        changed.CopyFrom(last)
+        bias = last.input[2] if len(last.input) > 2 else ""
+        if last.op_type in _WITH_BIAS and (not bias or bias in self._constants):
+            # The operator does it on the way, and what follows can still be fused with it.
+            old = self.constant(bias) if bias else np.zeros((), values.dtype)
+            name = f"{output}__bias"
+            self._constants[name] = weights.tensor_of(name, old + values.reshape(-1))
+            changed.input[:] = [*last.input[:2], name]
+            self._edits[node] = [*rest, changed]
+            return
+        inner = f"{output}__before"
+        changed.output[0] = inner
+        self._constants[f"{inner}_by"] = numpy_helper.from_array(values, f"{inner}_by")
+        self._edits[node] = [*rest, changed, helper.make_node("Add", [inner, f"{inner}_by"], [output])]
 
     def scale_input(self, node: int, operand: int, values: np.ndarray) -> None:
         """Multiply an input of a node by a constant (that broadcasts)."""
@@ -164,16 +181,6 @@ class Segments:
         model.opset_import.extend(self._model.opset_import)
         runtime = self._runtime if threads is None else replace(self._runtime, threads=threads)
         return runtime.session(model)
-
-    def _append(self, node: int, op: str, values: np.ndarray) -> None:
-        *rest, last = self._edits.get(node, [self._nodes[node]])
-        output = last.output[0]
-        inner = f"{output}__before_{len(rest)}"
-        changed = onnx.NodeProto()
-        changed.CopyFrom(last)
-        changed.output[0] = inner
-        self._constants[f"{inner}_by"] = numpy_helper.from_array(values, f"{inner}_by")
-        self._edits[node] = [*rest, changed, helper.make_node(op, [inner, f"{inner}_by"], [output])]
 
 
 class Reading:

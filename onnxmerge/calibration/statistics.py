@@ -28,7 +28,7 @@ MOST_FEATURES = 1536
 # Covariances of more positions than this do not fit.
 _MOST_POSITIONS = 4096
 # Activations of one batch that may be alive at once, in bytes.
-_MOST_BYTES = 64 << 20
+_MOST_BYTES = 128 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,13 +200,14 @@ class _Sums:
 
     @classmethod
     def of(cls, values: np.ndarray, axis: int) -> _Sums:
-        others = tuple(i for i in range(values.ndim) if i != axis % values.ndim)
-        wide = values if values.dtype.kind == "f" else values.astype(np.float32)
-        return cls(
-            values.size // max(values.shape[axis], 1),
-            wide.sum(axis=others, dtype=np.float64),
-            np.square(wide, dtype=np.float32).sum(axis=others, dtype=np.float64),
-        )
+        axis %= values.ndim
+        size = values.shape[axis]
+        x = values if values.dtype == np.float32 else values.astype(np.float32)
+        x = x.reshape(prod(values.shape[:axis]), size, -1)
+        # Single precision along one row at a time, double between rows.
+        sums, squares = (x, np.square(x)) if x.shape[2] == 1 else (x.sum(2), np.einsum("oci,oci->oc", x, x))
+        sums, squares = (v.reshape(len(x), size).sum(0, dtype=np.float64) for v in (sums, squares))
+        return cls(values.size // max(size, 1), sums, squares)
 
     def add(self, other: _Sums) -> None:
         self.count += other.count

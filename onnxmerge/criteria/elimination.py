@@ -25,6 +25,8 @@ FREE = 1e-5
 _ROWS_PER_FEATURE = 3
 # Wide groups lose several channels between two updates, so that there are at most so many.
 _MOST_STEPS = 1024
+# Features that are taken out of the whole covariance at a time.
+_POSTPONED = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,85 +120,94 @@ def _remove(states: list[_State], goal: int, most: float, order: list[int], cost
 class _State:
     """One regression under elimination: features ordered by channel, with as many for each.
 
-    ``h`` and ``b`` are in Fortran order, so that BLAS updates them in place; the removed are squeezed
-    out from time to time.
+    At each step, only those parts of the precision H and of the products B'B count that lie between
+    features of one channel. These are kept up to date; H and B are updated for many removals together,
+    and left by the channels that are gone at the same time.
     """
 
     def __init__(self, regression: Regression, count: int, ridge: float, gone: Sequence[int] = ()):
-        index, each, idle = _by_channel(regression.owner, count)
-        real = len(regression.owner)
-        h = np.eye(real + idle)
-        h[:real, :real] = precision(regression.gram, ridge)
-        b = np.zeros((len(regression.coefficients), real + idle))
-        b[:, :real] = regression.coefficients
-        if len(b) > b.shape[1]:
+        self.total = count
+        self._channels = np.setdiff1d(np.arange(count), gone)
+        index = _by_channel(regression.owner, self._channels)
+        self._each, features = index.shape[1], index.size
+        # Channels with fewer features than others get idle ones: independent, and without weight.
+        real, which = np.flatnonzero(index >= 0), index[index >= 0]
+        h, b = np.eye(features), np.zeros((len(regression.coefficients), features))
+        h[np.ix_(real, real)] = precision(regression.gram, ridge)[np.ix_(which, which)]
+        b[:, real] = regression.coefficients[:, which]
+        if len(b) > features:
             # Only products of coefficients with one another count, and this has the same ones.
             b = np.asarray(np.linalg.qr(b, mode="r"))
-        self._each, self.total = each, count
-        self._first = len(index) - count * each
-        self._h = np.asfortranarray(h[np.ix_(index, index)])
-        self._b = np.asfortranarray(b[:, index])
-        self._channels = np.arange(count)
-        self._gone = np.isin(self._channels, gone)
-        self._squeeze()
+        # In Fortran order, which BLAS can update in place; h is symmetric.
+        self._h, self._b = h.T, np.asfortranarray(b)
+        self._begin(max(_POSTPONED, self._each))
+
+    def _begin(self, room: int) -> None:
+        """With nothing postponed, nothing gone, and room for so many features that go."""
+        c, t = len(self._channels), self._each
+        self._gone = np.zeros(c, dtype=bool)
+        self._rows, self._gains = np.empty((room, c * t)), np.empty((room, c * t))
+        self._columns = np.empty((room, len(self._b)))
+        self._count = 0
+        between = np.arange(c)
+        self._own_h = self._h.T.reshape(c, t, c, t)[between, :, between, :].copy()
+        self._own_products = self._within(self._b, self._b)
 
     def increments(self) -> np.ndarray:
         """What removing each channel would cost, float64 [count]; infinite for those that are gone."""
-        c, t, first = len(self._channels), self._each, self._first
-        result = np.full(self.total, np.inf)
-        if t == 1:
-            left = self._b[:, first:]
-            found = np.einsum("oc,oc->c", left, left) / np.maximum(np.diagonal(self._h)[first:], 1e-300)
+        if self._each == 1:
+            found = self._own_products[:, 0, 0] / np.maximum(self._own_h[:, 0, 0], 1e-300)
         else:
-            blocks = self._h[first:, first:].reshape(c, t, c, t)[np.arange(c), :, np.arange(c), :]
-            b = self._b[:, first:].reshape(len(self._b), c, t).transpose(1, 2, 0)
-            found = np.trace(np.linalg.solve(blocks, b @ b.transpose(0, 2, 1)), axis1=1, axis2=2)
+            found = np.trace(np.linalg.solve(self._own_h, self._own_products), axis1=1, axis2=2)
+        result = np.full(self.total, np.inf)
         result[self._channels[~self._gone]] = found[~self._gone]
         return result
 
     def remove(self, channels: Sequence[int]) -> None:
+        t, new = self._each, len(channels) * self._each
+        if self._count + new > len(self._rows):
+            self._catch_up(max(_POSTPONED, new))
         numbers = np.searchsorted(self._channels, channels)
-        starts = self._first + numbers * self._each
-        place: slice | np.ndarray
-        if len(numbers) == 1:
-            place = slice(int(starts[0]), int(starts[0]) + self._each)
-        else:
-            place = (starts[:, None] + np.arange(self._each)).reshape(-1)
-        rows = self._h[:, place].T.copy()
-        gain = np.linalg.solve(rows[:, place], rows)
-        self._b = dgemm(-1.0, self._b[:, place].copy(), gain, beta=1.0, c=self._b, overwrite_c=1)
-        self._h = dgemm(-1.0, rows.T, gain, beta=1.0, c=self._h, overwrite_c=1)
-        # A removed channel is independent of all others from here on.
-        self._h[place, :] = 0
-        self._h[:, place] = 0
-        if isinstance(place, slice):
-            self._h[place, place] = np.eye(self._each)
-        else:
-            self._h[place, place] = 1.0
-        self._b[:, place] = 0
+        place = (numbers[:, None] * t + np.arange(t)).reshape(-1)
+        rows, gains, columns = (x[: self._count] for x in (self._rows, self._gains, self._columns))
+        h = self._h[:, place].T - rows[:, place].T @ gains
+        b = self._b[:, place].T - gains[:, place].T @ columns
+        products = b @ self._b - (b @ columns.T) @ gains
+        gain = np.linalg.solve(h[:, place], h)
+        for postponed, x in zip((self._rows, self._gains, self._columns), (h, gain, b), strict=True):
+            postponed[self._count : self._count + new] = x
+        self._count += new
+        # B loses b' gain, so B'B loses p' gain + gain' p - gain' p_j gain: two equal halves of the last.
+        half = self._within(products - products[:, place] @ gain / 2, gain)
+        self._own_products -= half + half.transpose(0, 2, 1)
+        self._own_h -= self._within(h, gain)
         self._gone[numbers] = True
-        if self._gone.sum() > len(self._gone) // 6:
-            self._squeeze()
+        self._own_h[self._gone], self._own_products[self._gone] = np.eye(t), 0.0
 
-    def _squeeze(self) -> None:
-        stay = np.concatenate([np.ones(self._first, dtype=bool), np.repeat(~self._gone, self._each)])
-        self._h = np.asfortranarray(self._h[np.ix_(stay, stay)])
-        self._b = np.asfortranarray(self._b[:, stay])
+    def _within(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """The blocks of a' b that lie between features of one channel, [channels, t, t]."""
+        shape = len(a), len(self._channels), self._each
+        return a.reshape(shape).transpose(1, 2, 0) @ b.reshape(shape).transpose(1, 0, 2)
+
+    def _catch_up(self, room: int) -> None:
+        """Do what was postponed, and drop the channels that are gone."""
+        stay = np.repeat(~self._gone, self._each)
+        rows, gains = (np.asfortranarray(x[: self._count, stay].T) for x in (self._rows, self._gains))
+        columns = self._columns[: self._count].T
+        h, b = self._h.T[np.ix_(stay, stay)].T, np.asfortranarray(self._b[:, stay])
+        self._h = dgemm(-1.0, rows, gains, beta=1.0, c=h, trans_b=1, overwrite_c=1)
+        self._b = dgemm(-1.0, columns, gains, beta=1.0, c=b, trans_b=1, overwrite_c=1)
         self._channels = self._channels[~self._gone]
-        self._gone = np.zeros(len(self._channels), dtype=bool)
+        self._begin(room)
 
 
-def _by_channel(owner: np.ndarray, count: int) -> tuple[np.ndarray, int, int]:
-    """Features of no candidate first, then those of each channel; channels with fewer get idle ones.
-
-    Idle features are independent and without weight; they stand behind the real ones.
-
-    Returns:
-        The order, how many features each channel has, and how many idle features there are.
-    """
-    per_channel = np.bincount(owner[owner >= 0], minlength=count)
-    each = int(per_channel.max(initial=1))
-    missing = each - per_channel
-    idle_owner = np.repeat(np.arange(count), missing)
-    index = np.argsort(np.concatenate([owner, idle_owner]), kind="stable")
-    return index, each, int(missing.sum())
+def _by_channel(owner: np.ndarray, channels: np.ndarray) -> np.ndarray:
+    """The features of each of some channels, int64 [channels, most], -1 behind those of channels with fewer."""
+    mine = np.flatnonzero(np.isin(owner, channels))
+    mine = mine[np.argsort(owner[mine], kind="stable")]
+    number = np.searchsorted(channels, owner[mine])
+    per_channel = np.bincount(number, minlength=len(channels))
+    index = np.full((len(channels), int(per_channel.max(initial=1))), -1, dtype=np.int64)
+    first = np.cumsum(per_channel) - per_channel
+    index[number, np.arange(len(mine)) - first[number]] = mine
+    return index

@@ -167,18 +167,18 @@ class _Collector:
     def _regression(self, batch: int, old: Values, new: Values, found: _Found) -> None:
         fit, form, data = self._request.fit, self._form, self._request.site.data
         assert fit is not None and form is not None
-        target = fit.target(old, new)
-        count = form.count(target)
-        chosen, cut = self._sample.of(count, count // max(target.shape[0], 1), batch)
-        features = form.rows(_taken(new[data.tensor], self._staying, data.axis), target.shape, chosen)
-        targets = form.targets(target, chosen)
+        y = old[fit.target_name]
+        count = form.count(y)
+        chosen, cut = self._sample.of(count, count // max(y.shape[0], 1), batch)
+        features = form.rows(new[data.tensor], y.shape, chosen, self._staying)
+        targets = fit.targets(old, new, chosen)
         if batch == 0 and fit.other is None:
             self._trusted = _confirmed(data.tensor, fit, old, chosen, targets)
         if self._wide:
             found.blocks.extend(zip(features, targets, strict=True))
             return
         if self._joint:
-            before = form.rows(_taken(old[data.tensor], self._going, data.axis), target.shape, chosen)
+            before = form.rows(old[data.tensor], y.shape, chosen, self._going)
             targets = np.concatenate([targets, before], axis=2)
         for splitter, f, t in zip(self._splitters, features, targets, strict=True):
             found.blocks.append(splitter.products(f, t, cut))
@@ -225,11 +225,6 @@ class _Collector:
             mixed = [mixer.split() for mixer in self._mixers]
         mixing = [Mixing(split, *places) for split, places in zip(mixed, self._places, strict=False)]
         return Paired(self._present, tuple(blocks), tuple(mixing), fit)
-
-
-def _taken(x: np.ndarray, which: np.ndarray, axis: int) -> np.ndarray:
-    """The positions of an axis for which ``which`` is true."""
-    return x if which.all() else np.compress(which, x, axis=axis)
 
 
 def _confirmed(data: str, fit: Fit, old: Values, chosen: np.ndarray, targets: np.ndarray) -> bool:

@@ -40,16 +40,19 @@ class Fit:
         """The tensor of the untouched model that the target is made from."""
         return self.output if self.other is None else self.fed.total
 
-    def target(self, old: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray]) -> np.ndarray:
-        """What the site should compute on this batch, in the shape of its output."""
-        total = old[self.target_name]
+    def targets(
+        self, old: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray], chosen: np.ndarray
+    ) -> np.ndarray:
+        """What the site should compute in the chosen rows of a batch, float32 [blocks, rows, outputs]."""
+        total, form = old[self.target_name], self.form
+        found = form.targets(total, chosen)
         if self.other is None:
-            return total
-        shape = [1] * total.ndim
-        shape[self.fed.axis] = -1
-        wide = np.promote_types(total.dtype, np.float32)  # half precision would lose the difference
-        scale, shift = (v.astype(wide).reshape(shape) for v in (self.fed.scale, self.fed.shift))
-        return (total.astype(wide, copy=False) - new[self.other] - shift) / scale
+            return found
+        other = form.targets(np.broadcast_to(new[self.other], total.shape), chosen)
+        scale, shift = (
+            v.astype(np.float32).reshape(form.blocks, 1, form.outputs) for v in (self.fed.scale, self.fed.shift)
+        )
+        return (found - other - shift) / scale
 
 
 @dataclass(frozen=True, eq=False)
