@@ -40,6 +40,41 @@ def test_costs_are_those_of_refitting(owner, monkeypatch):
             assert costs[number] <= loss * (1 + 1e-3)
 
 
+def plain_elimination(gram: np.ndarray, coefficients: np.ndarray, owner: np.ndarray, ridge: float):
+    """The order and costs of removals with everything updated after each."""
+    h, b = np.linalg.inv(gram + ridge * np.trace(gram) / len(gram) * np.eye(len(gram))), coefficients
+    order, costs = [], []
+    count = owner.max() + 1
+    while len(order) < count - 1:
+        price = {}
+        for channel in sorted(set(range(count)) - set(order)):
+            j = np.flatnonzero(owner == channel)
+            price[channel] = np.trace(np.linalg.solve(h[np.ix_(j, j)], b[:, j].T @ b[:, j]))
+        order.append(min(price, key=price.__getitem__))
+        costs.append(price[order[-1]])
+        j = np.flatnonzero(owner == order[-1])
+        gain = np.linalg.solve(h[np.ix_(j, j)], h[j])
+        b, h = b - b[:, j] @ gain, h - h[:, j] @ gain
+        left = np.flatnonzero(owner != order[-1])
+        h, b, owner = h[np.ix_(left, left)], b[:, left], owner[left]
+    return order, np.cumsum(costs)
+
+
+@pytest.mark.parametrize("each", [1, 3])
+@pytest.mark.parametrize("outputs", [20, 400])
+def test_many_removals_are_those_of_plain_updates(each, outputs):
+    """So many that what is postponed is done several times; some channels have fewer features, some none."""
+    rng = np.random.default_rng(4)
+    owner = rng.permutation(np.concatenate([np.repeat(np.arange(100), each), [0, 5, 7], np.full(9, -1)]))
+    gram = np.cov(rng.standard_normal((2 * len(owner), len(owner))).T)
+    coefficients = rng.standard_normal((outputs, len(owner))) * rng.gamma(1.0, size=len(owner))
+    regression = Regression(gram, coefficients, owner, 2 * len(owner))
+    order, costs = eliminate([regression], 100)
+    expected, expected_costs = plain_elimination(gram, coefficients, owner, regression.ridge)
+    np.testing.assert_array_equal(order, expected)
+    np.testing.assert_allclose(costs, expected_costs, rtol=1e-9)
+
+
 def test_copies_go_first_and_cost_nothing():
     rng = np.random.default_rng(1)
     features = rng.standard_normal((500, 10))

@@ -234,6 +234,7 @@ def test_the_smaller_model_is_the_one_that_was_walked(name):
 # --- the regression behind every operator -------------------------------------------------------------
 
 FORMS = {
+    "pointwise": ("float[N,4,9,8] x", "float[6,4,1,1] w, float[6] b", "Conv(x, w, b)"),
     "conv": (
         "float[N,4,9,8] x",
         "float[6,4,3,2] w, float[6] b",
@@ -290,6 +291,12 @@ def test_regression_of_every_operator(name):
     beta = 2.0 if name == "gemm" else 1.0
     np.testing.assert_allclose(found + beta * bias, targets, atol=1e-4)
     np.testing.assert_allclose(form.weight(form.matrix()), site.weight.constant, atol=1e-6)
+    taken = np.tile([True, False], -(-site.data.size // 2))[: site.data.size]
+    if form.blocks == 1:
+        features = np.tile(taken[site.columns], form.taps)
+        for few in (chosen[:1], chosen[1::3]):
+            part, whole = form.rows(x, y.shape, few, taken), form.rows(x, y.shape, chosen)[:, few]
+            np.testing.assert_array_equal(part, whole[..., features])
 
 
 def test_grouped_convolution_is_one_regression_per_group():

@@ -28,7 +28,7 @@ MOST_FEATURES = 1536
 # Covariances of more positions than this do not fit.
 _MOST_POSITIONS = 4096
 # Activations of one batch that may be alive at once, in bytes.
-_MOST_BYTES = 128 << 20
+_MOST_BYTES = 96 << 20
 
 
 @dataclass(frozen=True, eq=False)

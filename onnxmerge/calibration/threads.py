@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 one_blas_thread = threadpool_limits.wrap(limits=1, user_api="blas")
 
 # What the batches that are worked on at the same time may take together, in bytes.
-MOST_AT_WORK = 512 << 20
+MOST_AT_WORK = 640 << 20
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -202,7 +202,7 @@ class _State:
 
 
 def _by_channel(owner: np.ndarray, channels: np.ndarray) -> np.ndarray:
-    """The features of each of some channels, int64 [channels, most], -1 behind those of channels with fewer."""
+    """The features of each of some channels, int64 [channels, most]; -1 where a channel has fewer."""
     mine = np.flatnonzero(np.isin(owner, channels))
     mine = mine[np.argsort(owner[mine], kind="stable")]
     number = np.searchsorted(channels, owner[mine])

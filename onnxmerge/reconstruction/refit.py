@@ -22,7 +22,7 @@ from onnxmerge.reconstruction.requests import Fit
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 DEFAULT_STRENGTH = 1e-3
 # Strengths are compared on so many weights at most, of targets spread over all.
-MOST_PROBED = 1 << 20
+MOST_PROBED = 1 << 16
 # Weights that are fitted from rows at a time.
 MOST_AT_ONCE = 1 << 22
 

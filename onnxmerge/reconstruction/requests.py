@@ -50,7 +50,8 @@ class Fit:
             return found
         other = form.targets(np.broadcast_to(new[self.other], total.shape), chosen)
         scale, shift = (
-            v.astype(np.float32).reshape(form.blocks, 1, form.outputs) for v in (self.fed.scale, self.fed.shift)
+            v.astype(np.float32).reshape(form.blocks, 1, form.outputs)
+            for v in (self.fed.scale, self.fed.shift)
         )
         return (found - other - shift) / scale
 
