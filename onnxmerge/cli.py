@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     verb = arguments[0] if arguments and arguments[0] in _VERBS else None
-    parser, action = _VERBS.get(verb, (optimize_parser, _optimize))
+    parser, action = _VERBS[verb] if verb else (optimize_parser, _optimize)
     options = parser().parse_args(arguments[1:] if verb else arguments)
     try:
         action(options)

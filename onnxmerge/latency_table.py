@@ -84,9 +84,8 @@ class LatencyTable:
         """Work and seconds of every profiled layer at the levels, float64 [layers, levels] each."""
         times = [self.layers[term.node.index] for term in self._terms]
         points = [_rising(w, t) for w, t in zip(self._work(self._level_lengths).T, times, strict=True)]
-        return tuple(np.array(part).reshape(-1, LEVELS) for part in zip(*points, strict=True)) or (
-            np.zeros((0, LEVELS)), np.zeros((0, LEVELS))
-        )  # fmt: skip
+        work, seconds = (np.array([point[part] for point in points]).reshape(-1, LEVELS) for part in (0, 1))
+        return work, seconds
 
     @cached_property
     def _rest_points(self) -> tuple[np.ndarray, np.ndarray]:
@@ -108,7 +107,9 @@ class LatencyTable:
     @cached_property
     def _output_table(self) -> Table:
         """All computed tensors."""
-        outputs = [Term(1, y.axes, n) for n in self.subject.channels.view for y in n.y if y is not None]
+        outputs = [
+            Term(1, tuple(y.axes), n) for n in self.subject.channels.view for y in n.y if y is not None
+        ]
         return Table.of(outputs, self.subject.channels)
 
     def _work(self, lengths: np.ndarray) -> np.ndarray:

@@ -60,4 +60,4 @@ def _close(expected, found) -> bool:
     if not np.array_equal(np.isfinite(expected), np.isfinite(found)):
         return False
     a, b = expected[finite].astype(np.float64), found[finite].astype(np.float64)
-    return bool(np.linalg.norm(a - b) <= TOLERANCE * max(np.linalg.norm(a), 1e-12) or not len(a))
+    return bool(np.linalg.norm(a - b) <= TOLERANCE * max(float(np.linalg.norm(a)), 1e-12) or not len(a))

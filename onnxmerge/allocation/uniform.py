@@ -34,7 +34,7 @@ class Uniform:
         ladders = self.alignment.ladders(channels)
         # Between these ratios nothing changes, so bisecting over them is exact.
         steps = np.unique(
-            np.concatenate([1 - np.arange(1, len(o) + 1) / len(o) for o in order.values()] or [[0.0]])
+            np.concatenate([1 - np.arange(1, len(o) + 1) / len(o) for o in order.values()] or [np.zeros(1)])
         )
         smallest = share(channels, _select(order, ladders, steps[-1]), budget)
         if smallest > budget.value:

@@ -198,7 +198,7 @@ def _producer(channels: Channels, group: Group, node, weight, axis: int, rank, b
     bias = node.input(bias_input) if bias_input is not None else None
     stored = stored_values(channels.view, bias) if bias is not None else None
     bias_values = None
-    if stored is not None and bias.rank and bias[-1].size == len(place):
+    if bias is not None and stored is not None and bias.rank and bias[-1].size == len(place):
         bias_values = _by_channel(np.asarray(stored, dtype=np.float64).reshape(-1, 1), place, len(group))
     depthwise = node.attr("group", 1) > 1 and prod(weight.shape[1:2]) == 1
     filters = _by_channel(values.reshape(len(place), -1), place, len(group))
@@ -222,12 +222,12 @@ def _batch_norm(channels: Channels, node: NodeView, rank: np.ndarray, count: int
     if len(users) != 1 or users[0].op != "BatchNormalization" or node.y[0].name in channels.view.outputs:
         return None
     norm = users[0]
-    parameters = [norm.input(i) for i in range(1, 5)]
-    if any(p is None or p.constant is None for p in parameters):
+    stored = [p.constant for i in range(1, 5) if (p := norm.input(i)) is not None and p.constant is not None]
+    if len(stored) < 4:
         return None
     place = rank[channels.of(norm.x[1][0])]
     gamma, beta, mean, variance = (
-        _by_channel(np.asarray(p.constant, dtype=np.float64).reshape(-1, 1), place, count)[:, 0]
-        for p in parameters
+        _by_channel(np.asarray(values, dtype=np.float64).reshape(-1, 1), place, count)[:, 0]
+        for values in stored
     )
     return BatchNorm(norm, gamma, beta, mean, variance, norm.attr("epsilon", 1e-5))

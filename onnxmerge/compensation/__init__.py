@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -26,6 +27,11 @@ class Compensator(Protocol):
     ) -> tuple[np.ndarray | None, np.ndarray | None]: ...
 
 
-COMPENSATIONS = {"none": Nothing, "bias": MeanBias, "merge": Merge, "gaussian": Gaussian}
+COMPENSATIONS: dict[str, Callable[..., Compensator]] = {
+    "none": Nothing,
+    "bias": MeanBias,
+    "merge": Merge,
+    "gaussian": Gaussian,
+}
 
 __all__ = ["COMPENSATIONS", "Compensator", "Gaussian", "MeanBias", "Merge", "Nothing"]

@@ -156,8 +156,9 @@ def _activated(nodes: list[NodeView], start: TensorView, points: np.ndarray, end
     values = points.reshape(*points.shape, *[1] * (start.rank - 2)).astype(np.float32)
     if not nodes:
         return points
-    constants = {x.name: x.constant for n in nodes for x in n.x if x is not None and x.is_constant}
-    if any(c is None for c in constants.values()):
+    given = {x.name: x for n in nodes for x in n.x if x is not None and x.is_constant}
+    constants = {name: x.constant for name, x in given.items() if x.constant is not None}
+    if len(constants) < len(given):
         return None
     graph = helper.make_graph(
         [

@@ -187,7 +187,7 @@ def _evaluate(node: gs.Node, opset: int) -> np.ndarray | None:
         opset_imports=[onnx.helper.make_opsetid("", opset)],
     )
     try:
-        result = ReferenceEvaluator(single).run(None, feed)[0]
+        result = next(iter(ReferenceEvaluator(single).run(None, feed)))
     except Exception:  # what the reference cannot evaluate stays a node
         return None
     return result if isinstance(result, np.ndarray) else np.asarray(result)

@@ -66,8 +66,8 @@ def multi_head_attention(node: NodeView) -> Iterator[Relation]:
         for tensor in (query, key, value):
             yield Tie(bias[0].span(start, tensor[2].size), tensor[2])
             start += tensor[2].size
-    for tensor in (node.input(5), node.input(6), node.input(7), *node.y[1:]):
-        yield from _per_head(tensor, 1, first)
+    for optional in (node.input(5), node.input(6), node.input(7), *node.y[1:]):
+        yield from _per_head(optional, 1, first)
     yield Size(Slot("num_heads"), first)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxmerge.graph.view import NodeView
+from onnxmerge.graph.view import NodeView, TensorView
 from onnxmerge.operators.relations import Freeze, Index, Relation, Size, Slot, Tie
 
 
@@ -88,13 +88,20 @@ def _slice_bounds(node: NodeView) -> list[tuple[int, int, int, int]] | None:
         operands = [node.input(i) for i in range(1, 5)]
         if any(o is not None and o.constant is None for o in operands):
             return None
-        values = [None if o is None else o.constant.reshape(-1).tolist() for o in operands]
-        starts, ends = values[0], values[1]
-        axes = values[2] if values[2] is not None else range(len(starts))
-        steps = values[3] if values[3] is not None else [1] * len(starts)
+        starts, ends, stated, strides = (_numbers(o) for o in operands)
+        if starts is None or ends is None:
+            return None
+        axes = list(range(len(starts))) if stated is None else stated
+        steps = [1] * len(starts) if strides is None else strides
     return [
         (int(a) % rank, int(s), int(e), int(t)) for a, s, e, t in zip(axes, starts, ends, steps, strict=True)
     ]
+
+
+def _numbers(operand: TensorView | None) -> list | None:
+    """The stored values of an operand, flat; None where it is absent or computed."""
+    stored = None if operand is None else operand.constant
+    return None if stored is None else stored.reshape(-1).tolist()
 
 
 def gather(node: NodeView) -> Iterator[Relation]:
@@ -141,11 +148,10 @@ def _pads(node: NodeView) -> tuple[list[int] | None, list[int], str | int]:
     rank = node.x[0].rank
     if node.opset < 11:
         return node.attr("pads", node.attr("paddings")), list(range(rank)), "pads"
-    operand, axes = node.input(1), node.input(3)
-    if operand is None or operand.constant is None or (axes is not None and axes.constant is None):
+    counts, axes = _numbers(node.input(1)), _numbers(node.input(3))
+    if counts is None or (axes is None and node.input(3) is not None):
         return None, [], 1
-    numbers = range(rank) if axes is None else axes.constant.reshape(-1).tolist()
-    return operand.constant.reshape(-1).tolist(), [int(a) % rank for a in numbers], 1
+    return counts, [int(a) % rank for a in (range(rank) if axes is None else axes)], 1
 
 
 def shape_of(node: NodeView) -> Iterator[Relation]:

@@ -94,9 +94,10 @@ class _Splitter:
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """What one batch gives: per block products, or rows of features and targets, and products for mixing."""
+    """What one batch gives, per block: products, or rows of features and targets; and products for mixing."""
 
-    blocks: list[tuple[Products | None, ...] | tuple[np.ndarray, np.ndarray]]
+    products: list[tuple[Products | None, ...]]
+    rows: list[tuple[np.ndarray, np.ndarray]]
     mixing: list[tuple[Products | None, ...]]
 
 
@@ -139,7 +140,7 @@ class _Collector:
         ]
         self._present = np.flatnonzero(stays[form.channel]) if form is not None else np.zeros(0, np.int64)
         shapes = site.channels.view.shapes
-        rows = prod(shapes[site.node.y[0].name]) // form.site.output.size if form is not None else 0
+        rows = prod(shapes[site.node.y[0].name]) // (form.blocks * form.outputs) if form is not None else 0
         self._wide = not sample.tells(len(self._present), rows)
         if self._wide:
             self._sample = replace(sample, per_batch=min(sample.per_batch, ceil(_MOST_ROWS / sample.batches)))
@@ -155,7 +156,7 @@ class _Collector:
 
     def look(self, batch: int, old: Values, new: Values) -> _Found:
         """The work on one batch; batch 0 comes before all others."""
-        found = _Found([], [])
+        found = _Found([], [], [])
         if self._form is not None:
             self._regression(batch, old, new, found)
         if self._mixes and not self._joint:
@@ -175,13 +176,13 @@ class _Collector:
         if batch == 0 and fit.other is None:
             self._trusted = _confirmed(data.tensor, fit, old, chosen, targets)
         if self._wide:
-            found.blocks.extend(zip(features, targets, strict=True))
+            found.rows.extend(zip(features, targets, strict=True))
             return
         if self._joint:
             before = form.rows(old[data.tensor], y.shape, chosen, self._going)
             targets = np.concatenate([targets, before], axis=2)
         for splitter, f, t in zip(self._splitters, features, targets, strict=True):
-            found.blocks.append(splitter.products(f, t, cut))
+            found.products.append(splitter.products(f, t, cut))
 
     def _positions(self, batch: int, old: Values, new: Values):
         """How many rows are not held out, and per block (new, old) values, float32 [n, positions]."""
@@ -199,12 +200,10 @@ class _Collector:
 
     def add(self, found: _Found) -> None:
         """Take in what a batch gave, in the order of the batches."""
-        if self._wide:
-            for stored, rows in zip(self._stored, found.blocks, strict=True):
-                stored.append(rows)
-        else:
-            for splitter, parts in zip(self._splitters, found.blocks, strict=False):
-                splitter.add(parts)
+        for stored, rows in zip(self._stored, found.rows, strict=False):
+            stored.append(rows)
+        for splitter, parts in zip(self._splitters, found.products, strict=False):
+            splitter.add(parts)
         for mixer, parts in zip(self._mixers, found.mixing, strict=False):
             mixer.add(parts)
 

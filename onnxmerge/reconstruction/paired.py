@@ -31,7 +31,8 @@ class Split:
 
     def of_targets(self, part: slice) -> Split:
         """The same features with some of the targets, as views."""
-        return Split(*(m and m.of_targets(part) for m in (self.fit, self.held_out, self.all)))
+        held_out = None if self.held_out is None else self.held_out.of_targets(part)
+        return Split(self.fit.of_targets(part), held_out, self.all.of_targets(part))
 
 
 @dataclass(frozen=True, eq=False)

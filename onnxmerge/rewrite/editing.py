@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxmerge.graph.constants import constant_tensor, constant_values
+from onnxmerge.graph.constants import constant_values
 from onnxmerge.graph.view import Axis, NodeView
 from onnxmerge.graph.weights import Scratch
 
@@ -51,15 +51,17 @@ class Editor:
         if isinstance(tensor, gs.Constant):
             tensor.values = values
         else:
-            stored = constant_tensor(tensor)
-            tensor.inputs[0].attrs["value"] = gs.Constant(stored.name, values)
+            value = tensor.inputs[0].attrs["value"]  # of a Constant node
+            tensor.inputs[0].attrs["value"] = gs.Constant(value.name, values)
 
     def own_input(self, node: gs.Node, number: int) -> gs.Tensor:
         """The node's constant input, made its own first where other nodes use it too."""
         tensor = node.inputs[number]
         if sum(x is tensor for user in tensor.outputs for x in user.inputs) <= 1:
             return tensor
-        own = self.new_constant(tensor.name, self.values(tensor))
+        values = self.values(tensor)
+        assert values is not None, f"{tensor.name} is computed"
+        own = self.new_constant(tensor.name, values)
         node.inputs[number] = own
         return own
 

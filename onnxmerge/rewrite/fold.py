@@ -13,7 +13,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxmerge.channels.sites import FoldSite
-from onnxmerge.graph.view import TensorView
+from onnxmerge.graph.view import Axis, TensorView
 from onnxmerge.graph.weights import Scratch
 from onnxmerge.rewrite.editing import Editor
 
@@ -60,15 +60,16 @@ def _add_bias(editor: Editor, site: FoldSite, change: np.ndarray) -> None:
     A fused activation lies between the sum and the output: there only the operator's own bias will do.
     """
     node = editor.node(site.node)
-    bias = site.bias
-    has_bias_input = node.op in _BIAS_BEHIND and site.output == site.node.y[0][_BIAS_BEHIND[node.op]]
+    bias, output = site.bias, site.output
+    assert output is not None, "a bias lies along an axis of the output"
+    has_bias_input = node.op in _BIAS_BEHIND and output == site.node.y[0][_BIAS_BEHIND[node.op]]
     if bias is None and _into_batch_norm(editor, node, change):
         return
     if has_bias_input and (bias is None or _is_row(bias, len(change))):
-        _set_bias(editor, site, node, change)
+        _set_bias(editor, site, node, output, change)
     elif not node.op.startswith("Fused"):
         dtype = _weight_values(editor, site).dtype
-        _add_node(editor, site, node, change.astype(dtype))
+        _add_node(editor, site, node, output, change.astype(dtype))
 
 
 # Operators with a bias input (number 2), and the axis of the output that it lies along.
@@ -86,7 +87,7 @@ def _is_row(bias: TensorView, count: int) -> bool:
     return bias.is_constant and prod(bias.shape) in (1, count) and prod(bias.shape[:-1]) == 1
 
 
-def _set_bias(editor: Editor, site: FoldSite, node: gs.Node, change: np.ndarray) -> None:
+def _set_bias(editor: Editor, site: FoldSite, node: gs.Node, axis: Axis, change: np.ndarray) -> None:
     """Add to the node's own bias, or give it one; of a Gemm what is multiplied by ``beta``."""
     scale = node.attrs.get("beta", 1.0) if node.op.endswith("Gemm") else 1.0
     dtype = _weight_values(editor, site).dtype
@@ -100,10 +101,10 @@ def _set_bias(editor: Editor, site: FoldSite, node: gs.Node, change: np.ndarray)
     if old is not None and old.shape == new.shape and scale != 0:
         own = editor.own_input(node, 2)
         if site.bias is not None and own.name != site.bias.name:
-            editor.follows[own.name] = {0: site.output}
+            editor.follows[own.name] = {0: axis}
         editor.set_values(own, new)
     else:
-        editor.set_input(node, 2, editor.new_constant(like, new, {0: site.output}))
+        editor.set_input(node, 2, editor.new_constant(like, new, {0: axis}))
 
 
 def _into_batch_norm(editor: Editor, node: gs.Node, change: np.ndarray) -> bool:
@@ -119,12 +120,10 @@ def _into_batch_norm(editor: Editor, node: gs.Node, change: np.ndarray) -> bool:
     return True
 
 
-def _add_node(editor: Editor, site: FoldSite, node: gs.Node, change: np.ndarray) -> None:
+def _add_node(editor: Editor, site: FoldSite, node: gs.Node, axis: Axis, change: np.ndarray) -> None:
     """An Add after the consumer; its output takes over the consumer's name."""
-    trailing = site.node.y[0].rank - 1 - site.output.axis
-    constant = editor.new_constant(
-        f"{site.weight.name}_bias", change.reshape(-1, *[1] * trailing), {0: site.output}
-    )
+    trailing = site.node.y[0].rank - 1 - axis.axis
+    constant = editor.new_constant(f"{site.weight.name}_bias", change.reshape(-1, *[1] * trailing), {0: axis})
     output = node.outputs[0]
     inner = editor.new_variable(f"{output.name}_unbiased", change.dtype)
     node.outputs[0] = inner

@@ -123,13 +123,10 @@ def _state_attribute(node: gs.Node, name: str, new: dict[int | None, int], every
     if None in new:
         node.attrs[name] = new[None]
         return
-    values = list(node.attrs.get(name, everything))
-    for element, number in new.items():
-        values[element] = number
-    node.attrs[name] = values
+    node.attrs[name] = [new.get(i, value) for i, value in enumerate(node.attrs.get(name, everything))]
 
 
-def _override(editor: Editor, view: NodeView, node: gs.Node, place: int, new: dict[int, int]) -> None:
+def _override(editor: Editor, view: NodeView, node: gs.Node, place: int, new: dict[int | None, int]) -> None:
     """Put fixed numbers over some elements of a computed shape."""
     operand = node.inputs[place]
     length = view.x[place].shape[0]
