@@ -146,6 +146,7 @@ class _State:
         """With nothing postponed, nothing gone, and room for so many features that go."""
         c, t = len(self._channels), self._each
         self._gone = np.zeros(c, dtype=bool)
+        # Of every feature that went: its row of H, what the others take over from it, its column of B.
         self._rows, self._gains = np.empty((room, c * t)), np.empty((room, c * t))
         self._columns = np.empty((room, len(self._b)))
         self._count = 0
