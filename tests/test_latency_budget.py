@@ -34,6 +34,7 @@ class FakeRecipe:
 
 
 def searched(measure, goal=0.6) -> tuple[float, int]:
+    """What was chosen, and how many widths were tried."""
     seen = []
 
     def measured(candidate: float) -> float:
@@ -41,7 +42,7 @@ def searched(measure, goal=0.6) -> tuple[float, int]:
         return measure(candidate)
 
     found = within_latency(FakeRecipe(), measured, goal, lambda *_: None)
-    return FakeRecipe().cut(found), len(seen)
+    return FakeRecipe().cut(found), len(set(seen))
 
 
 def test_a_prediction_that_holds_is_taken_at_once():
@@ -61,6 +62,20 @@ def test_a_prediction_that_is_off_is_corrected(measure):
 def test_a_staircase_ends_on_the_step_below_the_goal():
     aim, _ = searched(lambda aim: 0.4 if aim < 0.5 else 0.8)
     assert aim < 0.5
+
+
+def test_a_little_above_the_goal_is_better_than_far_below():
+    aim, _ = searched(lambda aim: 0.3 if aim < 0.5 else 0.615)
+    assert aim >= 0.5
+    aim, _ = searched(lambda aim: 0.58 if aim < 0.5 else 0.615)
+    assert aim < 0.5
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_clock_that_is_off_by_some_percent_leads_near_the_goal(seed):
+    noise = np.random.default_rng(seed)
+    aim, _ = searched(lambda aim: (0.2 + 0.6 * aim) * noise.normal(1.0, 0.04))
+    assert 0.5 < 0.2 + 0.6 * aim < 0.66
 
 
 def test_a_goal_out_of_reach_is_an_error_that_says_what_was_measured():
