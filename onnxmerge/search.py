@@ -83,7 +83,8 @@ def within_latency(
 ) -> Selection:
     """The widest channels whose measured share of the input model's time is at most the goal.
 
-    Or a little above it, where all that is below is far below. Widths alone decide the time, so what is measured is cut and not compensated yet.
+    Or a little above it, where all that is below is far below. Widths alone decide the time, so what is
+    measured is cut and not compensated yet.
 
     Args:
         measure: the measured share of a candidate, interleaved with the input model.
