@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnxmerge.clock import Progress
 from onnxmerge.errors import BudgetError
@@ -55,7 +55,7 @@ def search(
 
 
 # Predictions are off by some percent, and what is measured says by how much.
-ATTEMPTS = 10
+ATTEMPTS = 12
 # After so many that were too slow the smallest widths show whether the goal can be reached at all.
 PATIENCE = 3
 # A measured share this close below the goal is not improved any more, and this close above it will do
@@ -64,15 +64,22 @@ CLOSE, FAR = 0.02, 0.05
 # Times of one model in two sessions differ by some percent, more on several threads. A share within this
 # share of the goal, from which the next step would draw the wrong conclusion, is measured twice.
 DOUBTFUL = 0.08
+# One width is not measured more often than this.
+MOST_DOUBTS = 4
 
 
 @dataclass(frozen=True, eq=False)
 class _Try:
-    """Widths that were asked to take a share of the time, and the share that they took."""
+    """Widths that were asked to take a share of the time, and the shares that they took."""
 
     aim: float
     selection: Selection
-    measured: float
+    times: tuple[float, ...]
+
+    @property
+    def measured(self) -> float:
+        """The lower median: what disturbs a measurement makes it longer."""
+        return sorted(self.times)[(len(self.times) - 1) // 2]
 
 
 def within_latency(
@@ -94,25 +101,28 @@ def within_latency(
     """
     smallest = recipe.smallest("latency")
     aim = max(goal, smallest)
+    tries: dict[tuple[tuple[str, int], ...], _Try] = {}
     fast: _Try | None = None
     slow: list[_Try] = []
-    seen: dict[tuple[tuple[str, int], ...], float] = {}
     for attempt in range(ATTEMPTS):
         progress("latency", attempt, ATTEMPTS)
         selection = recipe.select("latency", aim)
-        widths = tuple((name, len(keep)) for name, keep in selection.keep.items())
-        if widths not in seen:
-            seen[widths] = _settled(measure, recipe.cut(selection), goal)
-        tried = _Try(aim, selection, seen[widths])
-        if tried.measured > goal:
-            slow.append(tried)
-        elif fast is None or tried.measured > fast.measured:
-            fast = tried
+        if _widths(selection) in tries and slow:
+            # Nothing lies between any more: is the next wider one as slow as it seemed?
+            selection = _next_wider(slow, fast).selection
+        known = tries.get(_widths(selection))
+        if known is None:
+            found = _Try(aim, selection, _settled(measure, recipe.cut(selection), goal))
+        else:
+            found = replace(known, times=(*known.times, measure(recipe.cut(selection))))
+        tries[_widths(selection)] = found
+        slow = [one for one in tries.values() if one.measured > goal]
+        fast = max((t for t in tries.values() if t.measured <= goal), key=lambda t: t.aim, default=None)
         reached = fast is not None and (fast.measured >= goal - CLOSE or fast.aim >= 1)
         hopeless = fast is None and aim <= smallest
-        if reached or hopeless:
+        if reached or hopeless or len(found.times) > MOST_DOUBTS:
             break
-        aim = _next_aim(goal - CLOSE / 2, fast, slow, smallest)
+        aim = _next_aim(goal - CLOSE / 2, fast, slow, smallest, attempt)
     near = min(slow, key=lambda one: one.measured, default=None)
     if near is not None and near.measured <= goal + CLOSE and (fast is None or fast.measured < goal - FAR):
         return near.selection
@@ -125,20 +135,29 @@ def within_latency(
     )
 
 
-def _settled(measure: Callable[[Candidate], float], candidate: Candidate, goal: float) -> float:
-    """The measured share of a candidate; near the goal, where noise would decide, the mean of two."""
+def _widths(selection: Selection) -> tuple[tuple[str, int], ...]:
+    return tuple((name, len(keep)) for name, keep in selection.keep.items())
+
+
+def _settled(measure: Callable[[Candidate], float], candidate: Candidate, goal: float) -> tuple[float, ...]:
+    """The measured share of a candidate; two of them near the goal, where noise would decide."""
     share = measure(candidate)
-    return share if abs(share - goal) > DOUBTFUL * goal else (share + measure(candidate)) / 2
+    return (share,) if abs(share - goal) > DOUBTFUL * goal else (share, measure(candidate))
 
 
-def _next_aim(target: float, fast: _Try | None, slow: list[_Try], smallest: float) -> float:
+def _next_wider(slow: list[_Try], fast: _Try | None) -> _Try:
+    """Of what was too slow, the next to what was fast enough."""
+    above = [one for one in slow if fast is None or one.aim > fast.aim]
+    return min(above or slow, key=lambda one: one.aim)
+
+
+def _next_aim(target: float, fast: _Try | None, slow: list[_Try], smallest: float, attempt: int) -> float:
     """What to ask the table for next: between what was fast enough and what was not, where both are known."""
     if fast is None:
         last = slow[-1]
-        return smallest if len(slow) >= PATIENCE else max(last.aim * target / last.measured, smallest)
-    above = [one for one in slow if one.aim > fast.aim]
-    if not above:
+        return smallest if attempt + 1 >= PATIENCE else max(last.aim * target / last.measured, smallest)
+    if all(one.aim < fast.aim for one in slow):
         return min(fast.aim * target / fast.measured, 1.0)
-    near = min(above, key=lambda one: one.aim)
+    near = _next_wider(slow, fast)
     part = (target - fast.measured) / max(near.measured - fast.measured, 1e-9)
     return fast.aim + min(max(part, 0.1), 0.9) * (near.aim - fast.aim)
