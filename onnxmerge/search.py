@@ -64,6 +64,8 @@ CLOSE, FAR = 0.02, 0.05
 # Times of one model in two sessions differ by some percent, more on several threads. A share within this
 # share of the goal, from which the next step would draw the wrong conclusion, is measured twice.
 DOUBTFUL = 0.08
+# Above this multiple of the shortest, a measurement of the same widths was disturbed.
+DISTURBED = 1.1
 # One width is not measured more often than this.
 MOST_DOUBTS = 4
 
@@ -78,8 +80,9 @@ class _Try:
 
     @property
     def measured(self) -> float:
-        """The lower median: what disturbs a measurement makes it longer."""
-        return sorted(self.times)[(len(self.times) - 1) // 2]
+        """The mean, without what was disturbed: that makes a measurement longer, and by much."""
+        usual = [t for t in self.times if t <= DISTURBED * min(self.times)]
+        return sum(usual) / len(usual)
 
 
 def within_latency(
