@@ -9,6 +9,7 @@ import support
 from onnxmerge.calibration import Dataset, statistics
 from onnxmerge.calibration.batching import batches_of, open_batch
 from onnxmerge.calibration.segments import Segments
+from onnxmerge.calibration.statistics import _Sums
 from onnxmerge.channels.residual import feeds
 from onnxmerge.channels.sites import fold_sites
 from onnxmerge.criteria import Reconstruction
@@ -145,3 +146,15 @@ def test_a_batch_that_is_mixed_stays_one():
     _, feeds_ = batches_of(proto, data, support.RUNTIME, {"x": (1, 3)})
     assert len(feeds_) == 40
     assert open_batch(proto) is not proto
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5, 2), (3, 4), (4,), (0, 4, 5), (3, 4, 0)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int64])
+def test_sums_of_any_shape(shape, dtype):
+    values = (10 * np.random.default_rng(0).standard_normal(shape)).astype(dtype)
+    axis = shape.index(4)
+    found = _Sums.of(values, axis)
+    rows = np.moveaxis(values, axis, -1).reshape(values.size // 4, 4).astype(np.float64)
+    assert found.count == len(rows)
+    np.testing.assert_allclose(found.sum, rows.sum(0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.squares, (rows**2).sum(0), rtol=1e-5)

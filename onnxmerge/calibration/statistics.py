@@ -203,7 +203,7 @@ class _Sums:
         axis %= values.ndim
         size = values.shape[axis]
         x = values if values.dtype == np.float32 else values.astype(np.float32)
-        x = x.reshape(prod(values.shape[:axis]), size, -1)
+        x = x.reshape(prod(values.shape[:axis]), size, prod(values.shape[axis + 1 :]))
         # Single precision along one row at a time, double between rows.
         sums, squares = (x, np.square(x)) if x.shape[2] == 1 else (x.sum(2), np.einsum("oci,oci->oc", x, x))
         sums, squares = (v.reshape(len(x), size).sum(0, dtype=np.float64) for v in (sums, squares))
