@@ -18,9 +18,11 @@ from onnxmerge.channels.sites import FoldSite
 from onnxmerge.graph.view import Axis
 
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
+_PRODUCTS = ("Gemm", "MatMul", "FusedGemm", "FusedMatMul")
 # One position of so many, or fewer: bringing all channels together first would take longer.
 _SPARSE = 4
-_PRODUCTS = ("Gemm", "MatMul", "FusedGemm", "FusedMatMul")
+# Which positions of the data axis matter: an index.
+Taken = slice | np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +45,7 @@ class LinearForm:
     output: Axis
     _to_matrix: Callable[[np.ndarray], np.ndarray]
     _to_weight: Callable[[np.ndarray], np.ndarray]
-    _gather: Callable[[np.ndarray, tuple[int, ...], np.ndarray, slice | np.ndarray], np.ndarray]
+    _gather: Callable[[np.ndarray, tuple[int, ...], np.ndarray, Taken], np.ndarray]
 
     @property
     def features(self) -> int:
@@ -111,7 +113,7 @@ def _product(site: FoldSite, rows: int, output: Axis) -> LinearForm | None:
     if alpha == 0:
         return None
 
-    def gather(x: np.ndarray, y_shape: tuple[int, ...], chosen: np.ndarray, taken) -> np.ndarray:
+    def gather(x: np.ndarray, y_shape: tuple[int, ...], chosen: np.ndarray, taken: Taken) -> np.ndarray:
         last = np.moveaxis(x, site.data.axis, -1)
         return _rows(last, chosen)[:, taken].astype(np.float32, copy=False)[None]
 
@@ -165,7 +167,7 @@ def _convolution(site: FoldSite, output: Axis) -> LinearForm:
     pointwise = taps == 1 and not transposed and not any(site.node.attr("pads", []))
     pointwise &= _attributes(site, kernel)[0] == [1] * len(kernel)
 
-    def gather(x: np.ndarray, y_shape: tuple[int, ...], chosen: np.ndarray, taken) -> np.ndarray:
+    def gather(x: np.ndarray, y_shape: tuple[int, ...], chosen: np.ndarray, taken: Taken) -> np.ndarray:
         if pointwise and len(chosen) * _SPARSE < x.size // x.shape[1]:
             return _at(x, y_shape, chosen, taken, blocks)
         padded, stride, dilation = geometry(site, x[:, taken], y_shape, kernel)
@@ -184,7 +186,7 @@ def _convolution(site: FoldSite, output: Axis) -> LinearForm:
     )
 
 
-def _at(x: np.ndarray, y_shape: tuple[int, ...], chosen: np.ndarray, taken, blocks: int) -> np.ndarray:
+def _at(x: np.ndarray, y_shape: tuple[int, ...], chosen: np.ndarray, taken: Taken, blocks: int) -> np.ndarray:
     """What a kernel of one tap reads for a few of many output positions."""
     sample, place = np.divmod(chosen, prod(y_shape[2:]))
     found = x.reshape(*x.shape[:2], -1)[sample, :, place][:, taken].astype(np.float32, copy=False)

@@ -99,7 +99,11 @@ class Segments:
         return weights.values_of(self._constants[name])
 
     def add_to_output(self, node: int, values: np.ndarray) -> None:
-        """Add a constant (that broadcasts) to the first output of a node that has not run yet."""
+        """Add a constant to the first output of a node that has not run yet.
+
+        Args:
+            values: one per channel, with axes of length 1 around them so that they broadcast.
+        """
         *rest, last = self._edits.get(node, [self._nodes[node]])
         output, changed = last.output[0], onnx.NodeProto()
         changed.CopyFrom(last)
