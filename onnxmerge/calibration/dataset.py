@@ -24,6 +24,10 @@ class Dataset:
     sample. `batch` is the model's fixed batch size, or None if any size runs; samples that do not fill a
     fixed batch are not used. `source` describes the data in reports, and `made_up` says that it is invented.
 
+    Where it is not known which numbers the model expects, a Dataset is a mixture: the same kind of data under
+    each of several conventions. `conventions` describes them and `convention_of` has the number of the one
+    of every sample, int64 [samples], ascending; no feed holds samples of two.
+
     Raises CalibrationError if the inputs have different numbers of samples, or too few to run once.
     """
 
@@ -33,6 +37,8 @@ class Dataset:
     batch: int | None = None
     shared: frozenset[str] = frozenset()
     made_up: bool = False
+    conventions: tuple[str, ...] = ()
+    convention_of: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if (self.arrays is None) == (self.ready is None):
@@ -59,6 +65,9 @@ class Dataset:
         """
         if batch is not None and batch < 1:
             raise UsageError(f"a batch has at least 1 sample, not {batch}")
+        if self.mixed:
+            yield from _in_turn([part.feeds(batch) for part in self.parts()])
+            return
         if self.ready is not None:
             yield from self.ready
             return
@@ -70,6 +79,23 @@ class Dataset:
         for start in range(0, count, step):
             rows = slice(start, min(start + step, count))
             yield {name: a if name in self.shared else a[rows] for name, a in self.arrays.items()}
+
+    @property
+    def mixed(self) -> bool:
+        """Whether the samples follow several conventions."""
+        return len(self.conventions) > 1
+
+    def parts(self) -> list[Dataset]:
+        """The samples of each convention by themselves; this Dataset where there is no more than one."""
+        if self.convention_of is None or not self.mixed:
+            return [self]
+        found = []
+        for number, convention in enumerate(self.conventions):
+            rows = np.flatnonzero(self.convention_of == number)
+            if len(rows):
+                part = self._of(rows)
+                found.append(replace(part, conventions=(convention,), convention_of=None))
+        return found
 
     def take(self, samples: int, seed: int) -> Dataset:
         """At most `samples` of the samples, chosen by `seed`, in their order; whole batches, at least one."""
@@ -84,7 +110,12 @@ class Dataset:
         """(fit, held out): `fraction` of the samples is held out, but at least `least`, and at most half.
 
         A set that cannot be cut in two (one sample, or less than two whole batches) is returned twice.
+        Of a mixture every convention is cut alike.
         """
+        if self.mixed:
+            parts = self.parts()
+            pairs = [part.split(fraction, -(-least // len(parts)), seed) for part in parts]
+            return mixture([fit for fit, _ in pairs]), mixture([held for _, held in pairs])
         count = len(self)
         if count < 2 * self._unit:
             return self, self
@@ -108,11 +139,40 @@ class Dataset:
         return max(samples // self._unit, 1) * self._unit
 
     def _of(self, rows: np.ndarray) -> Dataset:
+        number = None if self.convention_of is None else self.convention_of[rows]
         if self.ready is not None:
-            return replace(self, ready=tuple(self.ready[i] for i in rows))
+            return replace(self, ready=tuple(self.ready[i] for i in rows), convention_of=number)
         assert self.arrays is not None
         kept = {name: a if name in self.shared else a[rows] for name, a in self.arrays.items()}
-        return replace(self, arrays=kept)
+        return replace(self, arrays=kept, convention_of=number)
+
+
+def mixture(parts: Sequence[Dataset]) -> Dataset:
+    """One Dataset of the same inputs under different conventions, one part for each."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    conventions = tuple(convention for part in parts for convention in part.conventions)
+    number = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    if first.ready is not None:
+        ready = tuple(feed for part in parts for feed in part.ready or ())
+        return replace(first, ready=ready, conventions=conventions, convention_of=number)
+    arrays = {}
+    for name, array in (first.arrays or {}).items():
+        several = [part.arrays[name][: len(part)] for part in parts if part.arrays is not None]
+        arrays[name] = array if name in first.shared else np.concatenate(several)
+    return replace(first, arrays=arrays, conventions=conventions, convention_of=number)
+
+
+def _in_turn(several: Sequence[Iterator[Feed]]) -> Iterator[Feed]:
+    """One feed of each by turns, so that the first ones and the last ones are of all."""
+    waiting = list(several)
+    while waiting:
+        for feeds in list(waiting):
+            try:
+                yield next(feeds)
+            except StopIteration:
+                waiting.remove(feeds)
 
 
 def stack(feeds: Sequence[Feed], source: str, batch: int | None, made_up: bool = False) -> Dataset:

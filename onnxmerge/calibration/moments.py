@@ -21,6 +21,7 @@ class Moments:
         feature_mean, target_mean: [F], [O].
         target_variance: [O].
         rows: how many rows were seen.
+        mass: their summed weights; as many as there are rows unless batches weigh differently.
     """
 
     gram: np.ndarray
@@ -29,6 +30,7 @@ class Moments:
     target_mean: np.ndarray
     target_variance: np.ndarray
     rows: int
+    mass: float
 
     def of_targets(self, part: slice) -> Moments:
         """The same with some of the targets only, as views."""
@@ -42,8 +44,8 @@ class Moments:
 
 def merged(several: Sequence[Moments]) -> Moments:
     """The moments of all rows of several sets together."""
-    rows = sum(m.rows for m in several)
-    share = [m.rows / rows for m in several]
+    rows, mass = sum(m.rows for m in several), sum(m.mass for m in several)
+    share = [m.mass / (mass or 1.0) for m in several]
     p = _weighted(share, [m.feature_mean for m in several])
     t = _weighted(share, [m.target_mean for m in several])
     gram = _weighted(share, [m.gram for m in several])
@@ -54,13 +56,13 @@ def merged(several: Sequence[Moments]) -> Moments:
         _add_outer(gram, part * away, away)
         _add_outer(cross, part * off, away)
         variance += part * off**2
-    return Moments(gram, cross, p, t, variance, rows)
+    return Moments(gram, cross, p, t, variance, rows, mass)
 
 
 def pooled(several: Sequence[Moments]) -> Moments:
     """Second moments within each of several sets of rows; means are those of the first set."""
-    rows = sum(m.rows for m in several)
-    share = [m.rows / rows for m in several]
+    rows, mass = sum(m.rows for m in several), sum(m.mass for m in several)
+    share = [m.mass / (mass or 1.0) for m in several]
     return Moments(
         _weighted(share, [m.gram for m in several]),
         _weighted(share, [m.cross for m in several]),
@@ -68,6 +70,7 @@ def pooled(several: Sequence[Moments]) -> Moments:
         several[0].target_mean,
         _weighted(share, [m.target_variance for m in several]),
         rows,
+        mass,
     )
 
 
@@ -99,6 +102,7 @@ class Products:
         squares: of the targets, summed, [O].
         shift: what was subtracted from features and targets, [F] and [O].
         rows: how many.
+        weight: of each of them, where they are added to others.
     """
 
     gram: np.ndarray
@@ -108,16 +112,19 @@ class Products:
     squares: np.ndarray
     shift: tuple[np.ndarray, np.ndarray]
     rows: int
+    weight: float = 1.0
 
 
-def products(features: np.ndarray, targets: np.ndarray, shift: tuple[np.ndarray, np.ndarray]) -> Products:
+def products(
+    features: np.ndarray, targets: np.ndarray, shift: tuple[np.ndarray, np.ndarray], weight: float = 1.0
+) -> Products:
     """The products of rows, float32 [n, F] and [n, O], which are used up."""
     p, t = np.subtract(features, shift[0], out=features), np.subtract(targets, shift[1], out=targets)
     one = np.ones(len(p), dtype=np.float32)
     # numpy sees that this is a matrix with itself, takes BLAS's syrk, and leaves other threads alone.
     gram = p.T @ p
     squares = np.einsum("no,no->o", t, t, dtype=np.float64)
-    return Products(gram, t.T @ p, one @ p, one @ t, squares, shift, len(p))
+    return Products(gram, t.T @ p, one @ p, one @ t, squares, shift, len(p), weight)
 
 
 def first_means(features: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -125,6 +132,15 @@ def first_means(features: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, 
     if not len(features):
         return np.zeros(features.shape[1], np.float32), np.zeros(targets.shape[1], np.float32)
     return features.mean(axis=0), targets.mean(axis=0)
+
+
+def equalising_weight(rows: np.ndarray) -> float:
+    """What makes a batch of rows [..., n, O] count as much as any other: one over their total variance.
+
+    Batches of inputs under different conventions differ in size by orders of magnitude.
+    """
+    spread = float(rows.astype(np.float64).var(axis=-2).sum())
+    return 1.0 / spread if spread > 1e-30 else 0.0
 
 
 class Accumulator:
@@ -135,6 +151,7 @@ class Accumulator:
 
     def __init__(self) -> None:
         self.rows = 0
+        self.mass = 0.0
 
     def add(self, found: Products) -> None:
         if not self.rows:
@@ -144,16 +161,19 @@ class Accumulator:
             self._cross = np.zeros((outputs, features), kind)
             self._sums = np.zeros(features), np.zeros(outputs)
             self._squares = np.zeros(outputs)
-        self._gram += found.gram
-        self._cross += found.cross
-        self._sums[0][:] += found.features
-        self._sums[1][:] += found.targets
-        self._squares += found.squares
+        weight = found.weight
+        pairs = (
+            *((self._gram, found.gram), (self._cross, found.cross), (self._squares, found.squares)),
+            *((self._sums[0], found.features), (self._sums[1], found.targets)),
+        )
+        for total, part in pairs:
+            total += part if weight == 1.0 else weight * part
         self.rows += found.rows
+        self.mass += weight * found.rows
 
     def moments(self) -> Moments:
         """What was seen, at least one row; the sums are used up."""
-        n = self.rows
+        n = self.mass or 1.0
         p, t = self._sums[0] / n, self._sums[1] / n
         gram, cross = self._gram, self._cross
         del self._gram, self._cross
@@ -166,5 +186,6 @@ class Accumulator:
             p + self._shift[0],
             t + self._shift[1],
             np.maximum(self._squares / n - t**2, 0),
-            n,
+            self.rows,
+            self.mass,
         )

@@ -117,8 +117,9 @@ def collect(
         number, feed = item
         values = session.run(feed, [n for n in names if n not in feed]) | dict(feed)
         rng = np.random.default_rng((seed, number))
-        parts = [_Sums.of(np.asarray(values[name]), axis) for name, axis in sums]
-        return parts, [gram.look(values, share, rng) for gram in grams.values()]
+        parts = [_Sums.of(np.asarray(values[name]), axis, equal=dataset.mixed) for name, axis in sums]
+        weight = dict(zip(sums, (part.weight for part in parts), strict=True))
+        return parts, [gram.look(values, share, rng, weight[gram.fed]) for gram in grams.values()]
 
     for done, (parts, found) in enumerate(in_order(look, enumerate(feed_list), workers)):
         if progress is not None:
@@ -153,14 +154,22 @@ def _size(site: FoldSite, form: LinearForm | None) -> int:
 
 
 class _Grams:
-    """The covariances of what one site reads, in the making; ``look`` is for any thread, ``add`` for one."""
+    """The covariances of what one site reads, in the making; ``look`` is for any thread, ``add`` for one.
+
+    ``fed`` is the tensor, and its axis, that errors of the site are a share of.
+    """
 
     def __init__(self, site: FoldSite, form: LinearForm | None):
         self._site, self._form = site, form
+        self.fed = (site.data.tensor, site.data.axis)
+        if site.output is not None:
+            self.fed = (feeds(site).total, feeds(site).axis)
         self._blocks = [Accumulator() for _ in range(form.blocks if form is not None else 1)]
         self._shifts: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def look(self, values: Mapping[str, np.ndarray], share: int, rng: np.random.Generator) -> list[Products]:
+    def look(
+        self, values: Mapping[str, np.ndarray], share: int, rng: np.random.Generator, weight: float
+    ) -> list[Products]:
         """The products of some rows of a batch; the first batch comes before all others."""
         site, form = self._site, self._form
         x = values[site.data.tensor]
@@ -175,7 +184,7 @@ class _Grams:
         if not self._shifts:
             self._shifts = [first_means(block, nothing) for block in features]
         pairs = zip(features, self._shifts, strict=True)
-        return [products(block, nothing, shift) for block, shift in pairs]
+        return [products(block, nothing, shift, weight) for block, shift in pairs]
 
     def add(self, found: Sequence[Products]) -> None:
         for accumulator, products_ in zip(self._blocks, found, strict=True):
@@ -192,14 +201,16 @@ def _choose(count: int, most: int, rng: np.random.Generator) -> np.ndarray:
 
 @dataclass
 class _Sums:
-    """Count, sum and sum of squares per position of one axis."""
+    """Count, sum and sum of squares per position of one axis; of a batch also its weight."""
 
-    count: int = 0
+    count: float = 0
     sum: np.ndarray | float = 0.0
     squares: np.ndarray | float = 0.0
+    weight: float = 1.0
 
     @classmethod
-    def of(cls, values: np.ndarray, axis: int) -> _Sums:
+    def of(cls, values: np.ndarray, axis: int, *, equal: bool = False) -> _Sums:
+        """The sums over one batch; with ``equal`` all batches weigh alike, however large their values."""
         axis %= values.ndim
         size = values.shape[axis]
         x = values if values.dtype == np.float32 else values.astype(np.float32)
@@ -207,20 +218,24 @@ class _Sums:
         # Single precision along one row at a time, double between rows.
         sums, squares = (x, np.square(x)) if x.shape[2] == 1 else (x.sum(2), np.einsum("oci,oci->oc", x, x))
         sums, squares = (v.reshape(len(x), size).sum(0, dtype=np.float64) for v in (sums, squares))
-        return cls(values.size // max(size, 1), sums, squares)
+        found = cls(values.size // max(size, 1), sums, squares)
+        if equal:
+            spread = float(found.variance.sum())
+            found.weight = 1.0 / spread if spread > 1e-30 else 0.0
+        return found
 
     def add(self, other: _Sums) -> None:
-        self.count += other.count
-        self.sum = self.sum + other.sum
-        self.squares = self.squares + other.squares
+        self.count += other.weight * other.count
+        self.sum = self.sum + other.weight * other.sum
+        self.squares = self.squares + other.weight * other.squares
 
     @property
     def mean(self) -> np.ndarray:
-        return np.asarray(self.sum / max(self.count, 1))
+        return np.asarray(self.sum) / (self.count or 1)
 
     @property
     def variance(self) -> np.ndarray:
-        return np.maximum(np.asarray(self.squares) / max(self.count, 1) - self.mean**2, 0)
+        return np.maximum(np.asarray(self.squares) / (self.count or 1) - self.mean**2, 0)
 
 
 def _with_outputs(model: onnx.ModelProto, names: Sequence[str], runtime: Runtime) -> Session:

@@ -50,6 +50,7 @@ class TwoModels:
         self._model, self._feeds = batches_of(model, dataset, runtime, channels.view.shapes)
         # Shapes of the analysis are those of one sample, or of one batch where the file fixes its size.
         self._samples = len(dataset) // (dataset.batch or 1)
+        self._mixed = dataset.mixed
         self._rows = ceil(patches / len(self._feeds))
         self._scratch = scratch
         self._old = self._segments([name for r in requests for name in r.old_names])
@@ -71,7 +72,9 @@ class TwoModels:
             old, new = self._segments(request.old_names), self._segments(request.new_names)
         workers = side_by_side(min(self._runtime.threads, len(old)), self._bytes_at_work(request))
         threads = self._runtime.threads // workers
-        sample = Sample(self._rows, len(old), self._samples, (seed, request.site.node.index))
+        sample = Sample(
+            self._rows, len(old), self._samples, (seed, request.site.node.index), equal=self._mixed
+        )
         with old.read(request.old_names, threads) as before, new.read(request.new_names, threads) as after:
 
             def values(batch: int):

@@ -8,7 +8,14 @@ from math import ceil, prod
 
 import numpy as np
 
-from onnxmerge.calibration.moments import Accumulator, Products, first_means, merged, products
+from onnxmerge.calibration.moments import (
+    Accumulator,
+    Products,
+    equalising_weight,
+    first_means,
+    merged,
+    products,
+)
 from onnxmerge.calibration.threads import in_order
 from onnxmerge.reconstruction.paired import Mixing, Paired, Rows, Split
 from onnxmerge.reconstruction.requests import Fit, Request
@@ -36,12 +43,18 @@ class Sample:
         batches: how many there are.
         samples: how often the shapes of the analysis fit into the data.
         seed: of the choice, which does not depend on the order in which batches are worked on.
+        equal: whether every batch counts alike, whatever the size of its values.
     """
 
     per_batch: int
     batches: int
     samples: int
     seed: tuple[int, ...]
+    equal: bool = False
+
+    def weight(self, targets: np.ndarray) -> float:
+        """What each row of a batch with these targets, [..., n, O], weighs."""
+        return equalising_weight(targets) if self.equal else 1.0
 
     def tells(self, features: int, each: int) -> bool:
         """Whether a covariance of so many features is worth its size, with ``each`` rows per sample."""
@@ -69,13 +82,16 @@ class _Splitter:
         self._parts = Accumulator(), Accumulator()
         self._shift: tuple[np.ndarray, np.ndarray] | None = None
 
-    def products(self, features: np.ndarray, targets: np.ndarray, cut: int) -> tuple[Products | None, ...]:
+    def products(
+        self, features: np.ndarray, targets: np.ndarray, cut: int, weight: float
+    ) -> tuple[Products | None, ...]:
         """Of a batch whose rows from ``cut`` on are held out; the first batch comes before all others."""
         if self._shift is None:
             self._shift = first_means(features, targets)
         parts = slice(cut), slice(cut, None)
         return tuple(
-            products(features[p], targets[p], self._shift) if len(features[p]) else None for p in parts
+            products(features[p], targets[p], self._shift, weight) if len(features[p]) else None
+            for p in parts
         )
 
     def add(self, parts: Sequence[Products | None]) -> None:
@@ -97,7 +113,7 @@ class _Found:
     """What one batch gives, per block: products, or rows of features and targets; and products for mixing."""
 
     products: list[tuple[Products | None, ...]]
-    rows: list[tuple[np.ndarray, np.ndarray]]
+    rows: list[tuple[np.ndarray, np.ndarray, float]]
     mixing: list[tuple[Products | None, ...]]
 
 
@@ -151,7 +167,7 @@ class _Collector:
         self._joint = self._mixes and form is not None and form.taps == 1 and not self._wide
         self._splitters = [_Splitter() for _ in range(count)]
         self._mixers = [_Splitter() for _ in range(count)]
-        self._stored: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(count)]
+        self._stored: list[list[tuple[np.ndarray, np.ndarray, float]]] = [[] for _ in range(count)]
         self._trusted = True
 
     def look(self, batch: int, old: Values, new: Values) -> _Found:
@@ -162,7 +178,7 @@ class _Collector:
         if self._mixes and not self._joint:
             cut, pairs = self._positions(batch, old, new)
             for mixer, (now, before) in zip(self._mixers, pairs, strict=True):
-                found.mixing.append(mixer.products(now, before, cut))
+                found.mixing.append(mixer.products(now, before, cut, self._sample.weight(before)))
         return found
 
     def _regression(self, batch: int, old: Values, new: Values, found: _Found) -> None:
@@ -175,14 +191,15 @@ class _Collector:
         targets = fit.targets(old, new, chosen)
         if batch == 0 and fit.other is None:
             self._trusted = _confirmed(data.tensor, fit, old, chosen, targets)
+        weight = self._sample.weight(targets)
         if self._wide:
-            found.rows.extend(zip(features, targets, strict=True))
+            found.rows.extend((f, t, weight) for f, t in zip(features, targets, strict=True))
             return
         if self._joint:
             before = form.rows(old[data.tensor], y.shape, chosen, self._going)
             targets = np.concatenate([targets, before], axis=2)
         for splitter, f, t in zip(self._splitters, features, targets, strict=True):
-            found.products.append(splitter.products(f, t, cut))
+            found.products.append(splitter.products(f, t, cut, weight))
 
     def _positions(self, batch: int, old: Values, new: Values):
         """How many rows are not held out, and per block (new, old) values, float32 [n, positions]."""
@@ -235,10 +252,11 @@ def _confirmed(data: str, fit: Fit, old: Values, chosen: np.ndarray, targets: np
     return bool(np.linalg.norm(difference) <= _FORM_TOLERANCE * size)
 
 
-def _rows(stored: list[tuple[np.ndarray, np.ndarray]]) -> Rows:
-    features = np.concatenate([f for f, _ in stored])
-    targets = np.concatenate([t for _, t in stored])
-    means = [v.mean(axis=0, dtype=np.float64) for v in (features, targets)]
-    return Rows(
-        features - means[0].astype(np.float32), targets - means[1].astype(np.float32), means[0], means[1]
-    )
+def _rows(stored: list[tuple[np.ndarray, np.ndarray, float]]) -> Rows:
+    features, targets = (np.concatenate([found[part] for found in stored]) for part in (0, 1))
+    weight = np.repeat([w for _, _, w in stored], [len(f) for f, _, _ in stored])
+    weight = weight if weight.any() else np.ones(len(features))
+    means = [np.average(v, axis=0, weights=weight) for v in (features, targets)]
+    factor = np.sqrt(weight / weight.mean()).astype(np.float32)[:, None]
+    centred = [(v - m.astype(np.float32)) * factor for v, m in zip((features, targets), means, strict=True)]
+    return Rows(*centred, *means)
