@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx
 
-from onnxmerge.calibration import Dataset, generic_dataset, made_up_inputs, read_calibration
+from onnxmerge.calibration import Dataset, Plausible, generic_dataset, made_up_inputs, read_calibration
 from onnxmerge.channels.explain import explain
 from onnxmerge.channels.scope import in_scope
 from onnxmerge.clock import Clock
@@ -45,8 +46,10 @@ def prepare(
         reference = runtime.session(loaded.proto)
         kinds = output_kinds(loaded.proto, config.output_kinds)
     with clock("data"):
-        data, kind = _data(loaded.proto, reference, calibration, config, runtime, generic)
-        judged = None if evaluation is None else _read(reference, evaluation, config, None)
+        scores = [name for name, kind in kinds.items() if kind == "classes"]
+        found = _data(loaded.proto, reference, calibration, config, runtime, generic, scores)
+        data = found.fit
+        judged = found.fresh if evaluation is None else _read(reference, evaluation, config, None)
     with clock("analyse"):
         subject = Subject.of(loaded, next(iter(data.feeds(batch=1))), runtime)
         explanation = explain(subject.channels, subject.cost)
@@ -57,9 +60,11 @@ def prepare(
         reference=reference,
         kinds=kinds,
         data=data,
-        data_kind=kind,
+        data_kind=found.kind,
+        plausible=found.plausible,
         evaluation=judged,
-        method=choose_method(config, channels, kind),
+        evaluation_given=evaluation is not None,
+        method=choose_method(config, channels, found.kind),
         subject=subject.with_channels(channels),
         explanation=explanation,
         config=config,
@@ -69,6 +74,16 @@ def prepare(
     )
 
 
+@dataclass(frozen=True)
+class _Data:
+    """Data for the fit, and others of the same kind that nothing is fitted to; None of what a user gave."""
+
+    fit: Dataset
+    kind: str
+    fresh: Dataset | None = None
+    plausible: Plausible | None = None
+
+
 def _data(
     proto: onnx.ModelProto,
     reference: Session,
@@ -76,16 +91,20 @@ def _data(
     config: Config,
     runtime: Runtime,
     generic: bool,
-) -> tuple[Dataset, str]:
-    """What the user gave, else generic images where they fit, else made-up inputs; and which of them."""
+    scores: Sequence[str],
+) -> _Data:
+    """What the user gave, else generic images where they fit, else made-up inputs."""
     if calibration is not None:
-        return _read(reference, calibration, config, config.samples), "given"
-    given = (config.images, config.samples, config.seed, config.shapes)
+        return _Data(_read(reference, calibration, config, config.samples), "given")
+    given = (config.images, config.samples, config.seed, config.shapes, scores)
     images = generic_dataset(proto, reference.inputs, runtime, *given) if generic else None
     if images is not None:
-        return images, "generic"
-    made_up = made_up_inputs(proto, reference.inputs, config.shapes, config.seed, MADE_UP_SAMPLES, runtime)
-    return made_up, "made up"
+        return _Data(images.fit, "generic", images.fresh, images.plausible)
+    fit, fresh = (
+        made_up_inputs(proto, reference.inputs, config.shapes, seed, MADE_UP_SAMPLES, runtime)
+        for seed in (config.seed, config.seed + 1)
+    )
+    return _Data(fit, "made up", fresh)
 
 
 def _read(reference: Session, what: Any, config: Config, samples: int | None) -> Dataset:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from onnxmerge.calibration import Dataset
+from onnxmerge.calibration import Dataset, Plausible
 from onnxmerge.channels.explain import Explanation
 from onnxmerge.clock import Clock
 from onnxmerge.config import Config
@@ -16,14 +16,20 @@ from onnxmerge.recipe import Candidate, Recipe
 from onnxmerge.runtime import Runtime, Session
 from onnxmerge.search import Found
 from onnxmerge.subject import Subject
-from onnxmerge.validation import Latency, Parity, measure
+from onnxmerge.validation import Latency, Parity, measure, worst
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """The model, the data and the analysis, before anything is decided.
 
-    ``data_kind`` is ``given``, ``generic`` (images shipped with the package) or ``made up``.
+    Attributes:
+        data: for statistics and reconstruction.
+        data_kind: ``given``, ``generic`` (images shipped with the package) or ``made up``.
+        plausible: of generic images the conventions that the model may follow.
+        evaluation: samples that no statistic sees, to measure the change on: what the user gave for it, or,
+            where no data were given, others of the same kind.
+        evaluation_given: whether the user gave them.
     """
 
     loaded: LoadedModel
@@ -31,7 +37,9 @@ class Prepared:
     kinds: dict[str, str]
     data: Dataset
     data_kind: str
+    plausible: Plausible | None
     evaluation: Dataset | None
+    evaluation_given: bool
     method: Method
     subject: Subject
     explanation: Explanation
@@ -52,8 +60,9 @@ class Prepared:
             raise InternalError(f"the smaller model does not load, nothing was written: {error}") from error
 
     def parity(self, session: Session, data: Dataset) -> Parity:
+        """How a model answers beside the input; of several plausible conventions under the worst."""
         with self.clock("parity"):
-            return measure(self.reference, session, data, self.kinds)
+            return worst([measure(self.reference, session, part, self.kinds) for part in data.parts()])
 
 
 @dataclass(frozen=True, eq=False)

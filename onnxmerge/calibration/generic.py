@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
-from onnxmerge.calibration.dataset import Dataset, Feed
+from onnxmerge.calibration.conventions import Convention, candidates
+from onnxmerge.calibration.dataset import Dataset, Feed, mixture
+from onnxmerge.calibration.evidence import Evidence, Witness
 from onnxmerge.calibration.image_inputs import ImageInput, image_input
 from onnxmerge.calibration.images import ImageOptions
 from onnxmerge.calibration.made_up import made_up_inputs
-from onnxmerge.calibration.normalisation import Normalisation, infer_normalisation
 from onnxmerge.calibration.pictures import generic_images
+from onnxmerge.calibration.plausible import Plausible, assumed, plausible
 from onnxmerge.errors import ModelError
 from onnxmerge.runtime import Runtime
 from onnxmerge.runtime_types import TensorInfo
@@ -22,8 +25,26 @@ from onnxmerge.runtime_types import TensorInfo
 _SIDES = (224, 256, 320, 192, 160, 128, 96, 64, 48, 32, 512)
 _MOST_BYTES = 320 << 20  # of images held at once: larger inputs get fewer samples
 _FEWEST = 16
-_PROBE_PIXELS = 600_000  # shown to the first layers under every candidate
-_PROBE_IMAGES = 32
+_FRESH = 64  # images kept for the proof, under every convention the same
+_PROBE_PIXELS = 600_000  # shown to the model under every convention, and as many mirrored
+_FEWEST_PROBES, _MOST_PROBES = 8, 32
+
+
+@dataclass(frozen=True)
+class GenericData:
+    """Generic photographs as the model takes them.
+
+    Attributes:
+        fit: for statistics and reconstruction; a mixture where several conventions are plausible.
+        fresh: others, under the same conventions, that nothing was fitted to.
+        plausible: the conventions.
+        stated: whether the user gave the convention.
+    """
+
+    fit: Dataset
+    fresh: Dataset
+    plausible: Plausible
+    stated: bool
 
 
 def generic_dataset(
@@ -34,13 +55,14 @@ def generic_dataset(
     samples: int = 512,
     seed: int = 0,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
-) -> Dataset | None:
+    scores: Sequence[str] = (),
+) -> GenericData | None:
     """Generic photographs for the image input of a model, or None where there is not exactly one.
 
-    `images` settles the normalisation and the layout; without it they are inferred. Further inputs get
-    made-up values. Large inputs get fewer than `samples` images, so that memory stays bounded. `shapes`
-    gives input shapes by name, as for made-up inputs. The result is marked as made up, and its source
-    names the pack and the normalisation.
+    `images` settles the convention and the layout; without it what is plausible is inferred, and each
+    plausible convention gets its share of the samples. Further inputs get made-up values. Large inputs get
+    fewer than `samples` images, so that memory stays bounded. `shapes` gives input shapes by name, as for
+    made-up inputs, and `scores` names the outputs that hold class scores.
 
     Raises ModelError if the model runs at no size, UsageError for shapes that contradict the model.
     """
@@ -52,26 +74,44 @@ def generic_dataset(
     if fixed is None:
         return None
     shape = fixed[target.name]
-    height, width = (shape[2], shape[3]) if target.layout == "nchw" else (shape[1], shape[2])
+    size = (shape[2], shape[3]) if target.layout == "nchw" else (shape[1], shape[2])
     info = next(i for i in inputs if i.name == target.name)
     assert info.dtype is not None
-    count = _affordable(samples, height * width * target.channels * info.dtype.itemsize)
+    count = _affordable(samples, math.prod(size) * target.channels * info.dtype.itemsize)
     others = len(inputs) > 1
     frame = made_up_inputs(model, inputs, fixed, seed, count if others else 2, runtime)
     if images is None:
-        chosen = _infer(model, runtime, target, info.dtype, frame, (height, width), seed)
+        found = _infer(model, runtime, target, info.dtype, frame, size, seed, scores)
     else:
-        chosen = Normalisation("given", images.mean, images.std, images.scale, "given")
-    pixels = generic_images(
-        max(count, len(frame)) if others else count, (height, width), target.channels, seed
+        found = Plausible((_stated(images, target.channels),), (1.0,))
+    unit = frame.batch or 1
+    shares = [_whole(max(count * p, _FEWEST), unit) for p in found.probabilities]
+    fresh = _whole(min(_FRESH, max(count // (2 * len(shares)), _FEWEST)), unit)
+    pixels = generic_images(sum(shares) + fresh, size, target.channels, seed)
+    source = f"crops of the photographs shipped with onnxmerge, {size[0]} x {size[1]}"
+
+    def part(convention: Convention, rows: slice) -> Dataset:
+        values = _numbers(pixels[rows], target, convention, info.dtype)
+        return _joined(frame, target.name, values, source, others, str(convention))
+
+    ends = np.cumsum([0, *shares])
+    parts = [part(c, slice(a, b)) for c, a, b in zip(found.conventions, ends, ends[1:], strict=False)]
+    last = slice(sum(shares), None)
+    return GenericData(
+        mixture(parts), mixture([part(c, last) for c in found.conventions]), found, images is not None
     )
-    values = _numbers(pixels, target, chosen, info.dtype)
-    reason = f" ({chosen.evidence})" if images is None else ""
-    source = (
-        f"{len(values)} crops of the generic photographs shipped with onnxmerge, {height} x {width}, "
-        f"normalised to {_described(chosen)}{reason}"
-    )
-    return _joined(frame, target.name, values, source, others)
+
+
+def _stated(images: ImageOptions, channels: int) -> Convention:
+    order = "grey" if channels == 1 else images.order
+    # Where the colours are in BGR order, so are the numbers that were given for them.
+    mean, std = (v[::-1] if order == "bgr" else v for v in (images.mean, images.std))
+    return Convention(images.described, mean, std, images.scale, order)
+
+
+def _whole(count: float, unit: int) -> int:
+    """The next lower multiple of a batch, at least one."""
+    return max(int(count) // unit, 1) * unit
 
 
 def _with_size(
@@ -109,28 +149,30 @@ def _infer(
     frame: Dataset,
     size: tuple[int, int],
     seed: int,
-) -> Normalisation:
-    count = min(max(_PROBE_PIXELS // math.prod(size), 2), _PROBE_IMAGES)
+    scores: Sequence[str],
+) -> Plausible:
+    known = candidates(target.channels, whole=dtype.kind in "iu")
     template = next(iter(frame.feeds(1)))
     batch = len(template[target.name])
+    count = min(max(_PROBE_PIXELS // math.prod(size), _FEWEST_PROBES), _MOST_PROBES)
     pixels = generic_images(math.ceil(count / batch) * batch, size, target.channels, seed)
 
-    def feeder(candidate: Normalisation) -> Iterator[Feed]:
-        values = _numbers(pixels, target, candidate, dtype)
+    def feeds(convention: Convention, shown: np.ndarray) -> Iterator[Feed]:
+        values = _numbers(shown, target, convention, dtype)
         for start in range(0, len(values), batch):
             yield template | {target.name: values[start : start + batch]}
 
-    return infer_normalisation(
-        model,
-        runtime,
-        feeder,
-        channels=target.channels,
-        smallest_side=min(size),
-        whole=dtype.kind in "iu",
-    )
+    try:
+        witness = Witness(model, runtime, scores)
+        seen: dict[Convention, Evidence] = {
+            c: witness.observe(feeds(c, pixels), feeds(c, pixels[:, :, ::-1])) for c in known
+        }
+    except ModelError:
+        return assumed(known, min(size))
+    return plausible(seen, min(size))
 
 
-def _numbers(pixels: np.ndarray, target: ImageInput, how: Normalisation, dtype: np.dtype) -> np.ndarray:
+def _numbers(pixels: np.ndarray, target: ImageInput, how: Convention, dtype: np.dtype) -> np.ndarray:
     values = how.apply(pixels)
     if dtype.kind in "iu":
         values = np.clip(np.rint(values), np.iinfo(dtype).min, np.iinfo(dtype).max)
@@ -139,17 +181,19 @@ def _numbers(pixels: np.ndarray, target: ImageInput, how: Normalisation, dtype: 
     return np.ascontiguousarray(values, dtype)
 
 
-def _joined(frame: Dataset, name: str, values: np.ndarray, source: str, others: bool) -> Dataset:
+def _joined(
+    frame: Dataset, name: str, values: np.ndarray, source: str, others: bool, convention: str
+) -> Dataset:
     """The images, beside the made-up values of the other inputs where there are any."""
+    same = {"made_up": True, "conventions": (convention,)}
     if not others:
-        return Dataset(source, arrays={name: values}, batch=frame.batch, made_up=True)
+        return Dataset(source, arrays={name: values}, batch=frame.batch, **same)
     if frame.arrays is not None:
         arrays = {k: a if k in frame.shared else a[: len(values)] for k, a in frame.arrays.items()}
         count = min(len(a) for k, a in arrays.items() if k not in frame.shared)
         arrays = {k: a if k in frame.shared else a[:count] for k, a in arrays.items()}
-        return Dataset(
-            source, arrays | {name: values[:count]}, batch=frame.batch, shared=frame.shared, made_up=True
-        )
+        arrays[name] = values[:count]
+        return Dataset(source, arrays, batch=frame.batch, shared=frame.shared, **same)
     feeds, start = [], 0
     for feed in frame.feeds():
         rows = len(feed[name])
@@ -157,13 +201,4 @@ def _joined(frame: Dataset, name: str, values: np.ndarray, source: str, others: 
             break
         feeds.append(feed | {name: values[start : start + rows]})
         start += rows
-    return Dataset(source, ready=tuple(feeds), made_up=True)
-
-
-def _described(how: Normalisation) -> str:
-    numbers = f"mean {_listed(how.mean)}, std {_listed(how.std)}, scale {how.scale:.4g}"
-    return numbers if how.name == "given" else f"{how.name}: {numbers}"
-
-
-def _listed(values: Sequence[float]) -> str:
-    return "/".join(f"{value:.4g}" for value in values)
+    return Dataset(source, ready=tuple(feeds), **same)

@@ -18,9 +18,10 @@ SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", 
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """How pixels become numbers: (x * scale - mean) / std with x in 0..255, in RGB order.
+    """How pixels become numbers: (x * scale - mean) / std with x in 0..255.
 
-    `mean` and `std` have one value or one per channel. `layout` is 'nchw', 'nhwc' or None: inferred from
+    `order` is that of the colours in the model's input, 'rgb' or 'bgr'; `mean` and `std` have one value, or
+    one per channel in this order. `layout` is 'nchw', 'nhwc' or None: inferred from
     the input's shape. `resize` is (height, width) in pixels that every image is stretched to before the
     centre is cropped; without it, the shorter side is fitted to the model's input.
 
@@ -32,6 +33,7 @@ class ImageOptions:
     scale: float = 1.0
     layout: str | None = None
     resize: tuple[int, int] | None = None
+    order: str = "rgb"
 
     def __post_init__(self) -> None:
         for name, values in (("mean", self.mean), ("std", self.std)):
@@ -41,8 +43,17 @@ class ImageOptions:
             raise UsageError("--std and --scale must not be zero")
         if self.layout not in (None, "nchw", "nhwc"):
             raise UsageError(f"--layout is nchw or nhwc, not {self.layout!r}")
+        if self.order not in ("rgb", "bgr"):
+            raise UsageError(f"--order is rgb or bgr, not {self.order!r}")
         if self.resize is not None and (len(self.resize) != 2 or min(self.resize) < 1):
             raise UsageError(f"--resize takes a height and a width in pixels, not {self.resize}")
+
+
+    @property
+    def described(self) -> str:
+        """For reports: the numbers, without the order of colours."""
+        mean, std = ("/".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
+        return f"mean {mean}, std {std}, scale {self.scale:.4g}"
 
 
 @dataclass(frozen=True)
@@ -148,6 +159,8 @@ def _load(path: Path, frame: _Frame, options: ImageOptions) -> np.ndarray:
 
 def _normalised(pixels: np.ndarray, options: ImageOptions, frame: _Frame, dtype: np.dtype) -> np.ndarray:
     mean, std = (np.asarray(values, np.float32) for values in (options.mean, options.std))
+    if options.order == "bgr":
+        pixels = pixels[..., ::-1]
     values = (pixels.astype(np.float32) * np.float32(options.scale) - mean) / std
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)

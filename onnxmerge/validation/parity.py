@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -68,7 +68,9 @@ class Parity:
 
     `relative_error` (|y' - y| / |y|, Frobenius over the whole set) and `max_abs_error` are the largest
     over the float outputs, `top1_agreement` the smallest over the class outputs (None without any),
-    `change` the largest over all outputs. `notes` says what could not be compared.
+    `change` the largest over all outputs. `notes` says what could not be compared. Where it is not known
+    which numbers the model expects, `convention` is the one of these inputs, and `others` holds the
+    comparisons under the other plausible ones, none of which is worse.
     """
 
     relative_error: float
@@ -79,6 +81,8 @@ class Parity:
     samples: int
     source: str
     notes: tuple[str, ...] = ()
+    convention: str | None = None
+    others: tuple[Parity, ...] = ()
 
     def change_upper(self, confidence: float = 0.9) -> float:
         """The largest of the outputs' upper one-sided confidence bounds of their change."""
@@ -90,6 +94,18 @@ def measure(reference: Session, candidate: Session, data: Dataset, kinds: Mappin
 
     Models whose weights lie in files run one after the other, so that never both are in memory.
     """
+    convention = data.conventions[0] if len(data.conventions) == 1 else None
+    return replace(_measured(reference, candidate, data, kinds), convention=convention)
+
+
+def worst(parities: Sequence[Parity]) -> Parity:
+    """Of comparisons under several conventions the one with the largest change, beside the others."""
+    place = max(range(len(parities)), key=lambda i: parities[i].change)
+    rest = tuple(p for i, p in enumerate(parities) if i != place)
+    return replace(parities[place], others=rest)
+
+
+def _measured(reference: Session, candidate: Session, data: Dataset, kinds: Mapping[str, str]) -> Parity:
     names = list(kinds)
 
     def rows(feed: Mapping[str, np.ndarray]) -> int:
