@@ -27,10 +27,7 @@ from onnxmerge.reference import trusted
 from onnxmerge.report import Report, describe, describe_inspection, describe_sweep
 from onnxmerge.search import Found, search, within_latency
 from onnxmerge.stages import Decision, Prepared, Proof
-from onnxmerge.validation import SLOWER, Parity, check_model, compare_latency
-
-# How often a smaller model must be found slower than its input before it is given up.
-CONFIRMATIONS = 3
+from onnxmerge.validation import Parity, check_model, compare_latency
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,9 +94,6 @@ def optimize(
     prepared = prepare(model, calibration, evaluation, config, clock)
     decision = decide(prepared, plan)
     proof = prove(prepared, decision)
-    if in_vain(prepared, decision, proof):
-        decision = decision.given_up(proof.latency.ratio)
-        proof = prove(prepared, decision)
     report = describe(prepared, decision, proof)
     kept = {name: tuple(int(i) for i in keep) for name, keep in decision.candidate.selection.keep.items()}
     method = asdict(prepared.method) | {"seed": config.seed}
@@ -205,26 +199,6 @@ def decide(prepared: Prepared, plan: Plan | None) -> Decision:
     return Decision(
         candidate, data, found, unchanged, tuple(distrusted), planned=plan is not None, predicted=predicted
     )
-
-
-def in_vain(prepared: Prepared, decision: Decision, proof: Proof) -> bool:
-    """Whether a smaller model that was to be faster is slower than its input, time after time.
-
-    Who gives a ratio, a plan, an alignment or a share of the parameters asks for just that, whatever
-    it costs in time; and the times of large models, whose weights are not packed here, prove nothing.
-    """
-    config = prepared.config
-    asked = config.ratio is not None or config.params is not None or config.align != "auto"
-    told = proof.latency.in_turn and proof.latency.ratio > SLOWER
-    if decision.unchanged or decision.planned or asked or not told:
-        return False
-    feed = next(iter(decision.data.feeds(batch=1)))
-    with prepared.clock("latency"):
-        return all(
-            compare_latency(prepared.reference, prepared.session(decision.candidate), feed, seconds=0.5).ratio
-            > SLOWER
-            for _ in range(CONFIRMATIONS)
-        )
 
 
 def _search(
