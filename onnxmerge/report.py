@@ -203,8 +203,8 @@ def _warnings(prepared: Prepared, decision: Decision, proof: Proof) -> list[str]
         )
     elif proof.latency.ratio > SLOWER and not decision.unchanged:
         warnings.append(
-            f"the output took {proof.latency.ratio:.2f} of the input's time here: its widths do not suit this "
-            "machine's kernels, or the machine was busy; --latency asks for time"
+            f"the output took {proof.latency.ratio:.2f} of the input's time here: its widths do not suit "
+            "this machine's kernels, or the machine was busy; --latency asks for time"
         )
     if not prepared.subject.channels.groups:
         warnings.append("no channel of this model can be removed: see what is frozen and why")

@@ -65,6 +65,7 @@ class Decision:
         distrusted: groups that stay whole because their removal did not equal their mask.
         planned: whether a plan made it.
         predicted: under a latency budget the share of the input's time that the table predicts.
+        fit_on: ``all`` of the data, or the ``part`` of it that a search keeps to.
     """
 
     candidate: Candidate
@@ -74,6 +75,7 @@ class Decision:
     distrusted: tuple[str, ...] = ()
     planned: bool = False
     predicted: float | None = None
+    fit_on: str = "all"
 
 
 @dataclass(frozen=True, eq=False)
