@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 
 from onnxmerge.channels import Channels
 from onnxmerge.config import Config
+from onnxmerge.errors import UsageError
+
+# What a plan records of a configuration: the methods, and every option that changes what they compute.
+_RECORDED = ("criterion", "allocation", "compensation", "threshold", "trade_off", "patches", "seed")
 
 
 @dataclass(frozen=True)
@@ -53,3 +58,37 @@ def choose_method(config: Config, channels: Channels, data_kind: str) -> Method:
         allocation = "curves" if criterion == "reconstruction" and config.ratio is None else "uniform"
         reasons.append(f"{allocation} widths")
     return Method(criterion, allocation, compensation, "; ".join(reasons) or "as asked for")
+
+
+def recorded(method: Method, config: Config) -> dict[str, object]:
+    """The method of a run and its options, as a plan carries them."""
+    return {name: getattr(config, name) for name in _RECORDED} | asdict(method)
+
+
+def as_planned(config: Config, planned: Mapping[str, object], given: Collection[str] = ()) -> Config:
+    """The configuration that applies a plan: its own method and options in the place of the run's.
+
+    What the plan does not record is taken from the configuration.
+
+    Args:
+        planned: what ``recorded`` gave.
+        given: options that were given by name; of others those that are not at their default count, too.
+
+    Raises:
+        UsageError: an option that was given differs from the plan's, or is a budget.
+    """
+    if config.budget is not None:
+        raise UsageError(f"a plan takes the place of a budget: give the plan or {config.budget[0]}, not both")
+    usual = {f.name: f.default for f in fields(config)}
+    own = {name: value for name, value in planned.items() if name in _RECORDED}
+    for name, value in own.items():
+        asked = getattr(config, name)
+        if asked not in (value, "auto") and (name in given or asked != usual[name]):
+            raise UsageError(
+                f"{name}={asked!r} contradicts the plan, which was made with {value!r}: "
+                "leave the option out, or make another plan"
+            )
+    try:
+        return replace(config, **own)
+    except TypeError as error:
+        raise UsageError(f"this is not a plan: its method has a value of the wrong type ({error})") from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from onnxmerge.config import DEFAULT_TOLERANCE, Config
 from onnxmerge.errors import InternalError, ModelError, ToleranceExceeded, UsageError
 from onnxmerge.graph.output import copy_file, save
 from onnxmerge.graph.weights import Scratch
+from onnxmerge.method import as_planned, recorded
 from onnxmerge.plan import Plan, Selection
 from onnxmerge.preparation import prepare
 from onnxmerge.recipe import Candidate, Recipe
@@ -27,10 +28,7 @@ from onnxmerge.reference import trusted
 from onnxmerge.report import Report, describe, describe_inspection, describe_sweep
 from onnxmerge.search import Found, search, within_latency
 from onnxmerge.stages import Decision, Prepared, Proof
-from onnxmerge.validation import SLOWER, Parity, check_model, compare_latency
-
-# How often a smaller model must be found slower than its input before it is given up.
-CONFIRMATIONS = 3
+from onnxmerge.validation import Parity, check_model, compare_latency
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +83,8 @@ def optimize(
         calibration: a path (.npz, .npy, a folder of those or of images), an array, a dict of arrays, an
             iterable of dicts, or an onnxruntime ``CalibrationDataReader``; None: made-up inputs.
         evaluation: like ``calibration``: where parity is measured, if not on the calibration data.
-        plan: decisions made before, for the same model; it takes the place of a budget.
+        plan: decisions made before, for the same model, in the place of a budget; they are applied with the
+            method and the options that made them, so the same data give the same bytes.
         config: all options at once; or give them by name: ``ratio=0.5``, ``macs=0.5``, ...
         progress: called with (stage, done, total).
 
@@ -93,16 +92,15 @@ def optimize(
         OnnxMergeError: one of its subclasses, see ``onnxmerge.errors``.
     """
     config = configured(config, options)
+    if plan is not None:
+        config = as_planned(config, plan.method, options)
     clock = Clock(progress)
     prepared = prepare(model, calibration, evaluation, config, clock)
     decision = decide(prepared, plan)
     proof = prove(prepared, decision)
-    if in_vain(prepared, decision, proof):
-        decision = decision.given_up(proof.latency.ratio)
-        proof = prove(prepared, decision)
     report = describe(prepared, decision, proof)
     kept = {name: tuple(int(i) for i in keep) for name, keep in decision.candidate.selection.keep.items()}
-    method = asdict(prepared.method) | {"seed": config.seed}
+    method = recorded(prepared.method, config) | {"fit_on": decision.fit_on}
     unchanged_file = prepared.loaded.path if decision.unchanged and prepared.loaded.self_contained else None
     output = prepared.loaded.proto if decision.unchanged else decision.candidate.model
     return Result(
@@ -184,9 +182,12 @@ def decide(prepared: Prepared, plan: Plan | None) -> Decision:
     """The candidate of the plan or the budget, or the smallest one within the tolerance."""
     config, subject = prepared.config, prepared.subject
     recipe = prepared.recipe()
-    found = None
+    found, fit_on = None, "all"
     data = prepared.evaluation or prepared.data
     if plan is not None:
+        fit_on = str(plan.method.get("fit_on", "all"))
+        if fit_on == "part":
+            recipe = prepared.recipe(prepared.data.split(seed=config.seed)[0])
         candidate = recipe.of(_checked(plan, prepared))
     elif config.latency is not None:
         candidate = _fast_enough(prepared, recipe, config.latency)
@@ -196,6 +197,8 @@ def decide(prepared: Prepared, plan: Plan | None) -> Decision:
         fit, held_out = prepared.data.split(seed=config.seed)
         data = prepared.evaluation or held_out
         candidate, found = _search(prepared, recipe, fit, held_out)
+        if found is not None and candidate is found.candidate:
+            recipe, fit_on = prepared.recipe(fit), "part"
     distrusted: list[str] = []
     if subject.removed(candidate.selection).any():
         with prepared.clock("check"):
@@ -203,28 +206,15 @@ def decide(prepared: Prepared, plan: Plan | None) -> Decision:
     unchanged = not subject.removed(candidate.selection).any()
     predicted = None if config.latency is None else recipe.share("latency", candidate.selection)
     return Decision(
-        candidate, data, found, unchanged, tuple(distrusted), planned=plan is not None, predicted=predicted
+        candidate,
+        data,
+        found,
+        unchanged,
+        tuple(distrusted),
+        planned=plan is not None,
+        predicted=predicted,
+        fit_on=fit_on,
     )
-
-
-def in_vain(prepared: Prepared, decision: Decision, proof: Proof) -> bool:
-    """Whether a smaller model that was to be faster is slower than its input, time after time.
-
-    Who gives a ratio, a plan, an alignment or a share of the parameters asks for just that, whatever
-    it costs in time; and the times of large models, whose weights are not packed here, prove nothing.
-    """
-    config = prepared.config
-    asked = config.ratio is not None or config.params is not None or config.align != "auto"
-    told = proof.latency.in_turn and proof.latency.ratio > SLOWER
-    if decision.unchanged or decision.planned or asked or not told:
-        return False
-    feed = next(iter(decision.data.feeds(batch=1)))
-    with prepared.clock("latency"):
-        return all(
-            compare_latency(prepared.reference, prepared.session(decision.candidate), feed, seconds=0.5).ratio
-            > SLOWER
-            for _ in range(CONFIRMATIONS)
-        )
 
 
 def _search(

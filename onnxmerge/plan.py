@@ -64,7 +64,10 @@ class Plan:
     Attributes:
         fingerprint: sha256 of the model file the plan belongs to.
         keep: kept channel indices per group name.
-        method: how it was made (criterion, compensation and their options), for people to read.
+        method: how it was made, and so how it is applied: ``criterion``, ``allocation``, ``compensation``
+            and their options ``threshold``, ``trade_off``, ``patches`` and ``seed``; ``fit_on`` is ``all`` of
+            the data, or the ``part`` that a search fitted on; ``why`` is for people to read. What is not
+            named is taken from the options of the run that applies the plan.
     """
 
     fingerprint: str
@@ -87,7 +90,7 @@ class Plan:
             content = json.loads(text)
             version = content["plan_version"]
             keep = {name: tuple(sorted({int(i) for i in index})) for name, index in content["keep"].items()}
-            plan = Plan(content["fingerprint"], keep, content.get("method", {}))
+            plan = Plan(content["fingerprint"], keep, dict(content.get("method", {})))
         except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"this is not a plan: {error!r}") from error
         if version != PLAN_VERSION:

@@ -80,17 +80,20 @@ class Recipe:
 
     def of_widths(self, selection: Selection) -> Candidate:
         """The candidate for the widths of a selection; which channels stay may be chosen again."""
-        return self.of(selection, reselect=self.method.criterion == "reconstruction")
+        return self._of(selection, replay=False)
 
-    def of(self, selection: Selection, *, reselect: bool = False) -> Candidate:
-        """The candidate for a selection; with ``reselect`` only its widths are binding."""
+    def of(self, selection: Selection) -> Candidate:
+        """The candidate for a selection, to the last bit that of the run in which it was chosen."""
+        return self._of(selection, replay=True)
+
+    def _of(self, selection: Selection, *, replay: bool) -> Candidate:
         folds: tuple[Fold, ...]
         scratch = self.subject.scratch()
         if not self.subject.removed(selection).any():
             folds = ()
         elif self.method.compensation == "lstsq":
             with self.clock("reconstruct"):
-                selection, folds = self._reconstructed(selection, reselect, scratch)
+                selection, folds = self._reconstructed(selection, replay, scratch)
         else:
             mean = self._means.mean if self._needs_means else lambda site: None
             with self.clock("compensate"):
@@ -121,9 +124,14 @@ class Recipe:
         return self._latency_table.share if kind == "latency" else partial(self.subject.cost.share, kind)
 
     def _reconstructed(
-        self, selection: Selection, reselect: bool, scratch: Scratch | None
+        self, selection: Selection, replay: bool, scratch: Scratch | None
     ) -> tuple[Selection, tuple[Fold, ...]]:
-        options = Options(patches=self.config.patches, reselect=reselect, seed=self.config.seed)
+        options = Options(
+            patches=self.config.patches,
+            reselect=self.method.criterion == "reconstruction",
+            replay=replay,
+            seed=self.config.seed,
+        )
         chosen, folds = reconstruct(
             self.subject.channels,
             self.subject.proto,

@@ -155,7 +155,7 @@ def _size(decision: Decision, prepared: Prepared) -> dict[str, Any]:
 
 
 def _search(prepared: Prepared, decision: Decision) -> dict[str, Any] | None:
-    if prepared.config.budget is not None:
+    if prepared.config.budget is not None or decision.planned:
         return None
     if decision.found is None:
         return {
@@ -203,16 +203,11 @@ def _warnings(prepared: Prepared, decision: Decision, proof: Proof) -> list[str]
         )
     elif proof.latency.ratio > SLOWER and not decision.unchanged:
         warnings.append(
-            f"the output takes {proof.latency.ratio:.2f} of the input's time on this machine, whose kernels "
-            "its widths do not suit: --macs and --latency take that into account"
+            f"the output took {proof.latency.ratio:.2f} of the input's time here: its widths do not suit "
+            "this machine's kernels, or the machine was busy; --latency asks for time"
         )
     if not prepared.subject.channels.groups:
         warnings.append("no channel of this model can be removed: see what is frozen and why")
-    elif decision.in_vain is not None:
-        warnings.append(
-            f"the smaller model took {decision.in_vain:.2f} of the input's time on this machine: the input "
-            "model is the output; --ratio and --params ask for a smaller model whatever its time"
-        )
     elif decision.unchanged:
         warnings.append("nothing was removed: the input model is the output")
     return warnings

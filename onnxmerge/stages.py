@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from onnxmerge.calibration import Dataset, Plausible
 from onnxmerge.channels.explain import Explanation
@@ -11,7 +11,6 @@ from onnxmerge.config import Config
 from onnxmerge.errors import InternalError, ModelError
 from onnxmerge.graph.io import LoadedModel
 from onnxmerge.method import Method
-from onnxmerge.plan import Selection
 from onnxmerge.recipe import Candidate, Recipe
 from onnxmerge.runtime import Runtime, Session
 from onnxmerge.search import Found
@@ -75,7 +74,7 @@ class Decision:
         distrusted: groups that stay whole because their removal did not equal their mask.
         planned: whether a plan made it.
         predicted: under a latency budget the share of the input's time that the table predicts.
-        in_vain: the measured share of the input's time of a smaller model that was given up for it.
+        fit_on: ``all`` of the data, or the ``part`` of it that a search keeps to.
     """
 
     candidate: Candidate
@@ -85,12 +84,7 @@ class Decision:
     distrusted: tuple[str, ...] = ()
     planned: bool = False
     predicted: float | None = None
-    in_vain: float | None = None
-
-    def given_up(self, ratio: float) -> Decision:
-        """The input as it is, for the smaller model took more than its time."""
-        whole = Candidate(Selection({}), (), self.candidate.model)
-        return replace(self, candidate=whole, unchanged=True, in_vain=ratio)
+    fit_on: str = "all"
 
 
 @dataclass(frozen=True, eq=False)

@@ -158,7 +158,7 @@ def test_a_plan_can_be_saved_edited_and_applied(tmp_path):
     first = onnxmerge.optimize(DIGITS, ratio=0.5, calibration=digits()[:8], **FAST)
     (tmp_path / "plan.json").write_text(first.plan.to_json())
     plan = Plan.load(tmp_path / "plan.json")
-    again = onnxmerge.optimize(DIGITS, plan=plan, calibration=digits()[:8], **FAST)
+    again = onnxmerge.optimize(DIGITS, plan=plan, calibration=digits()[:8])
     assert again.model.SerializeToString(deterministic=True) == first.model.SerializeToString(
         deterministic=True
     )
@@ -211,7 +211,7 @@ def test_the_mean_goes_into_batch_norm_or_bias():
     values["fc1.bias"].CopyFrom(numpy_helper.from_array(bias, "fc1.bias"))
     constant = {"/block1/conv1/Conv": tuple(range(4, 32)), "/fc1/Gemm": tuple(range(4, 64))}
     reference = onnxmerge.optimize(original, ratio=0.0, calibration=digits(), **FAST)
-    plan = replace(reference.plan, keep=constant)
+    plan = replace(reference.plan, keep=constant, method={})
     for compensation, bound in (("bias", 1e-3), ("none", np.inf)):
         result = onnxmerge.optimize(
             original, plan=plan, compensation=compensation, criterion="l1", calibration=digits()
@@ -248,7 +248,7 @@ def duplicated() -> onnx.ModelProto:
 def test_duplicated_neurons_merge_back(keep):
     model = duplicated()
     nothing = onnxmerge.optimize(model, ratio=0.0, **FAST)
-    plan = replace(nothing.plan, keep={"first": tuple(sorted(keep))})
+    plan = replace(nothing.plan, keep={"first": tuple(sorted(keep))}, method={})
     result = onnxmerge.optimize(model, plan=plan, compensation="merge", threshold=0.99)
     assert result.report["output"]["params"] * 1.9 < result.report["input"]["params"]
     assert result.report["parity"]["max_abs_error"] < 1e-5

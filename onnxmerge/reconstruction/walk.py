@@ -44,6 +44,8 @@ class Options:
     Attributes:
         patches: rows per site, spread over the samples.
         reselect: whether the channels of groups with one consumer are chosen again, at the same widths.
+        replay: whether that choice was made before, and is what the selection holds: statistics are the
+            same as when it was made, so that the same weights come of them to the last bit.
         residual: whether the last site before a residual sum also repairs the sum's other operand.
         downstream: whether sites that lost no channel are refitted too, once something before them changed.
         seed: of the choice of rows.
@@ -51,6 +53,7 @@ class Options:
 
     patches: int = 20_000
     reselect: bool = True
+    replay: bool = False
     residual: bool = True
     downstream: bool = True
     seed: int = 0
@@ -170,7 +173,8 @@ class _Walk:
         moments = [block.all for block in paired.blocks if isinstance(block, Split)]
         # With few rows the choice would follow their noise: the one made on exact targets is better.
         fit = paired.fit
-        if fit is not None and moments and moments[0].rows >= ROWS_TO_CHOOSE * fit.form.features:
+        enough = fit is not None and moments and moments[0].rows >= ROWS_TO_CHOOSE * fit.form.features
+        if fit is not None and enough and not self._options.replay:
             self.keep[group.name] = choose_channels(
                 fit, moments, paired.present, self._kept, self._likely, self._demanded, group.channels, width
             )
