@@ -58,9 +58,8 @@ def source_of(model: Model) -> Source:
     relative = onnx.ModelProto()
     relative.CopyFrom(model)
     for tensor in weights.references(relative):
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                entry.value = os.path.relpath(entry.value, folder)
+        path, offset, length = weights.location_of(tensor)
+        weights.locate(tensor, os.path.relpath(path, folder), offset, length or 0)
     mapped = {tensor.name: weights.values_of(tensor) for tensor in references}
     return Source(serialized(relative), folder, mapped)
 

@@ -49,6 +49,8 @@ class Session:
         Raises ModelError, naming the node where onnxruntime does.
         """
         names = [o.name for o in self.outputs] if outputs is None else list(outputs)
+        if not names:
+            return {}  # onnxruntime takes an empty list for all outputs
         fed: dict[str, Any] = {k: _to_bfloat16(v) if k in self._narrow_in else v for k, v in feed.items()}
         try:
             if not self._narrow_out:

@@ -129,18 +129,6 @@ def test_nothing_removed_is_the_input_again(large, external, tmp_path):
     )
 
 
-def test_a_model_in_memory_may_refer_to_absolute_files(large, external, tmp_path):
-    proto = onnx.load(external, load_external_data=False)
-    with pytest.raises(ModelError, match="make its locations absolute"):
-        onnxmerge.optimize(proto, macs=0.5)
-    for tensor in proto.graph.initializer:
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                entry.value = str(tmp_path / "in.bin")
-    result = onnxmerge.optimize(proto, calibration=images(8), macs=0.5)
-    assert run(result.model, image=images(2)).shape == (2, 10)
-
-
 def test_files_in_scratch_go_with_the_result(large, external):
     result = onnxmerge.optimize(external, calibration=images(8), macs=0.5)
     assert any(large.iterdir())

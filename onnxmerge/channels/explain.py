@@ -116,6 +116,7 @@ def _made_axes(channels: Channels) -> Iterator[tuple[NodeView, Axis]]:
     """The output axes that linear operators, recurrent layers included, fill from stored weights."""
     number = channels.classes.number
     summing = {node.index for node, contract in channels.contracts() if contract.weight is not None}
+    stored = _stored(channels.view)
     for node in channels.view:
         operator = lookup(node)
         linear = node.index in summing or (operator is not None and operator.linear is not None)
@@ -123,16 +124,19 @@ def _made_axes(channels: Channels) -> Iterator[tuple[NodeView, Axis]]:
             continue
         outputs = {number[axis]: axis for axis in node.y[0].axes if axis.size > 1}
         for weight in node.x[:3]:
-            if weight is not None and _is_stored(channels.view, weight.name):
+            if weight is not None and weight.name in stored:
                 yield from ((node, outputs[number[a]]) for a in weight.axes if number[a] in outputs)
 
 
-def _is_stored(view: GraphView, name: str) -> bool:
-    """Whether a tensor is a constant, or computed from constants alone (a dequantised weight)."""
-    if view.tensor(name).is_constant:
-        return True
-    maker = view.producer(name)
-    return maker is not None and all(_is_stored(view, x.name) for x in maker.x if x is not None)
+def _stored(view: GraphView) -> set[str]:
+    """The tensors that are constants, or computed from constants alone (dequantised weights)."""
+    stored: set[str] = set()
+    for node in view:
+        inputs = [x for x in node.x if x is not None]
+        stored |= {x.name for x in inputs if x.is_constant}
+        if all(x.name in stored for x in inputs):
+            stored |= {y.name for y in node.y if y is not None}
+    return stored
 
 
 def _causes(channels: Channels) -> np.ndarray:

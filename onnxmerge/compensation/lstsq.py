@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 # Eigenvalues below this share of the largest count as zero where removed channels are regressed on kept ones.
 CUTOFF = 1e-7
@@ -48,7 +48,11 @@ def ridge(gram: np.ndarray, cross: np.ndarray, start: np.ndarray, strength: floa
     # In Fortran order LAPACK factorises it where it is.
     regular = np.array(gram, dtype=np.float64, order="F")
     np.fill_diagonal(regular, np.diagonal(regular) + penalty)
-    factor = cho_factor(regular, lower=True, overwrite_a=True, check_finite=False)
+    try:
+        factor = cho_factor(regular, lower=True, overwrite_a=True, check_finite=False)
+    except LinAlgError:  # rounding left directions of a negative variance beyond the penalty
+        values, vectors = np.linalg.eigh(gram)
+        return start + ((rest @ vectors) / (np.maximum(values, 0) + penalty)) @ vectors.T
     return start + cho_solve(factor, rest.T, check_finite=False).T
 
 

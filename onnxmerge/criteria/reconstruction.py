@@ -43,10 +43,14 @@ class Reconstruction:
             raise UsageError("the criterion 'reconstruction' needs calibration data: give some, or take l1")
         everything = fold_sites(channels)
         demanded = demand(channels, everything)
-        sites = [s for s in everything if s.node.index in statistics.features]
+        reading: dict[int, list[FoldSite]] = {}
+        for site in everything:
+            if site.node.index in statistics.features:
+                for number in np.unique(channels.group_of[site.channel]):
+                    reading.setdefault(int(number), []).append(site)
         values, curves = {}, {}
         for number, group in enumerate(channels.groups):
-            mine = [s for s in sites if (channels.group_of[s.channel] == number).any()]
+            mine = reading.get(number, [])
             if len(group) > MOST_COMPARED and not any(statistics.features[s.node.index].grams for s in mine):
                 energy = np.sum([_energies(channels, s, group, statistics, demanded) for s in mine], axis=0)
                 order = np.argsort(energy, kind="stable")[:-1]

@@ -1,7 +1,7 @@
 """Reading model files.
 
-Models are untrusted: external data must lie inside the model's folder and its size is checked
-before anything is read.
+Models are untrusted: external data must lie inside the model's folder, wherever in the model a tensor
+is stored, and its size is checked before anything is read.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
-from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor, uses_external_data
+from google.protobuf.message import DecodeError, Message
+from onnx.external_data_helper import uses_external_data
 
 from onnxmerge.errors import ModelError
 from onnxmerge.graph import weights, wire
@@ -57,7 +56,7 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto) -> LoadedModel:
     if isinstance(model, onnx.ModelProto):
         return _given(model)
     path = Path(model)
-    scratch = None
+    places: dict[str, tuple[int, int]] = {}
     digest = hashlib.sha256()
     try:
         size = path.stat().st_size
@@ -66,8 +65,7 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto) -> LoadedModel:
             digest.update(data)
             proto = onnx.ModelProto.FromString(data)
         else:
-            scratch = Scratch()
-            proto = _read_skeleton(path, scratch)
+            proto, places = _read_skeleton(path)
             with path.open("rb") as file:
                 for part in wire.chunks(file):
                     digest.update(part)
@@ -80,10 +78,12 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto) -> LoadedModel:
         ) from error
     if not proto.graph.node and not proto.graph.output:
         raise ModelError(f"{path} is not an ONNX file: it holds no graph")
-    outside = [_located(tensor, path) for tensor in _stored_tensors(proto.graph) if _is_outside(tensor)]
+    # While no tensor of it is a reference yet: whatever the file says of other files is to be checked.
+    outside = [_located(tensor, path) for tensor in _stored_tensors(proto) if uses_external_data(tensor)]
     total = size + sum(place.length for place in outside)
-    if scratch is None and total >= weights.LARGE:
-        scratch = Scratch()
+    scratch = Scratch() if total >= weights.LARGE else None
+    if scratch is not None:
+        _copy_big(proto, places, path, scratch)
     big = {id(tensor) for tensor in proto.graph.initializer} if scratch is not None else set()
     for place in outside:
         _attach(place, path, digest, scratch if id(place.tensor) in big else None)
@@ -92,21 +92,22 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto) -> LoadedModel:
 
 def _given(model: onnx.ModelProto) -> LoadedModel:
     """A model that is in memory; the caller's object is never touched, whatever happens to the copy."""
-    for tensor in _stored_tensors(model.graph):
-        if _is_outside(tensor):
+    for tensor in _stored_tensors(model):
+        if uses_external_data(tensor) and not weights.is_reference(tensor):
             raise ModelError(
-                f"the data of '{tensor.name}' is not loaded: give the model's path, load its external data, "
-                "or make its locations absolute"
+                f"the data of '{tensor.name}' is not loaded, and is not read from where the model says, for "
+                "that could be any file: give the model's path, or load its external data "
+                "(onnx.load does)"
             )
     proto = onnx.ModelProto()
     if sum(tensor_bytes(tensor) for tensor in model.graph.initializer) < weights.LARGE:
         proto.CopyFrom(model)
-        for tensor in weights.references(proto):
-            tensor.CopyFrom(onnx.numpy_helper.from_array(weights.values_of(tensor), tensor.name))
+        _read_references(proto)
         data = serialize(proto)
         return LoadedModel(proto, None, len(data), hashlib.sha256(data).hexdigest())
     scratch = Scratch()
     proto = wire.frame(model)
+    _read_references(proto)
     for tensor in model.graph.initializer:
         kept = proto.graph.initializer.add()
         if weights.is_reference(tensor) or not _stays_in_file(tensor):
@@ -117,14 +118,28 @@ def _given(model: onnx.ModelProto) -> LoadedModel:
     return LoadedModel(proto, None, size, digest, not weights.references(model), scratch)
 
 
-def _read_skeleton(path: Path, scratch: Scratch) -> onnx.ModelProto:
-    """A large file without its big initializers, whose data is copied to where it can be mapped."""
+def _read_references(proto: onnx.ModelProto) -> None:
+    """Give the tensors of a model that are references their values."""
+    for tensor in _stored_tensors(proto):
+        if weights.is_reference(tensor):
+            tensor.CopyFrom(onnx.numpy_helper.from_array(weights.values_of(tensor), tensor.name))
+
+
+def _read_skeleton(path: Path) -> tuple[onnx.ModelProto, dict[str, tuple[int, int]]]:
+    """A large file without its big initializers, and where those lie in it: (offset, length) by name."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        proto, places = wire.skeleton(data, weights.MAPPED)
-        target = scratch.new_file()
-        with target.open("wb") as copy:
+        return wire.skeleton(data, weights.MAPPED)
+
+
+def _copy_big(
+    proto: onnx.ModelProto, places: dict[str, tuple[int, int]], path: Path, scratch: Scratch
+) -> None:
+    """Copy the data that a skeleton lacks from its file to where it can be mapped."""
+    target = scratch.new_file()
+    try:
+        with path.open("rb") as file, target.open("wb") as copy:
             for tensor in proto.graph.initializer:
-                if tensor.name not in places:
+                if tensor.name not in places or uses_external_data(tensor):
                     continue
                 offset, length = places[tensor.name]
                 file.seek(offset)
@@ -133,12 +148,10 @@ def _read_skeleton(path: Path, scratch: Scratch) -> onnx.ModelProto:
                     continue
                 start = -(-copy.tell() // ALIGNMENT) * ALIGNMENT
                 copy.seek(start)
-                try:
-                    copy.writelines(wire.chunks(file, length))
-                except OSError as error:
-                    raise scratch.failure(error) from error
+                copy.writelines(wire.chunks(file, length))
                 weights.refer(tensor, str(target), start, length)
-    return proto
+    except OSError as error:
+        raise scratch.failure(error) from error
 
 
 class _Place(NamedTuple):
@@ -150,48 +163,49 @@ class _Place(NamedTuple):
     length: int
 
 
-def _is_outside(tensor: onnx.TensorProto) -> bool:
-    return uses_external_data(tensor) and not weights.is_reference(tensor)
-
-
 def _located(tensor: onnx.TensorProto, path: Path) -> _Place:
     """The data of a tensor that lies outside of the model file, checked before anything is read."""
+    location, offset, length = weights.location_of(tensor)
     folder = path.parent.resolve()
-    info = ExternalDataInfo(tensor)
-    file = (folder / info.location).resolve()
-    if not file.is_relative_to(folder):
+    try:
+        file = (folder / location).resolve()
+        beside = file.is_relative_to(folder) and not os.path.isabs(location)
+        present = beside and file.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # a name that cannot be, or links in a circle
+        raise ModelError(f"{path}: external data of '{tensor.name}' cannot be read: {error}") from error
+    if not beside:
         raise ModelError(
             f"{path}: external data of '{tensor.name}' points outside of the model's folder "
-            f"({info.location}); this is refused, move the data beside the model"
+            f"({location}); this is refused: move the data beside the model, and name it relative to it"
         )
-    if not file.is_file():
-        raise ModelError(f"{path}: external data file {info.location} of '{tensor.name}' is missing")
+    if not present:
+        raise ModelError(f"{path}: external data file {location} of '{tensor.name}' is missing")
     expected = tensor_bytes(tensor)
-    available = file.stat().st_size - (info.offset or 0)
-    if expected > available or (info.length is not None and info.length != expected):
+    available = file.stat().st_size - offset
+    if expected > available or (length is not None and length != expected):
         raise ModelError(
             f"{path}: external data of '{tensor.name}' should have {expected} bytes, "
-            f"{info.location} has {max(available, 0)} from offset {info.offset or 0}"
+            f"{location} has {max(available, 0)} from offset {offset}"
         )
-    return _Place(tensor, file, info.offset or 0, expected)
+    return _Place(tensor, file, offset, expected)
 
 
 def _attach(place: _Place, path: Path, digest: hashlib._Hash, scratch: Scratch | None) -> None:
     """Give a tensor its data: a reference where it is big and may stay outside, else the bytes."""
     tensor = place.tensor
-    if scratch is None or place.length < weights.MAPPED or not _stays_in_file(tensor):
-        try:
-            load_external_data_for_tensor(tensor, str(path.parent.resolve()))
-        except Exception as error:
-            raise ModelError(f"{path}: external data of '{tensor.name}' cannot be read: {error}") from error
-        tensor.data_location = onnx.TensorProto.DEFAULT
-        del tensor.external_data[:]
-        digest.update(tensor.raw_data)
-        return
-    with place.file.open("rb") as file:
-        file.seek(place.offset)
-        for part in wire.chunks(file, place.length):
-            digest.update(part)
+    try:
+        with place.file.open("rb") as file:
+            file.seek(place.offset)
+            if scratch is None or place.length < weights.MAPPED or not _stays_in_file(tensor):
+                tensor.raw_data = file.read(place.length)
+                tensor.data_location = onnx.TensorProto.DEFAULT
+                del tensor.external_data[:]
+                digest.update(tensor.raw_data)
+                return
+            for part in wire.chunks(file, place.length):
+                digest.update(part)
+    except OSError as error:
+        raise ModelError(f"{path}: external data of '{tensor.name}' cannot be read: {error}") from error
     weights.refer(tensor, str(place.file), place.offset, place.length)
     if place.offset % ALIGNMENT:
         values = weights.values_of(tensor)
@@ -222,15 +236,29 @@ def tensor_bytes(tensor: onnx.TensorProto) -> int:
     return (count * bits + 7) // 8
 
 
-def _stored_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Initializers and tensor attributes of a graph and of its subgraphs."""
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.TENSOR:
-                yield attribute.t
-            elif attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _stored_tensors(attribute.g)
-            elif attribute.type == onnx.AttributeProto.GRAPHS:
-                for subgraph in attribute.graphs:
-                    yield from _stored_tensors(subgraph)
+def _stored_tensors(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """Every tensor that is stored in a model, wherever: initializers, attributes, subgraphs, functions."""
+    found: list[onnx.TensorProto] = []
+    ahead: list[Message] = [proto]
+    while ahead:
+        message = ahead.pop()
+        if isinstance(message, onnx.TensorProto):
+            found.append(message)
+            continue
+        for field, value in message.ListFields():
+            if field.message_type is not None and field.message_type.full_name in _HOLDERS:
+                ahead += value if field.is_repeated else [value]
+    return found[::-1]
+
+
+def _holders() -> set[str]:
+    """The messages of the ONNX format that are tensors, or can hold one at any depth."""
+    messages = onnx.ModelProto.DESCRIPTOR.file.message_types_by_name.values()
+    held = {m.full_name: {f.message_type.full_name for f in m.fields if f.message_type} for m in messages}
+    holders = {onnx.TensorProto.DESCRIPTOR.full_name}
+    while more := {name for name, parts in held.items() if parts & holders} - holders:
+        holders |= more
+    return holders
+
+
+_HOLDERS = _holders()

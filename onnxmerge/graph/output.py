@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx.external_data_helper import ExternalDataInfo
 
 from onnxmerge.errors import OutputError, UsageError
 from onnxmerge.graph import weights, wire
@@ -120,7 +119,7 @@ def save(proto: onnx.ModelProto, target: str | os.PathLike[str], *, external: bo
         return
     data = target.with_name(f"{target.name}.data")
     for tensor in weights.references(proto):
-        if same_file(Path(ExternalDataInfo(tensor).location), data):
+        if same_file(Path(weights.location_of(tensor).path), data):
             raise UsageError(f"the weights of the input lie in {data}, where those of the output would go")
     proto, places = _with_data_file(proto, data.name)
     with atomic_write(target) as part:
@@ -162,7 +161,7 @@ def _with_data_file(
         start = -(-end // _PAGE) * _PAGE
         end = start + values.nbytes
         places.append((values, start))
-        weights.refer(tensor, name, start, values.nbytes)
+        weights.locate(tensor, name, start, values.nbytes)
     return moved, places
 
 

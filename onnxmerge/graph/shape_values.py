@@ -65,10 +65,18 @@ class ShapeValues:
         self._seen: dict[str, list[Element] | None] = {}
 
     def elements(self, tensor: gs.Tensor) -> list[Element] | None:
-        """The elements of an integer tensor of rank 0 or 1, or None where it is something else."""
-        if tensor.name not in self._seen:
-            self._seen[tensor.name] = None  # a cycle cannot be a shape
-            self._seen[tensor.name] = self._evaluate(tensor)
+        """The elements of an integer tensor of rank 0 or 1, or None where it is something else.
+
+        Chains may be as long as a deep model: what a tensor is made of is looked at first, without recursion.
+        """
+        ahead = [(tensor, False)]
+        while ahead:
+            current, ready = ahead.pop()
+            if ready:
+                self._seen[current.name] = self._evaluate(current)
+            elif current.name not in self._seen:
+                self._seen[current.name] = None  # a cycle cannot be a shape
+                ahead += [(current, True), *((operand, False) for operand in _operands(current))]
         return self._seen[tensor.name]
 
     def _evaluate(self, tensor: gs.Tensor) -> list[Element] | None:
@@ -87,9 +95,9 @@ class ShapeValues:
         if node.op not in CHAIN_OPERATORS:
             return None
         if node.op == "Concat":
-            parts = [self.elements(part) for part in node.inputs]
+            parts = [self._seen[part.name] for part in node.inputs]
             return None if any(p is None for p in parts) else [e for p in parts for e in p or ()]
-        data = self.elements(node.inputs[0])
+        data = self._seen[node.inputs[0].name]
         if data is None or node.op in ("Identity", "Unsqueeze", "Squeeze", "Reshape"):
             return data
         if node.op == "Cast":
@@ -111,7 +119,7 @@ class ShapeValues:
         return dims[slice(node.attrs.get("start", 0), node.attrs.get("end"))]
 
     def _arithmetic(self, node: gs.Node) -> list[Element] | None:
-        a, b = (self.elements(x) for x in node.inputs)
+        a, b = (self._seen[x.name] for x in node.inputs)
         if not a or not b or (len(a) != len(b) and 1 not in (len(a), len(b))):
             return None
         count = max(len(a), len(b))
@@ -131,6 +139,16 @@ class ShapeValues:
             return None
         start, end, step = (int(np.ravel(b)[0]) for b in (*bounds, *steps) if b is not None)
         return data[start:end:step] if step else None
+
+
+def _operands(tensor: gs.Tensor) -> list[gs.Tensor]:
+    """The integers that a computed tensor's elements are made of."""
+    if isinstance(tensor, gs.Constant) or len(tensor.inputs) != 1:
+        return []
+    node = tensor.inputs[0]
+    if node.op == "Concat" or (node.op in _ARITHMETIC and len(node.inputs) == 2):
+        return list(node.inputs)
+    return list(node.inputs[:1]) if node.op in CHAIN_OPERATORS - {"Shape"} else []
 
 
 def _small(tensor: gs.Tensor) -> bool:

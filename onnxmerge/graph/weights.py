@@ -1,27 +1,34 @@
 """Weights that stay in files, for models too large to hold several times in memory.
 
-In such a model every big initializer of the main graph is an external reference to an absolute path.
+In such a model every big initializer of the main graph is a reference: external data at an absolute path.
 Whoever needs its values maps the file; one mapping per file serves analysis and execution alike. What a
 run computes anew goes to a scratch folder and is mapped too, so that the system can take all weights out
 of memory at any time, and ``release`` does.
+
+A path in a file that somebody else made must never be read as a reference: it could name any file of this
+machine. So a reference carries a message authentication code of what it says, under a key that exists in
+this process only.
 """
 
 from __future__ import annotations
 
 import ctypes
+import hmac
 import mmap
 import os
+import secrets
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
-from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+from onnx.external_data_helper import uses_external_data
 
 from onnxmerge.errors import ModelError, OutputError
 
@@ -35,9 +42,50 @@ _C_LIBRARY = ctypes.CDLL(None) if os.name == "posix" else None
 _roots: WeakValueDictionary[tuple[str, int, int], np.memmap] = WeakValueDictionary()
 
 
+# The key of the marks that references carry, and the entry of external data that holds them: of the entries
+# that the standard names, the only one that says nothing about where data lie.
+_SECRET = secrets.token_bytes(32)
+_MARK = "checksum"
+
+
+class Location(NamedTuple):
+    """Where external data lie: a file, and bytes in it (``length`` None: as many as the tensor has)."""
+
+    path: str
+    offset: int
+    length: int | None
+
+
+def location_of(tensor: onnx.TensorProto) -> Location:
+    """What a tensor's external data entries say; of an entry that is repeated the last counts.
+
+    Raises ModelError for a path that is no text, and for numbers that are none, or negative.
+    """
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    path = entries.get("location", "")
+    if not isinstance(path, str):  # protobuf gives bytes where they are not UTF-8
+        raise ModelError(f"external data of '{tensor.name}' lie at a path that is not UTF-8: {path!r}")
+    try:
+        offset = int(entries.get("offset") or 0)
+        length = int(entries["length"]) if entries.get("length") else None
+    except ValueError as error:
+        raise ModelError(f"external data of '{tensor.name}': offset and length are numbers") from error
+    if offset < 0 or (length is not None and length < 0):
+        raise ModelError(f"external data of '{tensor.name}' has a negative offset or length")
+    return Location(path, offset, length)
+
+
 def is_reference(tensor: onnx.TensorProto) -> bool:
-    """Whether a tensor's values lie in a file that is named by an absolute path."""
-    return uses_external_data(tensor) and os.path.isabs(ExternalDataInfo(tensor).location)
+    """Whether a tensor's values lie in a file that this process itself referred it to, with ``refer``."""
+    if not uses_external_data(tensor):
+        return False
+    marks = [entry.value for entry in tensor.external_data if entry.key == _MARK]
+    mark = _mark(location_of(tensor))
+    return len(marks) == 1 and hmac.compare_digest(str(marks[0]).encode(), mark.encode())
+
+
+def _mark(location: Location) -> str:
+    return hmac.digest(_SECRET, repr(tuple(location)).encode(), "sha256").hex()
 
 
 def references(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
@@ -52,12 +100,12 @@ def values_of(tensor: onnx.TensorProto) -> np.ndarray:
     """
     if not is_reference(tensor):
         return numpy_helper.to_array(tensor)
-    info = ExternalDataInfo(tensor)
+    path, offset, length = location_of(tensor)
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
-    start, size = info.offset or 0, int(np.prod(tensor.dims, dtype=np.int64)) * dtype.itemsize
-    found = _map(info.location)[start : start + size]
+    size = int(np.prod(tensor.dims, dtype=np.int64)) * dtype.itemsize
+    found = _map(path)[offset : offset + (length or 0)]
     if len(found) != size:
-        raise ModelError(f"the data of '{tensor.name}' is no longer all there: {info.location} was cut short")
+        raise ModelError(f"the data of '{tensor.name}' is no longer all there: {path} was cut short")
     return found.view(np.ndarray).view(dtype).reshape(tuple(tensor.dims))
 
 
@@ -73,12 +121,18 @@ def tensor_of(name: str, values: np.ndarray) -> onnx.TensorProto:
     return tensor
 
 
-def refer(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
-    """Make a tensor an external reference; whatever data it had goes."""
+def refer(tensor: onnx.TensorProto, path: str, offset: int, length: int) -> None:
+    """Make a tensor a reference to bytes of the file at an absolute path; whatever data it had goes."""
+    locate(tensor, path, offset, length)
+    tensor.external_data.add(key=_MARK, value=_mark(Location(path, offset, length)))
+
+
+def locate(tensor: onnx.TensorProto, path: str, offset: int, length: int) -> None:
+    """Give a tensor external data as files have them: the path is relative to that of the model."""
     tensor.ClearField("raw_data")
     del tensor.external_data[:]
     tensor.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in (("location", location), ("offset", offset), ("length", length)):
+    for key, value in (("location", path), ("offset", offset), ("length", length)):
         tensor.external_data.add(key=key, value=str(value))
 
 
@@ -89,7 +143,7 @@ def is_mapped(values: np.ndarray) -> bool:
 
 def common_folder(tensors: Iterable[onnx.TensorProto]) -> str:
     """The innermost folder that holds the files of all of these references."""
-    return os.path.commonpath([os.path.dirname(ExternalDataInfo(t).location) for t in tensors])
+    return os.path.commonpath([os.path.dirname(location_of(t).path) for t in tensors])
 
 
 def release() -> None:

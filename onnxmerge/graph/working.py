@@ -151,8 +151,8 @@ def _export_constants(
         else:
             dense.append(OnnxExporter.export_tensor_proto(tensor))
     # What no node of the main graph ever used belongs to a subgraph, or is an output itself.
-    used = {name for node in source.node for name in node.input}
-    dense += [tensor for tensor in source.initializer if tensor.name not in used | tensors.keys()]
+    used = {name for node in source.node for name in node.input} | tensors.keys()
+    dense += [tensor for tensor in source.initializer if tensor.name not in used]
     return dense, sparse
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from math import ceil, prod
 
 import numpy as np
@@ -82,12 +83,17 @@ class TwoModels:
 
             return gather(request, values, len(old), sample, kept, open_channels, workers)
 
+    @cached_property
+    def _largest(self) -> int:
+        """The elements of the largest tensor that a node computes first, for one sample."""
+        view = self._channels.view
+        return max(prod(view.shapes[node.y[0].name]) for node in view if node.y[0] is not None)
+
     def _bytes_at_work(self, request: Request) -> int:
         """About what one batch takes: the tensors that are read or on the way, the rows, their products."""
         view = self._channels.view
-        largest = max(prod(view.shapes[node.y[0].name]) for node in view if node.y[0] is not None)
         read = sum(prod(view.shapes[name]) for name in (*request.old_names, *request.new_names))
-        tensors = (read + _ON_THE_WAY * largest) * ceil(self._samples / len(self._feeds))
+        tensors = (read + _ON_THE_WAY * self._largest) * ceil(self._samples / len(self._feeds))
         features, outputs = request.site.data.size, 0
         if request.fit is not None:
             features, outputs = request.fit.form.features, request.fit.form.outputs
