@@ -22,6 +22,11 @@ class Method:
     compensation: str
     why: str
 
+    @property
+    def fits_data(self) -> bool:
+        """Whether anything is fitted to the values of the data."""
+        return self.criterion == "reconstruction" or self.compensation in ("lstsq", "bias")
+
 
 def choose_method(config: Config, channels: Channels, data_kind: str) -> Method:
     """The methods of a configuration, ``auto`` resolved.

@@ -86,7 +86,8 @@ def config_of(options: argparse.Namespace) -> Config:
         given[name] = tuple(given[name])
     for name in ("shapes", "output_kinds"):
         given[name] = dict(given.get(name, ()))
-    images = {name: getattr(options, name, None) for name in ("mean", "std", "scale", "layout", "resize")}
+    names = ("mean", "std", "scale", "order", "layout", "resize")
+    images = {name: getattr(options, name, None) for name in names}
     if any(value is not None for value in images.values()):
         given["images"] = ImageOptions(**{k: v for k, v in images.items() if v is not None})
     return Config(**given)
@@ -157,6 +158,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     _add(data, "--mean", "images become (x*scale - mean)/std", type=_numbers, metavar="M")
     _add(data, "--std", "with x in 0..255", type=_numbers, metavar="S")
     _add(data, "--scale", "for example 0.00392157", type=float, metavar="F")
+    _add(data, "--order", "order of the colours in the model's input, and of --mean and --std (default rgb)",
+         metavar="rgb|bgr")  # fmt: skip
     _add(data, "--layout", "where the colour channels of images are", metavar="nchw|nhwc")
     _add(data, "--resize", "size of images before the centre crop", type=_size, metavar="H,W")
 

@@ -14,9 +14,8 @@ from typing import Any
 
 import onnx
 
-from onnxmerge.calibration import Dataset
 from onnxmerge.clock import Clock, Progress
-from onnxmerge.config import DEFAULT_TOLERANCE, Config
+from onnxmerge.config import Config
 from onnxmerge.errors import InternalError, ModelError, ToleranceExceeded, UsageError
 from onnxmerge.graph.output import copy_file, save
 from onnxmerge.graph.weights import Scratch
@@ -27,8 +26,15 @@ from onnxmerge.recipe import Candidate, Recipe
 from onnxmerge.reference import trusted
 from onnxmerge.report import Report, describe, describe_inspection, describe_sweep
 from onnxmerge.search import Found, search, within_latency
-from onnxmerge.stages import Decision, Prepared, Proof
+from onnxmerge.stages import Decision, Prepared, Proof, Trial
 from onnxmerge.validation import Parity, check_model, compare_latency
+
+# What is held out to measure the change on: of samples that a budget is fitted to, and in a search, which
+# decides by it. (Share of the samples, fewest, largest share.)
+HELD_OUT = (0.1, 32, 0.25)
+SEARCHED = (0.25, 64, 0.5)
+# The largest change on made-up inputs that is written without being asked for.
+MOST_BLIND_CHANGE = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,20 +156,16 @@ def sweep(
     config = configured(config, options)
     clock = Clock(progress)
     prepared = prepare(model, calibration, evaluation, config, clock)
-    fit, held_out = (
-        (prepared.data, prepared.evaluation)
-        if prepared.evaluation is not None
-        else prepared.data.split(seed=config.seed)
-    )
-    recipe = prepared.recipe(fit)
+    trial = Trial.of(prepared, *SEARCHED)
+    recipe = prepared.recipe(trial.fit)
     points = []
     for number, share in enumerate(sorted({float(s) for s in steps}, reverse=True)):
         clock.step("sweep", number, len(steps))
         if share >= recipe.smallest("macs"):
             candidate = recipe.at("macs", share)
-            decision = Decision(candidate, held_out, None, unchanged=False)
-            points.append((decision, prove(prepared, decision)))
-    return describe_sweep(prepared, points)
+            decision = Decision(candidate, trial, candidate, None, unchanged=False)
+            points.append((decision, measured(prepared, decision)))
+    return describe_sweep(prepared, trial, points)
 
 
 def configured(config: Config | None, options: dict[str, Any]) -> Config:
@@ -181,33 +183,38 @@ def configured(config: Config | None, options: dict[str, Any]) -> Config:
 def decide(prepared: Prepared, plan: Plan | None) -> Decision:
     """The candidate of the plan or the budget, or the smallest one within the tolerance."""
     config, subject = prepared.config, prepared.subject
-    recipe = prepared.recipe()
     found, fit_on = None, "all"
-    data = prepared.evaluation or prepared.data
-    if plan is not None:
-        fit_on = str(plan.method.get("fit_on", "all"))
-        if fit_on == "part":
-            recipe = prepared.recipe(prepared.data.split(seed=config.seed)[0])
-        candidate = recipe.of(_checked(plan, prepared))
-    elif config.latency is not None:
-        candidate = _fast_enough(prepared, recipe, config.latency)
-    elif config.budget is not None:
-        candidate = recipe.at(*config.budget)
+    recipe = prepared.recipe()
+    if plan is None and config.budget is None:
+        candidate, tried, trial, found = _search(prepared, recipe)
+        fit_on = "part" if found is not None and candidate is found.candidate else "all"
     else:
-        fit, held_out = prepared.data.split(seed=config.seed)
-        data = prepared.evaluation or held_out
-        candidate, found = _search(prepared, recipe, fit, held_out)
-        if found is not None and candidate is found.candidate:
-            recipe, fit_on = prepared.recipe(fit), "part"
+        trial = Trial.of(prepared, *HELD_OUT)
+        trying = recipe if trial.fit is prepared.data else prepared.recipe(trial.fit)
+        if plan is not None:
+            selection = _checked(plan, prepared)
+            fit_on = str(plan.method.get("fit_on", "all"))
+            candidate = (recipe if fit_on == "all" else _searched(prepared)).of(selection)
+            tried = candidate if trying is recipe else trying.of(selection)
+        else:
+            assert config.budget is not None
+            widths = _fast_enough(prepared, trying) if config.latency else trying.select(*config.budget)
+            tried = trying.of_widths(widths)
+            candidate = tried if trying is recipe else recipe.of_widths(widths)
     distrusted: list[str] = []
     if subject.removed(candidate.selection).any():
+        maker = recipe if fit_on == "all" else _searched(prepared)
         with prepared.clock("check"):
-            candidate, distrusted = trusted(recipe, candidate, next(iter(prepared.data.feeds(batch=1))))
+            checked, distrusted = trusted(maker, candidate, next(iter(prepared.data.feeds(batch=1))))
+        if distrusted:
+            # What was measured must have the same widths.
+            candidate, tried = checked, prepared.recipe(trial.fit).of(checked.selection)
     unchanged = not subject.removed(candidate.selection).any()
-    predicted = None if config.latency is None else recipe.share("latency", candidate.selection)
+    predicted = None if config.latency is None else trying.share("latency", candidate.selection)
     return Decision(
         candidate,
-        data,
+        trial,
+        tried,
         found,
         unchanged,
         tuple(distrusted),
@@ -217,30 +224,42 @@ def decide(prepared: Prepared, plan: Plan | None) -> Decision:
     )
 
 
-def _search(
-    prepared: Prepared, recipe: Recipe, fit: Dataset, held_out: Dataset
-) -> tuple[Candidate, Found | None]:
-    """Search on a part of the data, rebuild with all of it; the part's candidate where that falls outside."""
-    tolerance = DEFAULT_TOLERANCE if prepared.config.tolerance is None else prepared.config.tolerance
+def _search(prepared: Prepared, recipe: Recipe) -> tuple[Candidate, Candidate, Trial, Found | None]:
+    """Search on a part of the data, rebuild with all of it; the part's candidate where that falls outside.
+
+    Data given for evaluation take no part in the choice.
+    """
+    tolerance = prepared.tolerance
+    fit, held_out = prepared.data.split(*SEARCHED, seed=prepared.config.seed)
 
     def change(candidate: Candidate) -> Parity:
         return prepared.parity(prepared.session(candidate), held_out)
 
     found = search(prepared.recipe(fit), change, tolerance, prepared.clock.step)
+    whole = recipe.of(Selection({}))
+    trial = Trial.of(prepared, *SEARCHED)
     if found is None:
-        return recipe.of(Selection({})), None
+        return whole, whole, trial, None
     candidate = recipe.at("macs", found.share)
-    return (candidate if change(candidate).change <= tolerance else found.candidate), found
+    candidate = candidate if change(candidate).change <= tolerance else found.candidate
+    return candidate, candidate if prepared.evaluation is not None else found.candidate, trial, found
 
 
-def _fast_enough(prepared: Prepared, recipe: Recipe, goal: float) -> Candidate:
+def _searched(prepared: Prepared) -> Recipe:
+    """What a search makes its candidates with: the part of the data that it does not judge by."""
+    return prepared.recipe(prepared.data.split(*SEARCHED, seed=prepared.config.seed)[0])
+
+
+def _fast_enough(prepared: Prepared, recipe: Recipe) -> Selection:
+    goal = prepared.config.latency
+    assert goal is not None
     feed = next(iter(prepared.data.feeds(batch=1)))
 
-    def measured(candidate: Candidate) -> float:
+    def share(candidate: Candidate) -> float:
         with prepared.clock("latency"):
             return compare_latency(prepared.reference, prepared.session(candidate), feed, seconds=1.0).ratio
 
-    return recipe.of_widths(within_latency(recipe, measured, goal, prepared.clock.step))
+    return within_latency(recipe, share, goal, prepared.clock.step)
 
 
 def _checked(plan: Plan, prepared: Prepared) -> Selection:
@@ -259,28 +278,42 @@ def prove(prepared: Prepared, decision: Decision) -> Proof:
     """Check the new model, compare its answers and its speed with the input's.
 
     Raises:
-        ToleranceExceeded: a budget was given with a tolerance, and the change is above it.
+        ToleranceExceeded: a budget was given, and the change is above the tolerance given with it; or, where
+            none was given and there are no data, above what made-up inputs may show.
         InternalError: the new model is not valid.
     """
-    config, clock = prepared.config, prepared.clock
-    session = prepared.reference
     if not decision.unchanged:
-        with clock("check"):
+        with prepared.clock("check"):
             try:
                 check_model(decision.candidate.model)
             except ModelError as error:
                 raise InternalError(
                     f"the smaller model is not valid, nothing was written: {error}"
                 ) from error
-            session = prepared.session(decision.candidate)
-    parity = prepared.parity(session, decision.data)
+    proof = measured(prepared, decision)
+    config, parity = prepared.config, proof.parity
     if config.budget is not None and config.tolerance is not None and parity.change > config.tolerance:
         raise ToleranceExceeded(
             f"the change is {parity.change:.4g}, above the tolerance of {config.tolerance:.4g} "
             f"(measured on {parity.source}); nothing was written: keep more, or allow more"
         )
-    with clock("latency"):
-        latency = compare_latency(
-            prepared.reference, session, next(iter(decision.data.feeds(batch=1))), seconds=0.5
+    blind = decision.trial.basis == "made up" and config.tolerance is None and config.compensation == "auto"
+    if blind and parity.change > MOST_BLIND_CHANGE:
+        raise ToleranceExceeded(
+            f"no data was given, and on made-up inputs the answers change by {parity.change:.0%}, more than "
+            f"the {MOST_BLIND_CHANGE:.0%} that pass where nothing real can be measured; nothing was written: "
+            "give real inputs (--calib), keep more, or say what change you accept (--tolerance)"
         )
+    return proof
+
+
+def measured(prepared: Prepared, decision: Decision) -> Proof:
+    """How a decided model answers on its trial's samples, and how fast it is beside the input."""
+    same = decision.unchanged
+    tried = prepared.reference if same else prepared.session(decision.tried)
+    parity = prepared.parity(tried, decision.trial.judged)
+    written = tried if same or decision.tried is decision.candidate else prepared.session(decision.candidate)
+    with prepared.clock("latency"):
+        feed = next(iter(decision.trial.judged.feeds(batch=1)))
+        latency = compare_latency(prepared.reference, written, feed, seconds=0.5)
     return Proof(parity, latency)

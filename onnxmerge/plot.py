@@ -26,7 +26,8 @@ def save_curve(report: Report, path: Path) -> None:
     change = figure.subplots()
     change.plot(shares, [point["change"] for point in points], "o-", color="tab:blue", label="change")
     change.set_xlabel("share of MACs kept")
-    change.set_ylabel("change of the answers", color="tab:blue")
+    stand_in = ", on stand-in data" if report["stand_in"] else ""
+    change.set_ylabel(f"change of the answers{stand_in}", color="tab:blue")
     change.set_ylim(bottom=0)
     latency = change.twinx()
     latency.plot(shares, [point["latency"] for point in points], "s--", color="tab:orange", label="latency")

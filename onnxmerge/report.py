@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxmerge.graph.output import atomic_write, measured
-from onnxmerge.stages import Decision, Prepared, Proof
+from onnxmerge.headline import headline, measured_on
+from onnxmerge.stages import Decision, Prepared, Proof, Trial
 from onnxmerge.validation import SLOWER
 
 SCHEMA_VERSION = 1
@@ -49,7 +50,15 @@ def describe(prepared: Prepared, decision: Decision, proof: Proof) -> Report:
     output = _size(decision, prepared)
     facts = {group.name: group for group in subject.channels.groups}
     keep = decision.candidate.selection.keep
+    config = prepared.config
+    kind, value = config.budget or ("tolerance", prepared.tolerance)
     return Report({
+        "headline": asdict(headline(prepared, decision, proof)),
+        "asked": {"kind": "plan", "value": None} if decision.planned else {"kind": kind, "value": value},
+        "reached": {
+            "macs": macs / max(subject.cost.macs, 1), "params": params / max(subject.cost.params, 1),
+            "latency": latency.ratio, "change": parity.change,
+        },
         "schema_version": SCHEMA_VERSION,
         "input": {
             "params": subject.cost.params, "macs": subject.cost.macs,
@@ -61,6 +70,13 @@ def describe(prepared: Prepared, decision: Decision, proof: Proof) -> Report:
             "relative_error": parity.relative_error, "max_abs_error": parity.max_abs_error,
             "top1_agreement": parity.top1_agreement, "change": parity.change,
             "change_upper_90": parity.change_upper(0.9), "samples": parity.samples, "source": parity.source,
+            "basis": decision.trial.basis, "stand_in": decision.trial.stands_in,
+            "convention": parity.convention,
+            "conventions": [
+                {"convention": p.convention, "change": p.change, "change_upper_90": p.change_upper(0.9),
+                 "top1_agreement": p.top1_agreement, "relative_error": p.relative_error}
+                for p in (parity, *parity.others) if p.convention is not None
+            ],
             "outputs": [
                 {"name": o.name, "kind": o.kind, "change": o.change, "relative_error": o.relative_error,
                  "max_abs_error": o.max_abs_error, "agreement": o.agreement}
@@ -77,9 +93,9 @@ def describe(prepared: Prepared, decision: Decision, proof: Proof) -> Report:
         "frozen": _frozen(prepared),
         "reach": prepared.explanation.reach,
         "calibration": {"source": prepared.data.source, "samples": len(prepared.data),
-                        "kind": prepared.data_kind},
+                        "kind": prepared.data_kind, "conventions": _conventions(prepared)},
         "method": asdict(prepared.method),
-        "config": prepared.config.as_dict(),
+        "config": config.as_dict(),
         "warnings": [*prepared.warnings, *parity.notes, *_warnings(prepared, decision, proof)],
         "seconds": _seconds(prepared),
     })  # fmt: skip
@@ -108,7 +124,7 @@ def describe_inspection(prepared: Prepared) -> Report:
     })  # fmt: skip
 
 
-def describe_sweep(prepared: Prepared, points: Sequence[tuple[Decision, Proof]]) -> Report:
+def describe_sweep(prepared: Prepared, trial: Trial, points: Sequence[tuple[Decision, Proof]]) -> Report:
     """The trade-off curve: one entry per budget."""
     cost = prepared.subject.cost
     curve = []
@@ -127,7 +143,8 @@ def describe_sweep(prepared: Prepared, points: Sequence[tuple[Decision, Proof]])
         "schema_version": SCHEMA_VERSION,
         "input": {"params": cost.params, "macs": cost.macs, "sha256": prepared.loaded.sha256},
         "points": curve,
-        "source": points[0][1].parity.source if points else prepared.data.source,
+        "source": measured_on(points[0][1].parity, trial) if points else prepared.data.source,
+        "stand_in": trial.stands_in,
         "config": prepared.config.as_dict(),
         "warnings": list(prepared.warnings),
         "seconds": _seconds(prepared),
@@ -140,6 +157,18 @@ def _frozen(prepared: Prepared) -> list[dict[str, Any]]:
         {"reason": entry.reason, "count": entry.channels, "examples": list(entry.nodes),
          "axes": list(entry.axes), "causes": list(entry.causes)}
         for entry in prepared.explanation.frozen
+    ]  # fmt: skip
+
+
+def _conventions(prepared: Prepared) -> list[dict[str, Any]]:
+    """The input conventions that stand-in photographs were fed under, and how probable each is."""
+    if prepared.plausible is None:
+        return []
+    pairs = zip(prepared.plausible.conventions, prepared.plausible.probabilities, strict=True)
+    return [
+        {"name": str(c), "probability": p, "mean": list(c.mean), "std": list(c.std), "scale": c.scale,
+         "order": c.order, "per_image": c.per_image}
+        for c, p in pairs
     ]  # fmt: skip
 
 
@@ -182,14 +211,23 @@ def _warnings(prepared: Prepared, decision: Decision, proof: Proof) -> list[str]
         for name in decision.distrusted
     ]
     if prepared.data_kind != "given":
-        hint = (
-            "give real ones with --calib"
-            if prepared.data_kind == "made up"
-            else "give real ones with --calib, or their --mean, --std and --scale"
-        )
         warnings.append(
             f"no data was given: {prepared.data.source} were used; a change measured on them proves "
-            f"little: {hint}"
+            "little: give real ones with --calib"
+        )
+    found = prepared.plausible
+    if found is not None and not found.clear:
+        listed = "; ".join(
+            f"{c} ({p:.0%})" for c, p in zip(found.conventions, found.probabilities, strict=True)
+        )
+        warnings.append(
+            "which numbers the model expects its pixels to be is not certain, so everything was done for all "
+            f"that is plausible: {listed}; --mean, --std, --scale and --order settle it"
+        )
+    if found is not None and found.meaningful is False:
+        warnings.append(
+            "the model makes nothing of photographs (it may be made for faces, digits, text or other "
+            "pictures): how its answers to real inputs change could not be checked"
         )
     if not proof.latency.in_turn:
         warnings.append(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from onnxmerge.calibration import Dataset, Plausible
 from onnxmerge.channels.explain import Explanation
 from onnxmerge.clock import Clock
-from onnxmerge.config import Config
+from onnxmerge.config import DEFAULT_TOLERANCE, Config
 from onnxmerge.errors import InternalError, ModelError
 from onnxmerge.graph.io import LoadedModel
 from onnxmerge.method import Method
@@ -47,6 +47,11 @@ class Prepared:
     clock: Clock
     warnings: tuple[str, ...]
 
+    @property
+    def tolerance(self) -> float:
+        """The largest change of the answers that a run without a budget looks for."""
+        return DEFAULT_TOLERANCE if self.config.tolerance is None else self.config.tolerance
+
     def recipe(self, data: Dataset | None = None) -> Recipe:
         """How candidates are made, from all of the data or from a part of it."""
         return Recipe(self.subject, self.config, self.method, data or self.data, self.runtime, self.clock)
@@ -65,11 +70,45 @@ class Prepared:
 
 
 @dataclass(frozen=True, eq=False)
+class Trial:
+    """What is fitted to when the change is measured, and what it is measured on.
+
+    ``basis`` is ``evaluation`` (data given for it), ``held out`` (of the calibration data), ``calibration``
+    (nothing was fitted to it), ``fit`` (what the fit is made of: too few samples to hold any out),
+    ``photographs`` (those shipped with the package) or ``made up``. The last two stand in for real data.
+    """
+
+    fit: Dataset
+    judged: Dataset
+    basis: str
+
+    @staticmethod
+    def of(prepared: Prepared, fraction: float, least: int, most: float) -> Trial:
+        """A trial with a share of the data held out, where no other samples are there to measure on."""
+        data, seed = prepared.data, prepared.config.seed
+        if prepared.evaluation is not None:
+            stand_in = {"generic": "photographs", "made up": "made up"}
+            basis = "evaluation" if prepared.evaluation_given else stand_in[prepared.data_kind]
+            return Trial(data, prepared.evaluation, basis)
+        if not prepared.method.fits_data:
+            return Trial(data, data, "calibration")
+        fit, held_out = data.split(fraction, least, most, seed)
+        return Trial(fit, held_out, "fit" if held_out is fit else "held out")
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether the change is measured on anything but data of the model's own kind."""
+        return self.basis in ("photographs", "made up")
+
+
+@dataclass(frozen=True, eq=False)
 class Decision:
     """What goes, and the model without it.
 
     Attributes:
-        data: where parity is judged.
+        candidate: what is written, made from all of the data.
+        trial: what the change is measured on.
+        tried: what it is measured with: the same widths, fitted to the trial's part of the data.
         found: the result of the search, where no budget was given.
         distrusted: groups that stay whole because their removal did not equal their mask.
         planned: whether a plan made it.
@@ -78,7 +117,8 @@ class Decision:
     """
 
     candidate: Candidate
-    data: Dataset
+    trial: Trial
+    tried: Candidate
     found: Found | None
     unchanged: bool
     distrusted: tuple[str, ...] = ()

@@ -42,17 +42,6 @@ class Terminal:
         if self._quiet:
             return
         self._out.print(before_after(report))
-        parity = report["parity"]
-        answers = (
-            f"top-1 agreement {parity['top1_agreement']:.2%}, "
-            if parity["top1_agreement"] is not None
-            else ""
-        )
-        self._out.print(
-            f"answers: {answers}relative error {parity['relative_error']:.3g} "
-            f"on {parity['samples']} samples of {parity['source']}",
-            markup=False,
-        )
         latency = report["latency"]
         if latency["predicted_ratio"] is not None:
             self._out.print(
@@ -63,6 +52,8 @@ class Terminal:
             self._out.print(_groups(report))
             self._out.print(_frozen(report))
         self._warn(report)
+        for sentence in report["headline"].values():
+            self._out.print(sentence, markup=False)
         self._out.print(f"wrote {target}", markup=False)
 
     def inspection(self, report: Report) -> None:
@@ -87,7 +78,8 @@ class Terminal:
         """The trade-off curve."""
         if self._quiet:
             return
-        table = Table("MACs kept", "parameters kept", "change", "90% bound", "latency")
+        change = "change (stand-in data)" if report["stand_in"] else "change"
+        table = Table("MACs kept", "parameters kept", change, "90% bound", "latency")
         for point in report["points"]:
             table.add_row(*(f"{point[key]:.2%}" for key in _CURVE))
         self._out.print(table)

@@ -106,20 +106,22 @@ class Dataset:
         order = np.random.default_rng(seed).permutation(len(self))
         return self._of(np.sort(order[: self._whole(samples)]))
 
-    def split(self, fraction: float = 0.25, least: int = 64, seed: int = 0) -> tuple[Dataset, Dataset]:
-        """(fit, held out): `fraction` of the samples is held out, but at least `least`, and at most half.
+    def split(
+        self, fraction: float = 0.25, least: int = 64, most: float = 0.5, seed: int = 0
+    ) -> tuple[Dataset, Dataset]:
+        """(fit, held out): `fraction` of the samples is held out, but at least `least`, and at most `most`.
 
         A set that cannot be cut in two (one sample, or less than two whole batches) is returned twice.
         Of a mixture every convention is cut alike.
         """
         if self.mixed:
             parts = self.parts()
-            pairs = [part.split(fraction, -(-least // len(parts)), seed) for part in parts]
+            pairs = [part.split(fraction, -(-least // len(parts)), most, seed) for part in parts]
             return mixture([fit for fit, _ in pairs]), mixture([held for _, held in pairs])
         count = len(self)
         if count < 2 * self._unit:
             return self, self
-        held = self._whole(min(max(math.ceil(count * fraction), least), count // 2))
+        held = self._whole(min(max(math.ceil(count * fraction), least), int(count * most)))
         order = np.random.default_rng(seed).permutation(count)
         return self._of(np.sort(order[held:])), self._of(np.sort(order[:held]))
 

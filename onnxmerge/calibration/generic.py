@@ -25,7 +25,10 @@ from onnxmerge.runtime_types import TensorInfo
 _SIDES = (224, 256, 320, 192, 160, 128, 96, 64, 48, 32, 512)
 _MOST_BYTES = 320 << 20  # of images held at once: larger inputs get fewer samples
 _FEWEST = 16
-_FRESH = 64  # images kept for the proof, under every convention the same
+# Images that are kept for the proof, the same under every convention: the worst of several figures would be
+# the unluckiest one if each were of a few images.
+_FRESH_PIXELS = 6_000_000
+_FEWEST_FRESH, _MOST_FRESH = 32, 128
 _PROBE_PIXELS = 600_000  # shown to the model under every convention, and as many mirrored
 _FEWEST_PROBES, _MOST_PROBES = 8, 32
 
@@ -86,7 +89,8 @@ def generic_dataset(
         found = Plausible((_stated(images, target.channels),), (1.0,))
     unit = frame.batch or 1
     shares = [_whole(max(count * p, _FEWEST), unit) for p in found.probabilities]
-    fresh = _whole(min(_FRESH, max(count // (2 * len(shares)), _FEWEST)), unit)
+    proof = _FRESH_PIXELS // (math.prod(size) * len(shares))
+    fresh = _whole(min(max(proof, _FEWEST_FRESH), _MOST_FRESH, samples), unit)
     pixels = generic_images(sum(shares) + fresh, size, target.channels, seed)
     source = f"crops of the photographs shipped with onnxmerge, {size[0]} x {size[1]}"
 

@@ -38,8 +38,7 @@ class Plausible:
     Attributes:
         conventions: the most probable first.
         probabilities: of each; they sum to 1.
-        meaningful: whether the model's class scores make sense of photographs: None where it has no class
-            scores, or none that could be read.
+        meaningful: whether the model's class scores make sense of photographs; None where it has none.
     """
 
     conventions: tuple[Convention, ...]
@@ -105,7 +104,7 @@ def plausible(seen: Mapping[Convention, Evidence], smallest_side: int) -> Plausi
         chosen = [order[0]]
     share = p[chosen] / p[chosen].sum()
     kept = tuple(conventions[i] for i in chosen)
-    return Plausible(kept, tuple(float(s) for s in share), _meaningful([seen[c] for c in kept]))
+    return Plausible(kept, tuple(float(s) for s in share), _meaningful({c: seen[c] for c in kept}))
 
 
 def assumed(conventions: Sequence[Convention], smallest_side: int) -> Plausible:
@@ -113,8 +112,9 @@ def assumed(conventions: Sequence[Convention], smallest_side: int) -> Plausible:
     return replace(plausible(dict.fromkeys(conventions, Evidence()), smallest_side), meaningful=None)
 
 
-def _meaningful(seen: Sequence[Evidence]) -> bool | None:
-    told = [(e.information, e.consistency) for e in seen if e.information is not None]
+def _meaningful(seen: Mapping[Convention, Evidence]) -> bool | None:
+    told = [(c, e.information, e.consistency) for c, e in seen.items() if e.information is not None]
     if not told:
         return None
-    return any(i >= INFORMATIVE and (c or 0.0) >= CONSISTENT for i, c in told)
+    # Classifiers of grey images are made for digits, letters, X-rays: anything but photographs.
+    return any(c.order != "grey" and i >= INFORMATIVE and (s or 0.0) >= CONSISTENT for c, i, s in told)

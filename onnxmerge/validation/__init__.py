@@ -2,7 +2,7 @@
 
 from onnxmerge.validation.kinds import output_kinds
 from onnxmerge.validation.latency import SLOWER, Latency, compare_latency
-from onnxmerge.validation.parity import OutputParity, Parity, compare, measure
+from onnxmerge.validation.parity import OutputParity, Parity, compare, measure, worst
 from onnxmerge.validation.structure import check_model
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "compare_latency",
     "measure",
     "output_kinds",
+    "worst",
 ]

@@ -1,0 +1,130 @@
+"""What a run comes to, in three sentences for a person: what is left, how answers change, what time it takes.
+
+No figure stands alone: each says what it was measured on, and how sure it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnxmerge.stages import Decision, Prepared, Proof, Trial
+from onnxmerge.validation import Latency, Parity
+
+CONFIDENCE = 0.9
+# Where the middle half of the measured ratios is wider than this, the clock says little.
+UNSTEADY = 0.1
+_UNCHECKED = "How the answers to real inputs change could not be checked."
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The three sentences, in the order in which a person wants to know.
+
+    Attributes:
+        size: what was asked, and what was reached.
+        answers: how the answers change, on what that was measured, and how sure that is.
+        time: how long one run takes beside the input's, and how far measurements were apart.
+    """
+
+    size: str
+    answers: str
+    time: str
+
+
+def headline(prepared: Prepared, decision: Decision, proof: Proof) -> Headline:
+    """The headline of a run."""
+    cost = prepared.subject.cost
+    removed = prepared.subject.removed(decision.candidate.selection)
+    kept = (
+        f"{cost.macs_kept(removed) / max(cost.macs, 1):.1%} of the multiplications and "
+        f"{cost.params_kept(removed) / max(cost.params, 1):.1%} of the parameters are kept"
+    )
+    if decision.unchanged:
+        kept = "nothing was removed: the output is the input"
+    return Headline(
+        f"{_asked(prepared, decision)}: {kept}.",
+        "The answers are the input's own." if decision.unchanged else _answers(prepared, decision, proof),
+        "One run takes the input's own time." if decision.unchanged else _time(proof.latency),
+    )
+
+
+def _asked(prepared: Prepared, decision: Decision) -> str:
+    config = prepared.config
+    if decision.planned:
+        return "As the plan says"
+    match config.budget:
+        case ("macs", value):
+            return f"Asked to keep at most {value:.1%} of the multiplications"
+        case ("params", value):
+            return f"Asked to keep at most {value:.1%} of the parameters"
+        case ("latency", value):
+            return f"Asked for {value:.1%} of the time"
+        case ("ratio", value):
+            return f"Asked to remove {value:.1%} of the channels of every group"
+    return f"Asked to keep the change of the answers within {prepared.tolerance:.2%}"
+
+
+def _answers(prepared: Prepared, decision: Decision, proof: Proof) -> str:
+    found = answers(proof.parity, decision.trial)
+    if decision.trial.basis == "made up":
+        return f"{_UNCHECKED} {found}"
+    if decision.trial.basis != "photographs" or prepared.plausible is None:
+        return found
+    if prepared.plausible.meaningful is False:
+        return f"{_UNCHECKED} {found} The model makes nothing of photographs, so this proves nothing."
+    if prepared.plausible.meaningful is None:
+        return f"{found} Whether the model is made for photographs cannot be told from its outputs."
+    return found
+
+
+def answers(parity: Parity, trial: Trial) -> str:
+    """How the answers change, and what that was measured on."""
+    worst = max(parity.outputs, key=lambda o: o.change, default=None)
+    if worst is None:
+        return "The model has no outputs of numbers: nothing was compared."
+    most = parity.change_upper(CONFIDENCE)
+    bound = f"{most:.1%}" if most < float("inf") else "any amount"
+    what = {
+        "classes": f"The answer with the highest score stays the same in {1 - parity.change:.1%} of cases",
+        "integers": f"{1 - parity.change:.1%} of the output's elements stay the same",
+    }.get(worst.kind, f"The numbers change by {parity.change:.1%} of their size")
+    sure = (
+        f"with {CONFIDENCE:.0%} confidence in at least {max(1 - most, 0.0):.1%}"
+        if worst.kind in ("classes", "integers")
+        else f"with {CONFIDENCE:.0%} confidence by at most {bound}"
+    )
+    name = f" of output '{worst.name}'" if len(parity.outputs) > 1 else ""
+    return f"{what}{name} ({sure}), measured on {measured_on(parity, trial)}."
+
+
+def measured_on(parity: Parity, trial: Trial) -> str:
+    """What a change was measured on, with what that is worth."""
+    count = f"{parity.samples} samples"
+    match trial.basis:
+        case "held out":
+            return f"{count} of {parity.source} that were held out: nothing was fitted to them"
+        case "evaluation":
+            return f"{count} of {parity.source}, given to measure on"
+        case "calibration":
+            return f"{count} of {parity.source}: nothing was fitted to them"
+        case "fit":
+            return (
+                f"the same {count} of {parity.source} that were fitted, too few to hold any out: this flatters"
+            )
+        case "photographs":
+            several = len(parity.others) + 1
+            under = f"under the convention {parity.convention}" if parity.convention else ""
+            if several > 1:
+                under = f"under the worst of the {several} plausible input conventions ({parity.convention})"
+            return f"{count}, not of your data but {parity.source}, {under}"
+    return f"{count} of made-up numbers, which say little about real inputs"
+
+
+def _time(latency: Latency) -> str:
+    low, high = latency.spread
+    unsteady = "; the machine was busy, so this is rough" if high - low > UNSTEADY * latency.ratio else ""
+    device = latency.provider.removesuffix("ExecutionProvider")
+    return (
+        f"One run takes {latency.ratio:.2f} of the input's time here (half of {latency.runs} measurements "
+        f"lie between {low:.2f} and {high:.2f}; {device}, {latency.threads} threads{unsteady})."
+    )
