@@ -108,9 +108,7 @@ def measured_on(parity: Parity, trial: Trial) -> str:
         case "calibration":
             return f"{count} of {parity.source}: nothing was fitted to them"
         case "fit":
-            return (
-                f"the same {count} of {parity.source} that were fitted, too few to hold any out: this flatters"
-            )
+            return f"the same {count} of {parity.source} that were fitted, which flatters: they are too few"
         case "photographs":
             several = len(parity.others) + 1
             under = f"under the convention {parity.convention}" if parity.convention else ""

@@ -7,15 +7,17 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxmerge.calibration.conventions import COLOUR, GREY, candidates
 from onnxmerge.calibration.generic import generic_dataset
 from onnxmerge.calibration.image_inputs import image_input
 from onnxmerge.calibration.images import ImageOptions
-from onnxmerge.calibration.normalisation import BYTES, CIFAR, IMAGENET, SYMMETRIC, UNIT
 from onnxmerge.calibration.pictures import generic_images
 from onnxmerge.runtime import Runtime
+from onnxmerge.validation import output_kinds
 
 PACK = Path(__file__).parents[1] / "onnxmerge" / "calibration" / "generic_images"
 SHARED = Path(__file__).parents[2] / "shared"
+BYTES, CAFFE, UNIT, _, SYMMETRIC, IMAGENET, CIFAR = COLOUR[:7]
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +63,11 @@ def network(
 
 def dataset(model, runtime, **options):
     return generic_dataset(model, runtime.session(model).inputs, runtime, **options)
+
+
+def names(found) -> set[str]:
+    """The plausible conventions without the order of colours."""
+    return {convention.name for convention in found.plausible.conventions}
 
 
 def test_the_pack_is_small_and_every_picture_has_its_provenance():
@@ -153,53 +160,112 @@ def test_an_image_feeds_a_convolution_and_is_no_sound(runtime):
         (CIFAR, ("n", 3, 32, 32)),
     ],
 )
-def test_the_normalisation_is_recognised_by_batch_norm(truth, shape, runtime):
-    data = dataset(network(truth, shape, batch_norm=True), runtime, samples=8)
-    assert f"normalised to {truth.name}:" in data.source
-    assert data.made_up and len(data) == 8
-    (values,) = data.arrays.values()
+def test_batch_norm_tells_the_convention(truth, shape, runtime):
+    found = dataset(network(truth, shape, batch_norm=True), runtime, samples=64)
+    assert found.plausible.conventions[0].name == truth.name
+    assert names(found).isdisjoint({"0..255", CAFFE.name} - {truth.name}), "the range is never in doubt"
+    assert found.fit.made_up and found.plausible.meaningful is None
     channels = 3 if shape[1] not in (1, 3) else 1
-    per_channel = values.mean(tuple(i for i in range(4) if i != channels))
-    low, high = (truth.apply(np.full(len(per_channel), value)) for value in (0.0, 255.0))
-    share = (per_channel - low) / (high - low)
-    assert ((share > 0.3) & (share < 0.7)).all()
-    assert values.min() >= low.min() - 1e-5 and values.max() <= high.max() + 1e-5
+    for convention, part in zip(found.plausible.conventions, found.fit.parts(), strict=True):
+        (values,) = part.arrays.values()
+        if convention.per_image:
+            continue
+        low, high = (convention.apply(np.full((1, 1, 1, 3), value)).reshape(-1) for value in (0.0, 255.0))
+        axes = tuple(i for i in range(4) if i != channels)
+        share = (values.mean(axes) - low[: values.shape[channels]]) / (high - low)[: values.shape[channels]]
+        assert ((share > 0.25) & (share < 0.75)).all()
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("truth", [BYTES, UNIT, SYMMETRIC, CIFAR])
-def test_the_range_is_recognised_where_batch_norm_was_folded(truth, seed, runtime):
-    data = dataset(network(truth, seed=seed), runtime, samples=8)
-    assert (data.arrays["x"].max() > 100) == (truth is BYTES)
+def test_what_a_folded_batch_norm_expects_is_plausible(truth, seed, runtime):
+    found = dataset(network(truth, seed=seed), runtime, samples=64)
+    assert truth.name in names(found)
+
+
+def test_where_nothing_tells_much_is_plausible(runtime):
+    model = network(UNIT)
+    bias = next(t for t in model.graph.initializer if t.name == "b")
+    bias.CopyFrom(numpy_helper.from_array(np.zeros(16, np.float32), "b"))
+    found = dataset(model, runtime, samples=64)
+    assert {"0..255", "0..1", "-1..1", "ImageNet mean and std"} <= names(found) | {"ImageNet mean and std"}
+    assert {c.order for c in found.plausible.conventions} == {"rgb", "bgr"}
+    assert not found.plausible.clear
+
+
+def test_every_convention_gets_its_share_and_fresh_images(runtime):
+    found = dataset(network(UNIT), runtime, samples=256)
+    parts, fresh = found.fit.parts(), found.fresh.parts()
+    assert len(parts) == len(fresh) == len(found.plausible.conventions) > 1
+    sizes = [len(part) for part in parts]
+    assert sizes == sorted(sizes, reverse=True) and min(sizes) >= 16
+    assert len({len(part) for part in fresh}) == 1 and len(fresh[0]) >= 32
+    assert [part.conventions for part in parts] == [(str(c),) for c in found.plausible.conventions]
+    # The proof is the same pictures under every convention, and none that was fitted to.
+    shown = [
+        (part.arrays["x"].transpose(0, 2, 3, 1) * c.std + c.mean) / c.scale
+        for c, part in zip(found.plausible.conventions, fresh, strict=True)
+        if c.order == "rgb" and not c.per_image
+    ]
+    assert len(shown) > 1 and all(np.allclose(shown[0], other, atol=0.05) for other in shown)
+    used = np.concatenate([p.arrays["x"].std((1, 2, 3)) for p in parts[:1]])
+    assert not np.isin(fresh[0].arrays["x"].std((1, 2, 3)).round(5), used.round(5)).any()
 
 
 def test_a_normalisation_inside_the_graph_is_part_of_the_model(runtime):
     head = [helper.make_node("Sub", ["x", "half"], ["s"]), helper.make_node("Div", ["s", "half"], ["d"])]
     model = network(SYMMETRIC, head=head)
     model.graph.initializer.append(numpy_helper.from_array(np.float32(127.5), "half"))
-    assert "normalised to 0..255:" in dataset(model, runtime, samples=4).source
+    found = dataset(model, runtime, samples=64)
+    assert "0..255" in names(found) and found.plausible.conventions[0].name.startswith("0..255")
 
 
 def test_bytes_are_fed_as_bytes(runtime):
     cast = [helper.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT)]
-    data = dataset(network(BYTES, dtype=TensorProto.UINT8, head=cast), runtime, samples=4)
-    assert data.arrays["x"].dtype == np.uint8 and data.arrays["x"].max() > 100
-    assert "takes integers" in data.source
+    found = dataset(network(BYTES, dtype=TensorProto.UINT8, head=cast), runtime, samples=64)
+    values = found.fit.arrays["x"]
+    assert values.dtype == np.uint8 and values.max() > 100
+    assert names(found) == {"0..255"}
 
 
 def test_given_options_win(runtime):
     options = ImageOptions(mean=(0.5,), std=(0.25,), scale=1 / 255)
-    data = dataset(network(BYTES), runtime, samples=4, images=options)
-    assert data.arrays["x"].min() >= -2 and data.arrays["x"].max() <= 2
-    assert "mean 0.5, std 0.25" in data.source
+    found = dataset(network(BYTES), runtime, samples=16, images=options)
+    values = found.fit.arrays["x"]
+    assert values.min() >= -2 and values.max() <= 2
+    assert found.plausible.clear
+    assert "mean 0.5, std 0.25" in str(found.plausible.conventions[0])
+
+
+def test_the_given_order_of_colours_is_that_of_the_numbers_too(runtime):
+    plain, swapped = (
+        dataset(network(BYTES), runtime, samples=16, images=options).fit.arrays["x"]
+        for options in (ImageOptions(mean=(1, 2, 3)), ImageOptions(mean=(3, 2, 1), order="bgr"))
+    )
+    assert np.allclose(plain[:, ::-1], swapped) and not np.allclose(plain, swapped)
 
 
 def test_a_fixed_batch_an_open_size_and_given_shapes(runtime):
-    assert dataset(network(UNIT, (4, 3, 32, 32)), runtime, samples=8).batch == 4
+    fixed = dataset(network(UNIT, (4, 3, 32, 32)), runtime, samples=64)
+    assert fixed.fit.batch == 4 and all(len(part) % 4 == 0 for part in fixed.fit.parts())
+    assert all(len(feed["x"]) == 4 for feed in fixed.fit.feeds())
     open_size = network(UNIT, ("n", 3, "h", "w"))
-    assert dataset(open_size, runtime, samples=2).arrays["x"].shape == (2, 3, 224, 224)
+    assert dataset(open_size, runtime, samples=2).fit.arrays["x"].shape[1:] == (3, 224, 224)
     shapes = {"x": (1, 3, 40, 48)}
-    assert dataset(open_size, runtime, samples=2, shapes=shapes).arrays["x"].shape == (2, 3, 40, 48)
+    assert dataset(open_size, runtime, samples=2, shapes=shapes).fit.arrays["x"].shape[1:] == (3, 40, 48)
+
+
+def test_conventions_are_told_apart_by_what_they_feed():
+    pixels = generic_images(4, (32, 32), 3, seed=0)
+    fed = {str(c): c.apply(pixels) for c in COLOUR}
+    assert len(fed) == len(COLOUR)
+    values = list(fed.values())
+    for i, one in enumerate(values):
+        assert not any(np.allclose(one, other, rtol=1e-3) for other in values[i + 1 :])
+    caffe = next(c for c in COLOUR if c.name == CAFFE.name and c.order == "bgr").apply(pixels)
+    assert np.allclose(caffe[..., 0], pixels[..., 2] - 103.939, atol=1e-3)
+    assert {c.order for c in GREY} == {"grey"}
+    assert [str(c) for c in candidates(3, whole=True)] == ["0..255, RGB", "0..255, BGR"]
 
 
 def test_other_inputs_get_made_up_values(runtime):
@@ -207,9 +273,10 @@ def test_other_inputs_get_made_up_values(runtime):
     model.graph.input.append(helper.make_tensor_value_info("gain", TensorProto.FLOAT, ("n", 1)))
     model.graph.node.append(helper.make_node("ReduceSum", ["gain"], ["total"], keepdims=0))
     model.graph.output.append(helper.make_tensor_value_info("total", TensorProto.FLOAT, None))
-    data = dataset(model, runtime, samples=6)
-    assert data.arrays["x"].shape == (6, 3, 32, 32) and data.arrays["gain"].shape == (6, 1)
-    runtime.session(model).run(next(iter(data.feeds())))
+    found = dataset(model, runtime, samples=64)
+    for data in (found.fit, found.fresh):
+        assert data.arrays["x"].shape[1:] == (3, 32, 32) and data.arrays["gain"].shape == (len(data), 1)
+        runtime.session(model).run(next(iter(data.feeds())))
 
 
 @pytest.mark.skipif(not (SHARED / "models").exists(), reason="the shared models are not here")
@@ -224,6 +291,12 @@ def test_other_inputs_get_made_up_values(runtime):
     ],
 )
 def test_real_models(name, expected, runtime):
-    data = dataset(onnx.load(SHARED / "models" / f"{name}.onnx"), runtime, samples=2)
-    assert (data is None) == (expected is None)
-    assert data is None or f"normalised to {expected}:" in data.source
+    model = onnx.load(SHARED / "models" / f"{name}.onnx")
+    scores = [kind_of for kind_of, kind in output_kinds(model).items() if kind == "classes"]
+    found = dataset(model, runtime, samples=64, scores=scores)
+    assert (found is None) == (expected is None)
+    if found is not None:
+        assert expected in names(found)
+    if found is not None and len(scores) and name.startswith("resnet"):
+        far = {"0..255"} if expected != "0..255" else {"0..1", "-1..1", "ImageNet mean and std"}
+        assert names(found).isdisjoint(far), "the range shows"

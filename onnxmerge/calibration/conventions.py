@@ -32,7 +32,7 @@ class Convention:
         values = pixels.astype(np.float32)
         if self.per_image:
             # As TensorFlow's per_image_standardization, which bounds the deviation of flat images.
-            least = 1 / np.sqrt(np.prod(pixels.shape[1:]))
+            least = np.float32(1 / np.sqrt(np.prod(pixels.shape[1:])))
             mean, std = (f(values, axis=(1, 2, 3), keepdims=True) for f in (np.mean, np.std))
             values = (values - mean) / np.maximum(std, least)
         else:

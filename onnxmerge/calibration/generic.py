@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -31,6 +31,7 @@ _FRESH_PIXELS = 6_000_000
 _FEWEST_FRESH, _MOST_FRESH = 32, 128
 _PROBE_PIXELS = 600_000  # shown to the model under every convention, and as many mirrored
 _FEWEST_PROBES, _MOST_PROBES = 8, 32
+_PROBE_BATCH_PIXELS = 100_000
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,12 @@ class GenericData:
     Attributes:
         fit: for statistics and reconstruction; a mixture where several conventions are plausible.
         fresh: others, under the same conventions, that nothing was fitted to.
-        plausible: the conventions.
-        stated: whether the user gave the convention.
+        plausible: the conventions; one alone where the user gave it.
     """
 
     fit: Dataset
     fresh: Dataset
     plausible: Plausible
-    stated: bool
 
 
 def generic_dataset(
@@ -69,41 +68,124 @@ def generic_dataset(
 
     Raises ModelError if the model runs at no size, UsageError for shapes that contradict the model.
     """
-    inputs = tuple(session_inputs)
-    target = image_input(model, inputs, images.layout if images else None)
-    if target is None:
+    entry = _Entry.of(model, tuple(session_inputs), runtime, images, samples, seed, shapes)
+    if entry is None:
         return None
-    fixed = _with_size(model, inputs, target, dict(shapes or {}), runtime, seed)
-    if fixed is None:
-        return None
-    shape = fixed[target.name]
-    size = (shape[2], shape[3]) if target.layout == "nchw" else (shape[1], shape[2])
-    info = next(i for i in inputs if i.name == target.name)
-    assert info.dtype is not None
-    count = _affordable(samples, math.prod(size) * target.channels * info.dtype.itemsize)
-    others = len(inputs) > 1
-    frame = made_up_inputs(model, inputs, fixed, seed, count if others else 2, runtime)
     if images is None:
-        found = _infer(model, runtime, target, info.dtype, frame, size, seed, scores)
+        found = _inferred(model, runtime, entry, scores, seed)
     else:
-        found = Plausible((_stated(images, target.channels),), (1.0,))
-    unit = frame.batch or 1
-    shares = [_whole(max(count * p, _FEWEST), unit) for p in found.probabilities]
-    proof = _FRESH_PIXELS // (math.prod(size) * len(shares))
+        found = Plausible((_stated(images, entry.target.channels),), (1.0,))
+    unit, area = entry.frame.batch or 1, math.prod(entry.size)
+    shares = [_whole(max(entry.count * p, _FEWEST), unit) for p in found.probabilities]
+    proof = _FRESH_PIXELS // (area * len(shares))
     fresh = _whole(min(max(proof, _FEWEST_FRESH), _MOST_FRESH, samples), unit)
-    pixels = generic_images(sum(shares) + fresh, size, target.channels, seed)
-    source = f"crops of the photographs shipped with onnxmerge, {size[0]} x {size[1]}"
-
-    def part(convention: Convention, rows: slice) -> Dataset:
-        values = _numbers(pixels[rows], target, convention, info.dtype)
-        return _joined(frame, target.name, values, source, others, str(convention))
-
+    pixels = generic_images(sum(shares) + fresh, entry.size, entry.target.channels, seed)
+    source = f"crops of the photographs shipped with onnxmerge, {entry.size[0]} x {entry.size[1]}"
     ends = np.cumsum([0, *shares])
-    parts = [part(c, slice(a, b)) for c, a, b in zip(found.conventions, ends, ends[1:], strict=False)]
-    last = slice(sum(shares), None)
-    return GenericData(
-        mixture(parts), mixture([part(c, last) for c in found.conventions]), found, images is not None
-    )
+    fit = [
+        entry.dataset(pixels[start:end], c, source)
+        for c, start, end in zip(found.conventions, ends, ends[1:], strict=False)
+    ]
+    proving = [entry.dataset(pixels[ends[-1] :], c, source) for c in found.conventions]
+    return GenericData(mixture(fit), mixture(proving), found)
+
+
+def look(
+    model: onnx.ModelProto,
+    session_inputs: Sequence[TensorInfo],
+    runtime: Runtime,
+    *,
+    scores: Sequence[str] = (),
+    seed: int = 0,
+) -> tuple[dict[Convention, Evidence], int] | None:
+    """What a model does with photographs under every convention, and the shorter side of its input in pixels.
+
+    None where there is not exactly one input that takes images. Raises ModelError if the model does not run.
+    """
+    entry = _Entry.of(model, tuple(session_inputs), runtime, None, _FEWEST, seed, None)
+    return None if entry is None else (_seen(model, runtime, entry, scores, seed), min(entry.size))
+
+
+@dataclass(frozen=True, eq=False)
+class _Entry:
+    """Where photographs enter a model.
+
+    Attributes:
+        size: height and width in pixels.
+        dtype: of the input.
+        frame: made-up values for all inputs.
+        count: how many images are affordable.
+        alone: whether there are no other inputs.
+    """
+
+    target: ImageInput
+    size: tuple[int, int]
+    dtype: np.dtype
+    frame: Dataset
+    count: int
+    alone: bool
+
+    @staticmethod
+    def of(
+        model: onnx.ModelProto,
+        inputs: tuple[TensorInfo, ...],
+        runtime: Runtime,
+        images: ImageOptions | None,
+        samples: int,
+        seed: int,
+        shapes: Mapping[str, tuple[int, ...]] | None,
+    ) -> _Entry | None:
+        """None where there is not exactly one image input, or no size at which the model runs."""
+        target = image_input(model, inputs, images.layout if images else None)
+        if target is None:
+            return None
+        fixed = _with_size(model, inputs, target, dict(shapes or {}), runtime, seed)
+        if fixed is None:
+            return None
+        shape = fixed[target.name]
+        size = (shape[2], shape[3]) if target.layout == "nchw" else (shape[1], shape[2])
+        info = next(i for i in inputs if i.name == target.name)
+        assert info.dtype is not None
+        count = _affordable(samples, math.prod(size) * target.channels * info.dtype.itemsize)
+        alone = len(inputs) == 1
+        frame = made_up_inputs(model, inputs, fixed, seed, 2 if alone else count, runtime)
+        return _Entry(target, size, info.dtype, frame, count, alone)
+
+    def values(self, pixels: np.ndarray, convention: Convention) -> np.ndarray:
+        """Pixels [N, height, width, channels] as the input takes them."""
+        values = convention.apply(pixels)
+        if self.dtype.kind in "iu":
+            limits = np.iinfo(self.dtype)
+            values = np.clip(np.rint(values), limits.min, limits.max)
+        if self.target.layout == "nchw":
+            values = values.transpose(0, 3, 1, 2)
+        return np.ascontiguousarray(values, self.dtype)
+
+    def dataset(self, pixels: np.ndarray, convention: Convention, source: str) -> Dataset:
+        """The images, beside the made-up values of the other inputs where there are any."""
+        values, name, frame = self.values(pixels, convention), self.target.name, self.frame
+        bare = Dataset(source, arrays={name: values}, made_up=True, conventions=(str(convention),))
+        if self.alone:
+            return replace(bare, batch=frame.batch)
+        if frame.arrays is None:
+            return replace(bare, arrays=None, ready=_filled(frame, name, values))
+        rows = {k: len(a) for k, a in frame.arrays.items() if k not in frame.shared}
+        count = min(len(values), *rows.values())
+        arrays = {k: a[:count] if k in rows else a for k, a in frame.arrays.items()}
+        arrays[name] = values[:count]
+        return replace(bare, arrays=arrays, batch=frame.batch, shared=frame.shared)
+
+
+def _filled(frame: Dataset, name: str, values: np.ndarray) -> tuple[Feed, ...]:
+    """The feeds of a frame with images in the place of one input, as far as they last."""
+    feeds, start = [], 0
+    for feed in frame.feeds():
+        rows = len(feed[name])
+        if start + rows > len(values):
+            break
+        feeds.append(feed | {name: values[start : start + rows]})
+        start += rows
+    return tuple(feeds)
 
 
 def _stated(images: ImageOptions, channels: int) -> Convention:
@@ -145,64 +227,34 @@ def _affordable(samples: int, size: int) -> int:
     return max(min(samples, _MOST_BYTES // max(size, 1)), min(samples, _FEWEST))
 
 
-def _infer(
-    model: onnx.ModelProto,
-    runtime: Runtime,
-    target: ImageInput,
-    dtype: np.dtype,
-    frame: Dataset,
-    size: tuple[int, int],
-    seed: int,
-    scores: Sequence[str],
-) -> Plausible:
-    known = candidates(target.channels, whole=dtype.kind in "iu")
-    template = next(iter(frame.feeds(1)))
-    batch = len(template[target.name])
-    count = min(max(_PROBE_PIXELS // math.prod(size), _FEWEST_PROBES), _MOST_PROBES)
-    pixels = generic_images(math.ceil(count / batch) * batch, size, target.channels, seed)
+def _seen(
+    model: onnx.ModelProto, runtime: Runtime, entry: _Entry, scores: Sequence[str], seed: int
+) -> dict[Convention, Evidence]:
+    """What the model does with the same pictures under every convention."""
+    template = next(iter(entry.frame.feeds(1)))
+    batch = len(template[entry.target.name])
+    if entry.alone and entry.frame.batch is None:
+        batch = max(min(_PROBE_BATCH_PIXELS // math.prod(entry.size), _FEWEST_PROBES), 1)
+    count = min(max(_PROBE_PIXELS // math.prod(entry.size), _FEWEST_PROBES), _MOST_PROBES)
+    pixels = generic_images(math.ceil(count / batch) * batch, entry.size, entry.target.channels, seed)
 
     def feeds(convention: Convention, shown: np.ndarray) -> Iterator[Feed]:
-        values = _numbers(shown, target, convention, dtype)
+        values = entry.values(shown, convention)
         for start in range(0, len(values), batch):
-            yield template | {target.name: values[start : start + batch]}
+            yield template | {entry.target.name: values[start : start + batch]}
 
+    witness = Witness(model, runtime, scores)
+    return {
+        c: witness.observe(feeds(c, pixels), feeds(c, pixels[:, :, ::-1]))
+        for c in candidates(entry.target.channels, whole=entry.dtype.kind in "iu")
+    }
+
+
+def _inferred(
+    model: onnx.ModelProto, runtime: Runtime, entry: _Entry, scores: Sequence[str], seed: int
+) -> Plausible:
     try:
-        witness = Witness(model, runtime, scores)
-        seen: dict[Convention, Evidence] = {
-            c: witness.observe(feeds(c, pixels), feeds(c, pixels[:, :, ::-1])) for c in known
-        }
+        return plausible(_seen(model, runtime, entry, scores, seed), min(entry.size))
     except ModelError:
-        return assumed(known, min(size))
-    return plausible(seen, min(size))
-
-
-def _numbers(pixels: np.ndarray, target: ImageInput, how: Convention, dtype: np.dtype) -> np.ndarray:
-    values = how.apply(pixels)
-    if dtype.kind in "iu":
-        values = np.clip(np.rint(values), np.iinfo(dtype).min, np.iinfo(dtype).max)
-    if target.layout == "nchw":
-        values = values.transpose(0, 3, 1, 2)
-    return np.ascontiguousarray(values, dtype)
-
-
-def _joined(
-    frame: Dataset, name: str, values: np.ndarray, source: str, others: bool, convention: str
-) -> Dataset:
-    """The images, beside the made-up values of the other inputs where there are any."""
-    same = {"made_up": True, "conventions": (convention,)}
-    if not others:
-        return Dataset(source, arrays={name: values}, batch=frame.batch, **same)
-    if frame.arrays is not None:
-        arrays = {k: a if k in frame.shared else a[: len(values)] for k, a in frame.arrays.items()}
-        count = min(len(a) for k, a in arrays.items() if k not in frame.shared)
-        arrays = {k: a if k in frame.shared else a[:count] for k, a in arrays.items()}
-        arrays[name] = values[:count]
-        return Dataset(source, arrays, batch=frame.batch, shared=frame.shared, **same)
-    feeds, start = [], 0
-    for feed in frame.feeds():
-        rows = len(feed[name])
-        if start + rows > len(values):
-            break
-        feeds.append(feed | {name: values[start : start + rows]})
-        start += rows
-    return Dataset(source, ready=tuple(feeds), **same)
+        # A part of the model does not run by itself: what is common remains.
+        return assumed(candidates(entry.target.channels, whole=entry.dtype.kind in "iu"), min(entry.size))

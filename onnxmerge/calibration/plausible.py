@@ -98,13 +98,18 @@ def plausible(seen: Mapping[Convention, Evidence], smallest_side: int) -> Plausi
     conventions = list(seen)
     table = np.array([features(e) for e in seen.values()])
     p = probabilities(conventions, table, smallest_side)
-    order = np.argsort(-p, kind="stable")
-    chosen = [i for i in order if p[i] >= LEAST][:MOST]
-    if p[order[0]] >= CLEAR:
-        chosen = [order[0]]
-    share = p[chosen] / p[chosen].sum()
-    kept = tuple(conventions[i] for i in chosen)
+    places = chosen(p)
+    share = p[places] / p[places].sum()
+    kept = tuple(conventions[i] for i in places)
     return Plausible(kept, tuple(float(s) for s in share), _meaningful({c: seen[c] for c in kept}))
+
+
+def chosen(p: np.ndarray) -> list[int]:
+    """Which conventions of these probabilities are plausible, the most probable first."""
+    order = np.argsort(-p, kind="stable")
+    if p[order[0]] >= CLEAR:
+        return [int(order[0])]
+    return [int(i) for i in order if p[i] >= LEAST][:MOST]
 
 
 def assumed(conventions: Sequence[Convention], smallest_side: int) -> Plausible:
