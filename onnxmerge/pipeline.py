@@ -17,6 +17,7 @@ import onnx
 from onnxmerge.calibration import Dataset
 from onnxmerge.clock import Clock, Progress
 from onnxmerge.config import DEFAULT_TOLERANCE, Config
+from onnxmerge.deadline import within_latency
 from onnxmerge.errors import InternalError, ModelError, ToleranceExceeded, UsageError
 from onnxmerge.graph.output import copy_file, save
 from onnxmerge.graph.weights import Scratch
@@ -26,7 +27,7 @@ from onnxmerge.preparation import prepare
 from onnxmerge.recipe import Candidate, Recipe
 from onnxmerge.reference import trusted
 from onnxmerge.report import Report, describe, describe_inspection, describe_sweep
-from onnxmerge.search import Found, search, within_latency
+from onnxmerge.search import Found, search
 from onnxmerge.stages import Decision, Prepared, Proof
 from onnxmerge.validation import Parity, check_model, compare_latency
 
@@ -226,10 +227,10 @@ def _search(
     def change(candidate: Candidate) -> Parity:
         return prepared.parity(prepared.session(candidate), held_out)
 
-    found = search(prepared.recipe(fit), change, tolerance, prepared.clock.step)
+    found = search(prepared.recipe(fit), change, tolerance, prepared.clock)
     if found is None:
         return recipe.of(Selection({})), None
-    candidate = recipe.at("macs", found.share)
+    candidate = recipe.of_widths(found.candidate.selection)
     return (candidate if change(candidate).change <= tolerance else found.candidate), found
 
 

@@ -42,7 +42,11 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class Recipe:
-    """Criterion, allocation and compensation on one subject and one data set."""
+    """Criterion, allocation and compensation on one subject and one data set.
+
+    Attributes:
+        scored_by: the recipe whose scores are used; None: its own.
+    """
 
     subject: Subject
     config: Config
@@ -50,6 +54,18 @@ class Recipe:
     data: Dataset
     runtime: Runtime
     clock: Clock
+    scored_by: Recipe | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether every candidate is fitted to the data, so that more of them take longer."""
+        return self.method.compensation == "lstsq"
+
+    def with_samples(self, samples: int) -> Recipe:
+        """One that chooses the same widths, and fits them to fewer samples and rows."""
+        data = self.data.take(samples, self.config.seed)
+        patches = max(self.config.patches * len(data) // len(self.data), 1)
+        return replace(self, data=data, config=replace(self.config, patches=patches), scored_by=self)
 
     def at(self, kind: str, value: float) -> Candidate:
         """The candidate for a budget.
@@ -91,7 +107,7 @@ class Recipe:
         scratch = self.subject.scratch()
         if not self.subject.removed(selection).any():
             folds = ()
-        elif self.method.compensation == "lstsq":
+        elif self.fits:
             with self.clock("reconstruct"):
                 selection, folds = self._reconstructed(selection, replay, scratch)
         else:
@@ -186,6 +202,8 @@ class Recipe:
     @cached_property
     def _scored(self) -> tuple[Scores, Statistics | None]:
         """The scores; and the statistics behind them, without the covariances that only scores need."""
+        if self.scored_by is not None:
+            return self.scored_by._scored
         statistics = self._collected() if self.method.criterion == "reconstruction" else None
         with self.clock("score"):
             scores = self._criterion(self.subject.channels, statistics)

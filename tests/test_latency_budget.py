@@ -10,9 +10,9 @@ import pytest
 
 import onnxmerge
 from onnxmerge import pipeline
+from onnxmerge.deadline import ATTEMPTS, CLOSE, within_latency
 from onnxmerge.errors import BudgetError, UsageError
 from onnxmerge.plan import Selection
-from onnxmerge.search import ATTEMPTS, CLOSE, within_latency
 from onnxmerge.targets import step_of
 
 MODELS = Path(__file__).parents[1] / "models"
