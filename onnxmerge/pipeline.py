@@ -214,6 +214,7 @@ def decide(prepared: Prepared, plan: Plan | None) -> Decision:
         tuple(distrusted),
         planned=plan is not None,
         predicted=predicted,
+        shortfall=None if config.budget is None else recipe.shortfall(*config.budget, candidate.selection),
         fit_on=fit_on,
     )
 

@@ -9,7 +9,7 @@ from functools import cached_property, partial
 import numpy as np
 import onnx
 
-from onnxmerge.allocation import ALLOCATIONS, Alignment
+from onnxmerge.allocation import ALLOCATIONS, SLACK, Alignment, next_wider, top_up
 from onnxmerge.calibration import Dataset
 from onnxmerge.calibration.statistics import Statistics, collect
 from onnxmerge.channels.cost import kept_lengths
@@ -38,6 +38,24 @@ class Candidate:
     folds: tuple[Fold, ...]
     model: onnx.ModelProto
     scratch: Scratch | None = None
+
+
+@dataclass(frozen=True)
+class Shortfall:
+    """Widths that keep less than was asked for.
+
+    Attributes:
+        kind: ``macs`` or ``params``.
+        asked, kept: shares of the model.
+        group: the one whose next wider step costs the least.
+        wider: the share that is kept with it.
+    """
+
+    kind: str
+    asked: float
+    kept: float
+    group: str
+    wider: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +91,24 @@ class Recipe:
         Raises:
             BudgetError: the budget cannot be met.
         """
-        return self.of_widths(self.select(kind, value))
+        selection = self.select(kind, value)
+        if kind in ("macs", "params") and self.config.align == "auto":
+            with self.clock("select"):
+                order = {name: np.argsort(v, kind="stable")[::-1] for name, v in self._scores.values.items()}
+                budget = Budget(kind, value, self._share(kind))
+                selection = top_up(self.subject.channels, selection, order, self._alignment, budget)
+        return self.of_widths(selection)
+
+    def shortfall(self, kind: str, value: float, selection: Selection) -> Shortfall | None:
+        """How far a selection stays below a budget, and why; None where that is not worth a word."""
+        kept = self.share(kind, selection)
+        if kind not in ("macs", "params") or kept >= value - SLACK:
+            return None
+        ladders = replace(self._any_alignment, step=1) if self.config.align == "auto" else self._alignment
+        budget = Budget(kind, value, self._share(kind))
+        channels = self.subject.channels
+        wider = next_wider(channels, selection, ladders.ladders(channels), budget)
+        return None if wider is None else Shortfall(kind, value, kept, *wider)
 
     def select(self, kind: str, value: float) -> Selection:
         """The channels that stay within a budget, at widths that the target computes without waste.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxmerge.graph.output import atomic_write, measured
+from onnxmerge.recipe import Shortfall
 from onnxmerge.stages import Decision, Prepared, Proof
 from onnxmerge.validation import SLOWER
 
@@ -191,6 +192,8 @@ def _warnings(prepared: Prepared, decision: Decision, proof: Proof) -> list[str]
             f"no data was given: {prepared.data.source} were used; a change measured on them proves "
             f"little: {hint}"
         )
+    if decision.shortfall is not None:
+        warnings.append(_in_words(decision.shortfall, prepared.config.align))
     if not proof.latency.in_turn:
         warnings.append(
             "the model is large: it and its output were timed in alternating blocks of runs, without packed "
@@ -211,6 +214,15 @@ def _warnings(prepared: Prepared, decision: Decision, proof: Proof) -> list[str]
     elif decision.unchanged:
         warnings.append("nothing was removed: the input model is the output")
     return warnings
+
+
+def _in_words(shortfall: Shortfall, align: int | str) -> str:
+    what = {"macs": "multiplications", "params": "parameters"}[shortfall.kind]
+    why = "" if align == "auto" else f"; widths are multiples of {align}, as align asks for"
+    return (
+        f"{shortfall.kept:.4g} of the {what} are kept where {shortfall.asked:.4g} were asked for: the next "
+        f"wider step of '{shortfall.group}' would keep {shortfall.wider:.4g}{why}"
+    )
 
 
 def _finite(value: Any) -> Any:
