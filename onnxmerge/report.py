@@ -12,7 +12,7 @@ from typing import Any
 from onnxmerge.graph.output import atomic_write, measured
 from onnxmerge.recipe import Shortfall
 from onnxmerge.stages import Decision, Prepared, Proof
-from onnxmerge.validation import SLOWER
+from onnxmerge.validation import SLOWER, Latency
 
 SCHEMA_VERSION = 1
 # Measured ratios are uncertain by about this much.
@@ -203,6 +203,7 @@ def _warnings(prepared: Prepared, decision: Decision, proof: Proof) -> list[str]
     if goal is not None and proof.latency.ratio > goal + REACHED:
         warnings.append(
             f"the latency is {proof.latency.ratio:.2f} of the input's, above the {goal:.2f} asked for"
+            + _of_sessions(proof.latency)
         )
     elif proof.latency.ratio > SLOWER and not decision.unchanged:
         warnings.append(
@@ -214,6 +215,13 @@ def _warnings(prepared: Prepared, decision: Decision, proof: Proof) -> list[str]
     elif decision.unchanged:
         warnings.append("nothing was removed: the input model is the output")
     return warnings
+
+
+def _of_sessions(latency: Latency) -> str:
+    if latency.sessions is None:
+        return ""
+    low, high = latency.sessions
+    return f"; new sessions of the same two models gave {low:.2f} to {high:.2f}"
 
 
 def _in_words(shortfall: Shortfall, align: int | str) -> str:
