@@ -17,11 +17,28 @@ class Clock:
         self.seconds: dict[str, float] = {}
         self._progress = progress
         self._inner: list[float] = []
+        self._portion: tuple[str, int, int, int] | None = None
+        self._done = 0
 
     def step(self, stage: str, done: int, total: int) -> None:
         """Report progress within a stage."""
+        if self._portion is not None:
+            stage, begin, end, whole = self._portion
+            # Some stages come again; progress only goes on.
+            self._done = max(self._done, begin + (end - begin) * done // max(total, 1))
+            done, total = self._done, whole
         if self._progress is not None:
             self._progress(stage, done, total)
+
+    @contextmanager
+    def portion(self, stage: str, begin: int, end: int, total: int) -> Iterator[None]:
+        """Report steps within the block as those of one stage, from ``begin`` to ``end`` of ``total``."""
+        self._portion, self._done = (stage, begin, end, total), begin
+        try:
+            self.step(stage, 0, 0)
+            yield
+        finally:
+            self._portion = None
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 from onnxmerge.channels import Channels
 from onnxmerge.config import Config
@@ -70,7 +71,7 @@ def recorded(method: Method, config: Config) -> dict[str, object]:
     return {name: getattr(config, name) for name in _RECORDED} | asdict(method)
 
 
-def as_planned(config: Config, planned: Mapping[str, object], given: Collection[str] = ()) -> Config:
+def as_planned(config: Config, planned: Mapping[str, Any], given: Collection[str] = ()) -> Config:
     """The configuration that applies a plan: its own method and options in the place of the run's.
 
     What the plan does not record is taken from the configuration.

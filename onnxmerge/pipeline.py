@@ -14,8 +14,10 @@ from typing import Any
 
 import onnx
 
+from onnxmerge.calibration import Dataset
 from onnxmerge.clock import Clock, Progress
 from onnxmerge.config import Config
+from onnxmerge.deadline import SESSIONS, within_latency
 from onnxmerge.errors import InternalError, ModelError, ToleranceExceeded, UsageError
 from onnxmerge.graph.output import copy_file, save
 from onnxmerge.graph.weights import Scratch
@@ -25,9 +27,9 @@ from onnxmerge.preparation import prepare
 from onnxmerge.recipe import Candidate, Recipe
 from onnxmerge.reference import trusted
 from onnxmerge.report import Report, describe, describe_inspection, describe_sweep
-from onnxmerge.search import Found, search, within_latency
+from onnxmerge.search import Found, search
 from onnxmerge.stages import Decision, Prepared, Proof, Trial
-from onnxmerge.validation import Parity, check_model, compare_latency
+from onnxmerge.validation import Latency, Parity, check_model, compare_latency, middle
 
 # What is held out to measure the change on: of samples that a budget is fitted to, and in a search, which
 # decides by it. (Share of the samples, fewest, largest share.)
@@ -198,7 +200,7 @@ def decide(prepared: Prepared, plan: Plan | None) -> Decision:
             tried = candidate if trying is recipe else trying.of(selection)
         else:
             assert config.budget is not None
-            widths = _fast_enough(prepared, trying) if config.latency else trying.select(*config.budget)
+            widths = _fast_enough(prepared, trying) if config.latency else trying.widths(*config.budget)
             tried = trying.of_widths(widths)
             candidate = tried if trying is recipe else recipe.of_widths(widths)
     distrusted: list[str] = []
@@ -220,6 +222,7 @@ def decide(prepared: Prepared, plan: Plan | None) -> Decision:
         tuple(distrusted),
         planned=plan is not None,
         predicted=predicted,
+        shortfall=None if config.budget is None else recipe.shortfall(*config.budget, candidate.selection),
         fit_on=fit_on,
     )
 
@@ -235,12 +238,12 @@ def _search(prepared: Prepared, recipe: Recipe) -> tuple[Candidate, Candidate, T
     def change(candidate: Candidate) -> Parity:
         return prepared.parity(prepared.session(candidate), held_out)
 
-    found = search(prepared.recipe(fit), change, tolerance, prepared.clock.step)
+    found = search(prepared.recipe(fit), change, tolerance, prepared.clock)
     whole = recipe.of(Selection({}))
     trial = Trial.of(prepared, *SEARCHED)
     if found is None:
         return whole, whole, trial, None
-    candidate = recipe.at("macs", found.share)
+    candidate = recipe.of_widths(found.candidate.selection)
     candidate = candidate if change(candidate).change <= tolerance else found.candidate
     return candidate, candidate if prepared.evaluation is not None else found.candidate, trial, found
 
@@ -253,13 +256,18 @@ def _searched(prepared: Prepared) -> Recipe:
 def _fast_enough(prepared: Prepared, recipe: Recipe) -> Selection:
     goal = prepared.config.latency
     assert goal is not None
-    feed = next(iter(prepared.data.feeds(batch=1)))
 
     def share(candidate: Candidate) -> float:
         with prepared.clock("latency"):
-            return compare_latency(prepared.reference, prepared.session(candidate), feed, seconds=1.0).ratio
+            return _in_new_sessions(prepared, candidate, prepared.data).ratio
 
-    return within_latency(recipe, share, goal, prepared.clock.step)
+    return within_latency(recipe, share, goal, prepared.clock.step).selection
+
+
+def _in_new_sessions(prepared: Prepared, candidate: Candidate, data: Dataset) -> Latency:
+    """Times of the input and of a candidate; one session of either may be slow as long as it lives."""
+    before, after = prepared.runtime.session(prepared.loaded.proto), prepared.session(candidate)
+    return compare_latency(before, after, next(iter(data.feeds(batch=1))), seconds=0.3)
 
 
 def _checked(plan: Plan, prepared: Prepared) -> Selection:
@@ -314,6 +322,10 @@ def measured(prepared: Prepared, decision: Decision) -> Proof:
     parity = prepared.parity(tried, decision.trial.judged)
     written = tried if same or decision.tried is decision.candidate else prepared.session(decision.candidate)
     with prepared.clock("latency"):
-        feed = next(iter(decision.trial.judged.feeds(batch=1)))
-        latency = compare_latency(prepared.reference, written, feed, seconds=0.5)
+        if prepared.config.latency is not None and not same:
+            made, judged = decision.candidate, decision.trial.judged
+            latency = middle([_in_new_sessions(prepared, made, judged) for _ in range(SESSIONS)])
+        else:
+            feed = next(iter(decision.trial.judged.feeds(batch=1)))
+            latency = compare_latency(prepared.reference, written, feed, seconds=0.5)
     return Proof(parity, latency)

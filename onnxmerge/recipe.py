@@ -9,7 +9,7 @@ from functools import cached_property, partial
 import numpy as np
 import onnx
 
-from onnxmerge.allocation import ALLOCATIONS, Alignment
+from onnxmerge.allocation import ALLOCATIONS, SLACK, Alignment, next_wider, top_up
 from onnxmerge.calibration import Dataset
 from onnxmerge.calibration.statistics import Statistics, collect
 from onnxmerge.channels.cost import kept_lengths
@@ -40,9 +40,31 @@ class Candidate:
     scratch: Scratch | None = None
 
 
+@dataclass(frozen=True)
+class Shortfall:
+    """Widths that keep less than was asked for.
+
+    Attributes:
+        kind: ``macs`` or ``params``.
+        asked, kept: shares of the model.
+        group: the one whose next wider step costs the least.
+        wider: the share that is kept with it.
+    """
+
+    kind: str
+    asked: float
+    kept: float
+    group: str
+    wider: float
+
+
 @dataclass(frozen=True, eq=False)
 class Recipe:
-    """Criterion, allocation and compensation on one subject and one data set."""
+    """Criterion, allocation and compensation on one subject and one data set.
+
+    Attributes:
+        scored_by: the recipe whose scores are used; None: its own.
+    """
 
     subject: Subject
     config: Config
@@ -50,6 +72,18 @@ class Recipe:
     data: Dataset
     runtime: Runtime
     clock: Clock
+    scored_by: Recipe | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether every candidate is fitted to the data, so that more of them take longer."""
+        return self.method.compensation == "lstsq"
+
+    def with_samples(self, samples: int) -> Recipe:
+        """One that chooses the same widths, and fits them to fewer samples and rows."""
+        data = self.data.take(samples, self.config.seed)
+        patches = max(self.config.patches * len(data) // len(self.data), 1)
+        return replace(self, data=data, config=replace(self.config, patches=patches), scored_by=self)
 
     def at(self, kind: str, value: float) -> Candidate:
         """The candidate for a budget.
@@ -57,7 +91,32 @@ class Recipe:
         Raises:
             BudgetError: the budget cannot be met.
         """
-        return self.of_widths(self.select(kind, value))
+        return self.of_widths(self.widths(kind, value))
+
+    def widths(self, kind: str, value: float) -> Selection:
+        """The channels that stay within a budget, and as many more as it leaves room for.
+
+        Raises:
+            BudgetError: the budget cannot be met.
+        """
+        selection = self.select(kind, value)
+        if kind in ("macs", "params") and self.config.align == "auto":
+            with self.clock("select"):
+                order = {name: np.argsort(v, kind="stable")[::-1] for name, v in self._scores.values.items()}
+                budget = Budget(kind, value, self._share(kind))
+                selection = top_up(self.subject.channels, selection, order, self._alignment, budget)
+        return selection
+
+    def shortfall(self, kind: str, value: float, selection: Selection) -> Shortfall | None:
+        """How far a selection stays below a budget, and why; None where that is not worth a word."""
+        kept = self.share(kind, selection)
+        if kind not in ("macs", "params") or kept >= value - SLACK:
+            return None
+        ladders = replace(self._any_alignment, step=1) if self.config.align == "auto" else self._alignment
+        budget = Budget(kind, value, self._share(kind))
+        channels = self.subject.channels
+        wider = next_wider(channels, selection, ladders.ladders(channels), budget)
+        return None if wider is None else Shortfall(kind, value, kept, *wider)
 
     def select(self, kind: str, value: float) -> Selection:
         """The channels that stay within a budget, at widths that the target computes without waste.
@@ -91,7 +150,7 @@ class Recipe:
         scratch = self.subject.scratch()
         if not self.subject.removed(selection).any():
             folds = ()
-        elif self.method.compensation == "lstsq":
+        elif self.fits:
             with self.clock("reconstruct"):
                 selection, folds = self._reconstructed(selection, replay, scratch)
         else:
@@ -186,6 +245,8 @@ class Recipe:
     @cached_property
     def _scored(self) -> tuple[Scores, Statistics | None]:
         """The scores; and the statistics behind them, without the covariances that only scores need."""
+        if self.scored_by is not None:
+            return self.scored_by._scored
         statistics = self._collected() if self.method.criterion == "reconstruction" else None
         with self.clock("score"):
             scores = self._criterion(self.subject.channels, statistics)

@@ -11,8 +11,9 @@ from typing import Any
 
 from onnxmerge.graph.output import atomic_write, measured
 from onnxmerge.headline import headline, measured_on
+from onnxmerge.recipe import Shortfall
 from onnxmerge.stages import Decision, Prepared, Proof, Trial
-from onnxmerge.validation import SLOWER
+from onnxmerge.validation import SLOWER, Latency
 
 SCHEMA_VERSION = 1
 # Measured ratios are uncertain by about this much.
@@ -229,6 +230,8 @@ def _warnings(prepared: Prepared, decision: Decision, proof: Proof) -> list[str]
             "the model makes nothing of photographs (it may be made for faces, digits, text or other "
             "pictures): how its answers to real inputs change could not be checked"
         )
+    if decision.shortfall is not None:
+        warnings.append(_in_words(decision.shortfall, prepared.config.align))
     if not proof.latency.in_turn:
         warnings.append(
             "the model is large: it and its output were timed in alternating blocks of runs, without packed "
@@ -238,6 +241,7 @@ def _warnings(prepared: Prepared, decision: Decision, proof: Proof) -> list[str]
     if goal is not None and proof.latency.ratio > goal + REACHED:
         warnings.append(
             f"the latency is {proof.latency.ratio:.2f} of the input's, above the {goal:.2f} asked for"
+            + _of_sessions(proof.latency)
         )
     elif proof.latency.ratio > SLOWER and not decision.unchanged:
         warnings.append(
@@ -249,6 +253,22 @@ def _warnings(prepared: Prepared, decision: Decision, proof: Proof) -> list[str]
     elif decision.unchanged:
         warnings.append("nothing was removed: the input model is the output")
     return warnings
+
+
+def _of_sessions(latency: Latency) -> str:
+    if latency.sessions is None:
+        return ""
+    low, high = latency.sessions
+    return f"; new sessions of the same two models gave {low:.2f} to {high:.2f}"
+
+
+def _in_words(shortfall: Shortfall, align: int | str) -> str:
+    what = {"macs": "multiplications", "params": "parameters"}[shortfall.kind]
+    why = "" if align == "auto" else f"; widths are multiples of {align}, as align asks for"
+    return (
+        f"{shortfall.kept:.4g} of the {what} are kept where {shortfall.asked:.4g} were asked for: the next "
+        f"wider step of '{shortfall.group}' would keep {shortfall.wider:.4g}{why}"
+    )
 
 
 def _finite(value: Any) -> Any:

@@ -1,18 +1,27 @@
-"""Budgets that are met by trying: a tolerance of the answers, and a share of the measured time."""
+"""A budget that is met by trying: as little of a model as the tolerance of its answers allows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
-from onnxmerge.clock import Progress
-from onnxmerge.errors import BudgetError
+import numpy as np
+
+from onnxmerge.clock import Clock
 from onnxmerge.plan import Selection
 from onnxmerge.recipe import Candidate, Recipe
 from onnxmerge.validation import Parity
 
-# Halving the interval of kept MACs this often leaves steps of about one percent.
-STEPS = 7
+# Candidates whose fit is cheap, and those that few samples make.
+STEPS, SCREENS = 7, 6
+# Where many samples make a candidate, few tell where to look, and so many candidates are made from all. With
+# the one that is made in the end they take less than five runs with a budget.
+CONFIRMED = 3
+# Few are this share of the samples, and at least so many; with less than four times as many there is no
+# difference to speak of.
+SHARE, FEWEST = 1 / 8, 16
+# An interval of kept MACs that is as small as this is closed.
+CLOSED = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,142 +34,110 @@ class Found:
 
 
 def search(
-    recipe: Recipe,
-    measure: Callable[[Candidate], Parity],
-    tolerance: float,
-    progress: Progress,
+    recipe: Recipe, measure: Callable[[Candidate], Parity], tolerance: float, clock: Clock
 ) -> Found | None:
-    """Bisect over the share of MACs that is kept; None where nothing can be removed within the tolerance.
+    """The fewest MACs within the tolerance; None where nothing can be removed.
+
+    Where candidates are fitted to many samples, bisection over candidates that are fitted to few of them
+    comes first. Fewer samples make worse candidates, so what all samples make is tried from there on, at
+    the share where the ratio of the two says that the tolerance is reached.
 
     The change is taken to grow as the share falls; where it does not, what is returned still is within
     the tolerance, for every candidate is measured.
 
     Args:
+        recipe: on the data to fit; ``measure`` has others.
         measure: the change of a candidate on data that did not make it.
     """
-    low, high = recipe.smallest("macs"), 1.0
-    best: Found | None = None
-    if not recipe.subject.channels.groups or low >= 1.0:
+    smallest = recipe.smallest("macs")
+    if not recipe.subject.channels.groups or smallest >= 1.0:
         return None
-    for step in range(STEPS):
-        progress("search", step, STEPS)
-        share = (low + high) / 2
-        candidate = recipe.at("macs", share)
-        parity = measure(candidate)
-        if parity.change <= tolerance:
-            best, high = Found(share, candidate, parity), share
-        else:
-            low = share
-    return best
+    few = max(int(SHARE * len(recipe.data)), FEWEST)
+    confirmed = _Bracket(recipe, measure, tolerance, smallest)
+    if not recipe.fits or len(recipe.data) < 4 * few:
+        most = STEPS if not recipe.fits else SCREENS
+        while not confirmed.closed and confirmed.made < most:
+            with clock.portion("search", confirmed.made, confirmed.made + 1, most):
+                confirmed.attempt((confirmed.low + confirmed.high) / 2)
+        return confirmed.best
+    # Progress counts samples: in units of what a screened candidate takes.
+    each = round(len(recipe.data) / few)
+    total = SCREENS + CONFIRMED * each
+    screened = _Bracket(recipe.with_samples(few), measure, tolerance, smallest)
+    while not screened.closed and screened.made < SCREENS:
+        with clock.portion("search", screened.made, screened.made + 1, total):
+            screened.attempt((screened.low + screened.high) / 2)
+    while not confirmed.closed and confirmed.made < CONFIRMED:
+        done = SCREENS + confirmed.made * each
+        with clock.portion("search", done, done + each, total):
+            confirmed.attempt(_promising(confirmed, screened))
+    return confirmed.best
 
 
-# Predictions are off by some percent, and what is measured says by how much.
-ATTEMPTS = 12
-# After so many that were too slow the smallest widths show whether the goal can be reached at all.
-PATIENCE = 3
-# A measured share this close below the goal is not improved any more, and this close above it will do
-# where nothing is faster, or only what is far below the goal.
-CLOSE, FAR = 0.02, 0.05
-# Times of one model in two sessions differ by some percent, more on several threads. A share within this
-# share of the goal, from which the next step would draw the wrong conclusion, is measured twice.
-DOUBTFUL = 0.08
-# Above this multiple of the shortest, a measurement of the same widths was disturbed.
-DISTURBED = 1.1
-# One width is not measured more often than this.
-MOST_DOUBTS = 4
+@dataclass(eq=False)
+class _Bracket:
+    """The shares of the MACs between which the tolerance is reached, and what was found on the way.
 
+    Attributes:
+        low, high: the largest share that is known to be too small, and the smallest that is not.
+        best: the candidate at ``high``.
+        changes: by share, ascending where the shares were asked for in this order.
+        made: how many candidates were made; widths that come again are none.
+    """
 
-@dataclass(frozen=True, eq=False)
-class _Try:
-    """Widths that were asked to take a share of the time, and the shares that they took."""
-
-    aim: float
-    selection: Selection
-    times: tuple[float, ...]
+    recipe: Recipe
+    measure: Callable[[Candidate], Parity]
+    tolerance: float
+    low: float
+    high: float = 1.0
+    best: Found | None = None
+    changes: dict[float, float] = field(default_factory=dict)
+    _known: dict[tuple[tuple[str, int], ...], float] = field(default_factory=dict)
 
     @property
-    def measured(self) -> float:
-        """The mean, without what was disturbed: that makes a measurement longer, and by much."""
-        usual = [t for t in self.times if t <= DISTURBED * min(self.times)]
-        return sum(usual) / len(usual)
+    def closed(self) -> bool:
+        return self.high - self.low <= CLOSED
 
+    @property
+    def made(self) -> int:
+        return len(self._known)
 
-def within_latency(
-    recipe: Recipe,
-    measure: Callable[[Candidate], float],
-    goal: float,
-    progress: Progress,
-) -> Selection:
-    """The widest channels whose measured share of the input model's time is at most the goal.
-
-    Or a little above it, where all that is below is far below. Widths alone decide the time, so what is
-    measured is cut and not compensated yet.
-
-    Args:
-        measure: the measured share of a candidate, interleaved with the input model.
-
-    Raises:
-        BudgetError: what is fastest takes longer.
-    """
-    smallest = recipe.smallest("latency")
-    aim = max(goal, smallest)
-    tries: dict[tuple[tuple[str, int], ...], _Try] = {}
-    fast: _Try | None = None
-    slow: list[_Try] = []
-    for attempt in range(ATTEMPTS):
-        progress("latency", attempt, ATTEMPTS)
-        selection = recipe.select("latency", aim)
-        if _widths(selection) in tries and slow:
-            # Nothing lies between any more: is the next wider one as slow as it seemed?
-            selection = _next_wider(slow, fast).selection
-        known = tries.get(_widths(selection))
-        if known is None:
-            found = _Try(aim, selection, _settled(measure, recipe.cut(selection), goal))
+    def attempt(self, asked: float) -> None:
+        """Try the widths that keep at most the share that is asked for."""
+        selection = self.recipe.select("macs", asked)
+        share, widths = self.recipe.share("macs", selection), _widths(selection)
+        if widths not in self._known:
+            candidate = self.recipe.of_widths(selection)
+            parity = self.measure(candidate)
+            self._known[widths] = self.changes[share] = parity.change
+            if parity.change <= self.tolerance and share < self.high:
+                self.best = Found(share, candidate, parity)
+        if self._known[widths] <= self.tolerance:
+            self.high = min(self.high, share)
         else:
-            found = replace(known, times=(*known.times, measure(recipe.cut(selection))))
-        tries[_widths(selection)] = found
-        slow = [one for one in tries.values() if one.measured > goal]
-        fast = max((t for t in tries.values() if t.measured <= goal), key=lambda t: t.aim, default=None)
-        reached = fast is not None and (fast.measured >= goal - CLOSE or fast.aim >= 1)
-        hopeless = fast is None and aim <= smallest
-        if reached or hopeless or len(found.times) > MOST_DOUBTS:
-            break
-        aim = _next_aim(goal - CLOSE / 2, fast, slow, smallest, attempt)
-    near = min(slow, key=lambda one: one.measured, default=None)
-    if near is not None and near.measured <= goal + CLOSE and (fast is None or fast.measured < goal - FAR):
-        return near.selection
-    if fast is not None:
-        return fast.selection
-    assert near is not None, "what is tried is fast or slow"
-    raise BudgetError(
-        f"cannot keep only {goal:.4g} of the time: with the fastest widths that were tried "
-        f"{near.measured:.3g} of it was measured on this machine; ask for at least that"
-    )
+            self.low = max(self.low, asked)
+
+
+def _promising(confirmed: _Bracket, screened: _Bracket) -> float:
+    """The share to try next: where screened changes, put right by confirmed ones, reach the tolerance."""
+    low, high, tolerance = confirmed.low, confirmed.high, confirmed.tolerance
+    if not confirmed.changes:
+        return screened.high if screened.best is not None else (screened.low + screened.high) / 2
+
+    def logarithm(change: float) -> float:
+        # What is far below the tolerance tells as little about it as what is zero.
+        return float(np.log(max(change, tolerance / 4, 1e-12)))
+
+    shares, changes = zip(*sorted((screened.changes | {1.0: 0.0}).items()), strict=True)
+    screened_at = np.interp(list(confirmed.changes), shares, [logarithm(c) for c in changes])
+    ratios = [logarithm(c) - at for c, at in zip(confirmed.changes.values(), screened_at, strict=True)]
+    order = np.argsort(list(confirmed.changes))
+    grid = np.linspace(low, high, 101)[10:91]
+    expected = np.interp(grid, shares, [logarithm(c) for c in changes])
+    expected += np.interp(grid, np.array(list(confirmed.changes))[order], np.array(ratios)[order])
+    within = grid[expected <= logarithm(tolerance)]
+    return float(within[0] if len(within) else grid[-1])
 
 
 def _widths(selection: Selection) -> tuple[tuple[str, int], ...]:
     return tuple((name, len(keep)) for name, keep in selection.keep.items())
-
-
-def _settled(measure: Callable[[Candidate], float], candidate: Candidate, goal: float) -> tuple[float, ...]:
-    """The measured share of a candidate; two of them near the goal, where noise would decide."""
-    share = measure(candidate)
-    return (share,) if abs(share - goal) > DOUBTFUL * goal else (share, measure(candidate))
-
-
-def _next_wider(slow: list[_Try], fast: _Try | None) -> _Try:
-    """Of what was too slow, the next to what was fast enough."""
-    above = [one for one in slow if fast is None or one.aim > fast.aim]
-    return min(above or slow, key=lambda one: one.aim)
-
-
-def _next_aim(target: float, fast: _Try | None, slow: list[_Try], smallest: float, attempt: int) -> float:
-    """What to ask the table for next: between what was fast enough and what was not, where both are known."""
-    if fast is None:
-        last = slow[-1]
-        return smallest if attempt + 1 >= PATIENCE else max(last.aim * target / last.measured, smallest)
-    if all(one.aim < fast.aim for one in slow):
-        return min(fast.aim * target / fast.measured, 1.0)
-    near = _next_wider(slow, fast)
-    part = (target - fast.measured) / max(near.measured - fast.measured, 1e-9)
-    return fast.aim + min(max(part, 0.1), 0.9) * (near.aim - fast.aim)

@@ -11,7 +11,7 @@ from onnxmerge.config import DEFAULT_TOLERANCE, Config
 from onnxmerge.errors import InternalError, ModelError
 from onnxmerge.graph.io import LoadedModel
 from onnxmerge.method import Method
-from onnxmerge.recipe import Candidate, Recipe
+from onnxmerge.recipe import Candidate, Recipe, Shortfall
 from onnxmerge.runtime import Runtime, Session
 from onnxmerge.search import Found
 from onnxmerge.subject import Subject
@@ -113,6 +113,7 @@ class Decision:
         distrusted: groups that stay whole because their removal did not equal their mask.
         planned: whether a plan made it.
         predicted: under a latency budget the share of the input's time that the table predicts.
+        shortfall: how far a budget was not used up, and why.
         fit_on: ``all`` of the data, or the ``part`` of it that a search keeps to.
     """
 
@@ -124,6 +125,7 @@ class Decision:
     distrusted: tuple[str, ...] = ()
     planned: bool = False
     predicted: float | None = None
+    shortfall: Shortfall | None = None
     fit_on: str = "all"
 
 

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from onnxmerge.allocation.alignment import Alignment
 from onnxmerge.allocation.cost_curves import CostCurves
+from onnxmerge.allocation.met import SLACK, next_wider, top_up
 from onnxmerge.allocation.threshold import Global
 from onnxmerge.allocation.uniform import Uniform
 from onnxmerge.channels import Channels
@@ -24,4 +25,14 @@ class Allocator(Protocol):
 
 ALLOCATIONS = {"curves": CostCurves, "uniform": Uniform, "global": Global}
 
-__all__ = ["ALLOCATIONS", "Alignment", "Allocator", "CostCurves", "Global", "Uniform"]
+__all__ = [
+    "ALLOCATIONS",
+    "SLACK",
+    "Alignment",
+    "Allocator",
+    "CostCurves",
+    "Global",
+    "Uniform",
+    "next_wider",
+    "top_up",
+]

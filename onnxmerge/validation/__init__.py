@@ -1,7 +1,7 @@
 """Checks of a model: its structure, its outputs against another model's, its speed."""
 
 from onnxmerge.validation.kinds import output_kinds
-from onnxmerge.validation.latency import SLOWER, Latency, compare_latency
+from onnxmerge.validation.latency import SLOWER, Latency, compare_latency, middle
 from onnxmerge.validation.parity import OutputParity, Parity, compare, measure, worst
 from onnxmerge.validation.structure import check_model
 
@@ -14,6 +14,7 @@ __all__ = [
     "compare",
     "compare_latency",
     "measure",
+    "middle",
     "output_kinds",
     "worst",
 ]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,7 +25,8 @@ class Latency:
     """Median milliseconds per run, and `ratio` = after / before: the median over pairs of runs.
 
     `spread` holds the quartiles of that ratio, `runs` the number of pairs. `in_turn` says that the two ran
-    by turns; models too large for that run in alternating blocks.
+    by turns; models too large for that run in alternating blocks. `sessions` holds the smallest and the
+    largest ratio of several new sessions of both, None where there was one.
     """
 
     before_ms: float
@@ -36,6 +37,13 @@ class Latency:
     threads: int
     runs: int
     in_turn: bool = True
+    sessions: tuple[float, float] | None = None
+
+
+def middle(found: Sequence[Latency]) -> Latency:
+    """Of several comparisons, an odd number, the one with the median ratio; and how far they differ."""
+    ordered = sorted(found, key=lambda latency: latency.ratio)
+    return replace(ordered[len(ordered) // 2], sessions=(ordered[0].ratio, ordered[-1].ratio))
 
 
 def compare_latency(

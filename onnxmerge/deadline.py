@@ -1,0 +1,111 @@
+"""A budget in time that is met by trying: the table's prediction, put right by what is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxmerge.clock import Progress
+from onnxmerge.errors import BudgetError
+from onnxmerge.plan import Selection
+from onnxmerge.recipe import Candidate, Recipe
+
+# Widths that are tried, but for the smallest ones.
+ATTEMPTS = 5
+# New sessions of both models for each of them: on several threads of a virtual machine the times of one
+# model were measured to differ by a quarter from one session to the next.
+SESSIONS = 5
+# A measured share this close to the goal is not improved any more.
+CLOSE = 0.02
+# The table is not taken to be wrong by more than this, whatever the clock says.
+MOST_WRONG = 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class Timed:
+    """Widths, and what time they take.
+
+    Attributes:
+        predicted: the share of the input model's time, by the table.
+        measured: the same as measured, one for every pair of new sessions.
+    """
+
+    selection: Selection
+    predicted: float
+    measured: tuple[float, ...]
+
+    @property
+    def usual(self) -> float:
+        return float(np.median(self.measured))
+
+    @property
+    def error(self) -> float:
+        """Measured by predicted, as far as every session confirms that the table is wrong; else 1."""
+        return float(np.clip(1.0, min(self.measured) / self.predicted, max(self.measured) / self.predicted))
+
+
+def within_latency(
+    recipe: Recipe, measure: Callable[[Candidate], float], goal: float, progress: Progress
+) -> Timed:
+    """The widest channels whose share of the input model's time is measured to be near the goal or below it.
+
+    The table predicts; what is measured says by how much it is wrong, and the table is asked again for
+    the goal less that. So no more is cut than the table says is needed, but for its own error: what it is
+    asked for is at least ``goal / (1 + e)``, where ``e`` is the largest error that all sessions of some
+    widths confirmed, and at most ``MOST_WRONG``. Where that does not reach the goal, the widths that are
+    nearest come back.
+
+    Widths alone decide the time, so what is measured is cut and not compensated yet.
+
+    Args:
+        measure: the share of a candidate in one pair of new sessions, the two models taking turns.
+
+    Raises:
+        BudgetError: the fastest widths take longer.
+    """
+    smallest = recipe.smallest("latency")
+    tries: list[Timed] = []
+    steps = (ATTEMPTS + 1) * SESSIONS
+
+    def attempt(aim: float) -> bool:
+        selection = recipe.select("latency", aim)
+        if any(_widths(selection) == _widths(one.selection) for one in tries):
+            return False
+        candidate, measured = recipe.cut(selection), []
+        for session in range(SESSIONS):
+            progress("latency", len(tries) * SESSIONS + session, steps)
+            measured.append(measure(candidate))
+        tries.append(Timed(selection, recipe.share("latency", selection), tuple(measured)))
+        return True
+
+    aim = max(goal, smallest)
+    while len(tries) < ATTEMPTS and attempt(aim) and abs(tries[-1].usual - goal) > CLOSE:
+        aim = max(_next_aim(tries, goal), smallest)
+    reached = [one for one in tries if one.usual <= goal + CLOSE]
+    if reached:
+        return max(reached, key=lambda one: one.predicted)
+    nearest = min(tries, key=lambda one: one.usual)
+    if min(nearest.measured) > goal:
+        attempt(smallest)
+        if min(min(tries, key=lambda one: one.predicted).measured) > goal:
+            fastest = min(tries, key=lambda one: one.usual)
+            raise BudgetError(
+                f"cannot keep only {goal:.4g} of the time: with the fastest widths that were tried "
+                f"{fastest.usual:.3g} of it was measured on this machine; ask for at least that"
+            )
+    return nearest
+
+
+def _next_aim(tries: Sequence[Timed], goal: float) -> float:
+    """The largest share to ask the table for with which the goal is met; its error is interpolated."""
+    known = sorted(tries, key=lambda one: one.predicted)
+    grid = np.linspace(goal / (1 + MOST_WRONG), 1.0, 1001)
+    error = np.interp(grid, [one.predicted for one in known], [one.error for one in known])
+    fast = grid[grid * error <= goal]
+    return float(fast[-1] if len(fast) else grid[0])
+
+
+def _widths(selection: Selection) -> tuple[tuple[str, int], ...]:
+    return tuple((name, len(keep)) for name, keep in selection.keep.items())
