@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from onnxmerge.errors import ModelError, OnnxMergeError, UsageError
+from onnxmerge.errors import InternalError, ModelError, OnnxMergeError, UsageError
 from onnxmerge.options import config_of, inspect_parser, optimize_parser, sweep_parser
 
 INTERRUPTED = 130
@@ -27,7 +28,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("interrupted; nothing was written", INTERRUPTED)
     except MemoryError:
         return _fail("not enough memory; fewer --samples need less", ModelError.exit_code)
+    except Exception as error:  # whatever nobody foresaw: a user is owed a sentence all the same
+        if options.verbose:
+            traceback.print_exc()
+        return _fail(_unforeseen(error, shown=options.verbose), InternalError.exit_code)
     return 0
+
+
+def _unforeseen(error: Exception, *, shown: bool) -> str:
+    """What to say of an error that is a defect of this program, in one line."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    said = " ".join(str(error).split())[:300].rstrip(". ")
+    what = f"{type(error).__name__}{': ' if said else ''}{said}"
+    more = "the lines above" if shown else "what -v prints"
+    return (
+        f"a defect of onnxmerge: {what} ({Path(last.filename).name}:{last.lineno}); "
+        f"please report it with the command, {more}, and the model if it may be shared"
+    )
 
 
 def _fail(message: str, code: int) -> int:

@@ -22,7 +22,7 @@ exit codes:
   6  the change exceeds --tolerance at the given budget
   7  OUT or the report cannot be written
   8  the device does not work here
-  9  a rewritten model failed its own checks: a defect of onnxmerge
+  9  a defect of onnxmerge: an error that nobody foresaw, or a result that failed its own checks
   130  interrupted
 """
 
