@@ -39,7 +39,8 @@ class Config:
         patches: rows per layer for least squares, spread over the samples.
         shapes: input shapes for made-up inputs.
         images: how images become numbers; None: as they are for folders, inferred for generic images.
-        output_kinds: ``classes`` or ``values`` by output name, where the guess is wrong.
+        output_kinds: ``classes``, ``probabilities``, ``values`` or ``integers`` by output name, where the
+            guess is wrong; the report says how each output was judged.
         threads: of onnxruntime; None: all processors.
 
     Raises:

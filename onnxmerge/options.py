@@ -164,8 +164,10 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 def _add_evaluation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("measuring")
     _add(group, "--eval-calib", "measure parity on these instead of the calibration data", metavar="PATH")
-    _add(group, "--output-kind", "what an output holds, where the guess is wrong", dest="output_kinds",
-         type=_kind, nargs="+", action="extend", default=[], metavar="NAME=classes|values")  # fmt: skip
+    _add(group, "--output-kind", "how an output is judged, where the guess is wrong: classes by the highest "
+         "score, probabilities by how much of them moves, values by |y' - y| / |y|, integers by how many "
+         "differ; the report says how each was judged, and why", dest="output_kinds", type=_kind, nargs="+",
+         action="extend", default=[], metavar="NAME=KIND")  # fmt: skip
 
 
 def _add_running(parser: argparse.ArgumentParser):

@@ -63,7 +63,7 @@ def describe(prepared: Prepared, decision: Decision, proof: Proof) -> Report:
             "change_upper_90": parity.change_upper(0.9), "samples": parity.samples, "source": parity.source,
             "outputs": [
                 {"name": o.name, "kind": o.kind, "change": o.change, "relative_error": o.relative_error,
-                 "max_abs_error": o.max_abs_error, "agreement": o.agreement}
+                 "max_abs_error": o.max_abs_error, "agreement": o.agreement, "judged": o.judged}
                 for o in parity.outputs
             ],
         },

@@ -16,7 +16,7 @@ from onnxmerge.recipe import Candidate, Recipe
 from onnxmerge.runtime import Runtime, Session
 from onnxmerge.search import Found
 from onnxmerge.subject import Subject
-from onnxmerge.validation import Latency, Parity, measure
+from onnxmerge.validation import Judgement, Latency, Parity, measure
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class Prepared:
 
     loaded: LoadedModel
     reference: Session
-    kinds: dict[str, str]
+    kinds: dict[str, Judgement]
     data: Dataset
     data_kind: str
     evaluation: Dataset | None
