@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from onnxmerge.errors import InternalError, ModelError, OnnxMergeError, UsageError
-from onnxmerge.options import config_of, inspect_parser, optimize_parser, sweep_parser
+from onnxmerge.options import config_of, in_flags, inspect_parser, optimize_parser, sweep_parser
 
 INTERRUPTED = 130
 
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         action(options)
     except OnnxMergeError as error:
-        return _fail(str(error), error.exit_code)
+        return _fail(in_flags(str(error)), error.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted; nothing was written", INTERRUPTED)
     except MemoryError:

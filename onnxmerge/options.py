@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -86,10 +87,15 @@ def config_of(options: argparse.Namespace) -> Config:
         given[name] = tuple(given[name])
     for name in ("shapes", "output_kinds"):
         given[name] = dict(given.get(name, ()))
-    images = {name: getattr(options, name, None) for name in ("mean", "std", "scale", "layout", "resize")}
+    images = {name: getattr(options, name, None) for name in _IMAGES}
     if any(value is not None for value in images.values()):
         given["images"] = ImageOptions(**{k: v for k, v in images.items() if v is not None})
     return Config(**given)
+
+
+def in_flags(message: str) -> str:
+    """A message of the package, which names arguments (``macs=``), in the words of the command line."""
+    return re.sub(rf"\b({'|'.join(_ARGUMENTS)})=(?=[\s,;:.)]|$)", lambda m: _ARGUMENTS[m[1]], message)
 
 
 _CONFIG = {
@@ -97,6 +103,11 @@ _CONFIG = {
     "trade_off", "target", "allocation", "align", "patches", "scope", "skip", "only", "samples", "seed",
     "shapes", "output_kinds", "threads", "device",
 }  # fmt: skip
+_IMAGES = ("mean", "std", "scale", "layout", "resize")
+
+_ARGUMENTS = {name: f"--{name.replace('_', '-')}" for name in (*_CONFIG, *_IMAGES, "steps")}
+_ARGUMENTS |= {"trade_off": "--lambda", "shapes": "--shape", "output_kinds": "--output-kind"}
+_ARGUMENTS |= {"calibration": "--calib", "evaluation": "--eval-calib"}
 
 
 def _parser(prog: str, description: str) -> argparse.ArgumentParser:

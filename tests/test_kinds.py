@@ -156,7 +156,7 @@ def test_what_is_asked_for_decides():
     assert judged(segments, {"y": "classes"}) == {"y": ("classes", 1)}
     with pytest.raises(UsageError, match="outputs are z, p"):
         judged(text, {"y": "classes"})
-    with pytest.raises(UsageError, match="one of classes, probabilities, values, integers, not 'class'"):
+    with pytest.raises(UsageError, match="values, integers, not the text 'class'"):
         judged(text, {"z": "class"})
 
 

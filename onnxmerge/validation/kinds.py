@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import onnx
 from onnx import TensorProto
 
+from onnxmerge.arguments import refused
 from onnxmerge.errors import UsageError
 from onnxmerge.validation.scores import FLOATS, Scores, Use, declared_shape
 
@@ -57,9 +58,9 @@ def output_kinds(model: onnx.ModelProto, overrides: Mapping[str, str] | None = N
     outputs = {output.name: output for output in model.graph.output}
     for name, kind in (overrides or {}).items():
         if name not in outputs:
-            raise UsageError(f"output_kinds names {name!r}; the model's outputs are {', '.join(outputs)}")
+            raise UsageError(f"output_kinds= names {name!r}; the model's outputs are {', '.join(outputs)}")
         if kind not in KINDS:
-            raise UsageError(f"output_kinds of {name!r} is one of {', '.join(KINDS)}, not {kind!r}")
+            raise refused("output_kinds", f"one of {', '.join(KINDS)}", kind, name)
     scores = Scores(model)
     found = {name: _judged(output, scores, alone=len(outputs) == 1) for name, output in outputs.items()}
     return found | {
