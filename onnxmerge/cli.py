@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from onnxmerge.errors import ModelError, OnnxMergeError, UsageError
-from onnxmerge.options import config_of, inspect_parser, optimize_parser, sweep_parser
+from onnxmerge.errors import InternalError, ModelError, OnnxMergeError, UsageError
+from onnxmerge.options import config_of, in_flags, inspect_parser, optimize_parser, sweep_parser
 
 INTERRUPTED = 130
 
@@ -22,12 +23,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         action(options)
     except OnnxMergeError as error:
-        return _fail(str(error), error.exit_code)
+        return _fail(in_flags(str(error)), error.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted; nothing was written", INTERRUPTED)
     except MemoryError:
         return _fail("not enough memory; fewer --samples need less", ModelError.exit_code)
+    except Exception as error:  # whatever nobody foresaw: a user is owed a sentence all the same
+        if options.verbose:
+            traceback.print_exc()
+        return _fail(_unforeseen(error, shown=options.verbose), InternalError.exit_code)
     return 0
+
+
+def _unforeseen(error: Exception, *, shown: bool) -> str:
+    """What to say of an error that is a defect of this program, in one line."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    said = " ".join(str(error).split())[:300].rstrip(". ")
+    what = f"{type(error).__name__}{': ' if said else ''}{said}"
+    more = "the lines above" if shown else "what -v prints"
+    return (
+        f"a defect of onnxmerge: {what} ({Path(last.filename).name}:{last.lineno}); "
+        f"please report it with the command, {more}, and the model if it may be shared"
+    )
 
 
 def _fail(message: str, code: int) -> int:
@@ -47,7 +64,7 @@ def _optimize(options: argparse.Namespace) -> None:
     check_output(source, target, clobber=not options.no_clobber)
     _check_side_outputs(options.report, source=source, target=target)
     config = config_of(options)
-    terminal = Terminal(quiet=options.quiet, verbose=options.verbose)
+    terminal = Terminal(quiet=options.quiet, verbose=options.verbose, words=in_flags)
     with terminal.progress() as progress:
         result = optimize(
             source, calibration=options.calib, evaluation=options.eval_calib, config=config, progress=progress
@@ -65,7 +82,7 @@ def _inspect(options: argparse.Namespace) -> None:
 
     source = Path(options.model)
     _check_side_outputs(options.report, source=source)
-    terminal = Terminal(quiet=options.quiet, verbose=options.verbose)
+    terminal = Terminal(quiet=options.quiet, verbose=options.verbose, words=in_flags)
     with terminal.progress() as progress:
         report = inspect(source, config=config_of(options), progress=progress)
     if options.report is not None:
@@ -79,7 +96,7 @@ def _sweep(options: argparse.Namespace) -> None:
 
     source = Path(options.model)
     _check_side_outputs(options.report, options.plot, source=source)
-    terminal = Terminal(quiet=options.quiet, verbose=options.verbose)
+    terminal = Terminal(quiet=options.quiet, verbose=options.verbose, words=in_flags)
     with terminal.progress() as progress:
         report = sweep(
             source,

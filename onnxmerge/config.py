@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from math import isfinite
+from typing import Any
 
 from onnxmerge.allocation import ALLOCATIONS
+from onnxmerge.arguments import lengths, named, number, refused, texts, whole, word
 from onnxmerge.calibration import ImageOptions
 from onnxmerge.compensation import COMPENSATIONS
 from onnxmerge.criteria import CRITERIA
 from onnxmerge.errors import UsageError
+from onnxmerge.runtime import DEVICES
 from onnxmerge.targets import TARGETS
+from onnxmerge.validation import KINDS
 
 DEFAULT_TOLERANCE = 0.01
 BUDGETS = ("ratio", "macs", "params", "latency")
+_WORDS = {
+    "criterion": ("auto", *CRITERIA),
+    "compensation": ("auto", "lstsq", *COMPENSATIONS),
+    "allocation": ("auto", *ALLOCATIONS),
+    "target": ("auto", *TARGETS),
+    "scope": ("all", "chain"),
+    "device": DEVICES,
+}
 
 
 @dataclass(frozen=True)
@@ -39,11 +52,12 @@ class Config:
         patches: rows per layer for least squares, spread over the samples.
         shapes: input shapes for made-up inputs.
         images: how images become numbers; None: as they are for folders, inferred for generic images.
-        output_kinds: ``classes`` or ``values`` by output name, where the guess is wrong.
+        output_kinds: ``classes``, ``probabilities``, ``values`` or ``integers`` by output name, where the
+            guess is wrong; the report says how each output was judged.
         threads: of onnxruntime; None: all processors.
 
     Raises:
-        UsageError: options that are out of range or contradict one another.
+        UsageError: options of the wrong type, out of range, or that contradict one another.
     """
 
     ratio: float | None = None
@@ -71,29 +85,50 @@ class Config:
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        for name, value in self._checked().items():
+            object.__setattr__(self, name, value)  # lists become tuples, numpy's numbers Python's
         budgets = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(budgets) > 1:
-            raise UsageError(f"--{budgets[0]} and --{budgets[1]} are both budgets: give one")
-        if self.ratio is not None and not 0 <= self.ratio < 1:
-            raise UsageError(f"--ratio is the share of channels removed, from 0 to below 1, not {self.ratio}")
+            raise UsageError(f"{budgets[0]}= and {budgets[1]}= are both budgets: give one")
+
+    def _checked(self) -> dict[str, Any]:
+        """All options by name, each of its type and within its range."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+
+        def check(name: str, checked: Callable[..., Any], *details: Any) -> None:
+            values[name] = checked(name, values[name], *details)
+
+        def given(name: str, checked: Callable[..., Any], *details: Any) -> None:
+            if values[name] is not None:
+                check(name, checked, *details)
+
+        given("ratio", number, "the share of channels removed, from 0 to below 1", lambda v: 0 <= v < 1)
         for name in BUDGETS[1:]:
-            value = getattr(self, name)
-            if value is not None and not 0 < value <= 1:
-                raise UsageError(f"--{name} is the share that is kept, above 0 and at most 1, not {value}")
-        if self.tolerance is not None and not self.tolerance >= 0:
-            raise UsageError(f"--tolerance is at least 0, not {self.tolerance}")
-        if not 0 <= self.trade_off <= 1:
-            raise UsageError(f"--lambda is from 0 to 1, not {self.trade_off}")
-        for name in ("samples", "patches"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--{name} is at least 1, not {getattr(self, name)}")
-        if self.align != "auto" and not (isinstance(self.align, int) and self.align >= 1):
-            raise UsageError(f"--align is auto, or at least 1, not {self.align}")
-        _one_of("target", self.target, ("auto", *TARGETS))
-        _one_of("criterion", self.criterion, ("auto", *CRITERIA))
-        _one_of("compensation", self.compensation, ("auto", "lstsq", *COMPENSATIONS))
-        _one_of("allocation", self.allocation, ("auto", *ALLOCATIONS))
-        _one_of("scope", self.scope, ("all", "chain"))
+            given(name, number, "the share that is kept, above 0 and at most 1", lambda v: 0 < v <= 1)
+        given("tolerance", number, "a number of at least 0", lambda v: v >= 0)
+        given("threshold", number, "the smallest cosine that is merged, a number", isfinite)
+        check("trade_off", number, "a number from 0 to 1", lambda v: 0 <= v <= 1)
+        if not (isinstance(self.align, str) and self.align == "auto"):
+            check("align", whole, 1, "'auto' or a whole number of at least 1")
+        for name, known in _WORDS.items():
+            check(name, word, known)
+        for name in ("skip", "only"):
+            check(name, texts)
+        for name, least in (("samples", 1), ("patches", 1), ("seed", 0)):
+            check(name, whole, least)
+        given("threads", whole, 1)
+        check("shapes", named, "a mapping from inputs to shapes")
+        values["shapes"] = {
+            name: lengths("shapes", shape, "a list of whole numbers of at least 1", of=name)
+            for name, shape in values["shapes"].items()
+        }
+        check("output_kinds", named, "a mapping from outputs to kinds")
+        for name, kind in values["output_kinds"].items():
+            if kind not in KINDS:
+                raise refused("output_kinds", f"one of {', '.join(KINDS)}", kind, name)
+        if self.images is not None and not isinstance(self.images, ImageOptions):
+            raise refused("images", "an ImageOptions", self.images)
+        return values
 
     @property
     def budget(self) -> tuple[str, float] | None:
@@ -111,8 +146,3 @@ class Config:
         values["shapes"] = {name: list(shape) for name, shape in self.shapes.items()}
         values["output_kinds"] = dict(self.output_kinds)
         return values
-
-
-def _one_of(option: str, value: str, known) -> None:
-    if value not in known:
-        raise UsageError(f"--{option} is one of {', '.join(known)}, not '{value}'")

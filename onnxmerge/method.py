@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from onnxmerge.channels import Channels
+from onnxmerge.channels.sites import fold_sites
 from onnxmerge.config import Config
 from onnxmerge.errors import UsageError
 
@@ -35,11 +36,15 @@ def choose_method(config: Config, channels: Channels, data_kind: str) -> Method:
     Args:
         data_kind: ``given``, ``generic`` (images shipped with the package) or ``made up``.
     """
-    real = data_kind in ("given", "generic")
+    refitted = not channels.groups or _any_refitted(channels)
+    real = data_kind in ("given", "generic") and refitted
     reasons = []
     compensation = config.compensation
     if compensation == "auto":
-        if real:
+        if not refitted:
+            compensation = "none"
+            reasons.append("no compensation, for the weights behind the channels are quantised or computed")
+        elif real:
             compensation = "lstsq"
             reasons.append(
                 "lstsq, for there are data"
@@ -57,13 +62,19 @@ def choose_method(config: Config, channels: Channels, data_kind: str) -> Method:
     criterion = config.criterion
     if criterion == "auto":
         criterion = "reconstruction" if real else "l1"
-        reasons.append(f"{criterion}, for there are {'data' if real else 'no data'}")
+        known = "data" if real else "no data" if refitted else "no weights to refit"
+        reasons.append(f"{criterion}, for there are {known}")
     allocation = config.allocation
     if allocation == "auto":
         # A ratio is the published recipe: the same share of every group.
         allocation = "curves" if criterion == "reconstruction" and config.ratio is None else "uniform"
         reasons.append(f"{allocation} widths")
     return Method(criterion, allocation, compensation, "; ".join(reasons) or "as asked for")
+
+
+def _any_refitted(channels: Channels) -> bool:
+    """Whether some channel that can go is read by a stored floating-point weight."""
+    return any((channels.group_of[site.channel] >= 0).any() for site in fold_sites(channels))
 
 
 def recorded(method: Method, config: Config) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ exit codes:
   6  the change exceeds --tolerance at the given budget
   7  OUT or the report cannot be written
   8  the device does not work here
-  9  a rewritten model failed its own checks: a defect of onnxmerge
+  9  a defect of onnxmerge: an error that nobody foresaw, or a result that failed its own checks
   130  interrupted
 """
 
@@ -86,11 +87,15 @@ def config_of(options: argparse.Namespace) -> Config:
         given[name] = tuple(given[name])
     for name in ("shapes", "output_kinds"):
         given[name] = dict(given.get(name, ()))
-    names = ("mean", "std", "scale", "order", "layout", "resize")
-    images = {name: getattr(options, name, None) for name in names}
+    images = {name: getattr(options, name, None) for name in _IMAGES}
     if any(value is not None for value in images.values()):
         given["images"] = ImageOptions(**{k: v for k, v in images.items() if v is not None})
     return Config(**given)
+
+
+def in_flags(message: str) -> str:
+    """A message of the package, which names arguments (``macs=``), in the words of the command line."""
+    return re.sub(rf"\b({'|'.join(_ARGUMENTS)})=(?=[\s,;:.)]|$)", lambda m: _ARGUMENTS[m[1]], message)
 
 
 _CONFIG = {
@@ -98,6 +103,11 @@ _CONFIG = {
     "trade_off", "target", "allocation", "align", "patches", "scope", "skip", "only", "samples", "seed",
     "shapes", "output_kinds", "threads", "device",
 }  # fmt: skip
+_IMAGES = ("mean", "std", "scale", "order", "layout", "resize")
+
+_ARGUMENTS = {name: f"--{name.replace('_', '-')}" for name in (*_CONFIG, *_IMAGES, "steps")}
+_ARGUMENTS |= {"trade_off": "--lambda", "shapes": "--shape", "output_kinds": "--output-kind"}
+_ARGUMENTS |= {"calibration": "--calib", "evaluation": "--eval-calib"}
 
 
 def _parser(prog: str, description: str) -> argparse.ArgumentParser:
@@ -167,8 +177,10 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 def _add_evaluation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("measuring")
     _add(group, "--eval-calib", "measure parity on these instead of the calibration data", metavar="PATH")
-    _add(group, "--output-kind", "what an output holds, where the guess is wrong", dest="output_kinds",
-         type=_kind, nargs="+", action="extend", default=[], metavar="NAME=classes|values")  # fmt: skip
+    _add(group, "--output-kind", "how an output is judged, where the guess is wrong: classes by the highest "
+         "score, probabilities by how much of them moves, values by |y' - y| / |y|, integers by how many "
+         "differ; the report says how each was judged, and why", dest="output_kinds", type=_kind, nargs="+",
+         action="extend", default=[], metavar="NAME=KIND")  # fmt: skip
 
 
 def _add_running(parser: argparse.ArgumentParser):

@@ -310,7 +310,7 @@ def prove(prepared: Prepared, decision: Decision) -> Proof:
         raise ToleranceExceeded(
             f"no data was given, and on made-up inputs the answers change by {parity.change:.0%}, more than "
             f"the {MOST_BLIND_CHANGE:.0%} that pass where nothing real can be measured; nothing was written: "
-            "give real inputs (--calib), keep more, or say what change you accept (--tolerance)"
+            "give real inputs with calibration=, keep more, or say with tolerance= what change you accept"
         )
     return proof
 

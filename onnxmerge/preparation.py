@@ -46,7 +46,7 @@ def prepare(
         reference = runtime.session(loaded.proto)
         kinds = output_kinds(loaded.proto, config.output_kinds)
     with clock("data"):
-        scores = [name for name, kind in kinds.items() if kind == "classes"]
+        scores = [name for name, judged in kinds.items() if judged.kind == "classes"]
         found = _data(loaded.proto, reference, calibration, config, runtime, generic, scores)
         data = found.fit
         judged = found.fresh if evaluation is None else _read(reference, evaluation, config, None)

@@ -80,7 +80,7 @@ def describe(prepared: Prepared, decision: Decision, proof: Proof) -> Report:
             ],
             "outputs": [
                 {"name": o.name, "kind": o.kind, "change": o.change, "relative_error": o.relative_error,
-                 "max_abs_error": o.max_abs_error, "agreement": o.agreement}
+                 "max_abs_error": o.max_abs_error, "agreement": o.agreement, "judged": o.judged}
                 for o in parity.outputs
             ],
         },
@@ -214,7 +214,7 @@ def _warnings(prepared: Prepared, decision: Decision, proof: Proof) -> list[str]
     if prepared.data_kind != "given":
         warnings.append(
             f"no data was given: {prepared.data.source} were used; a change measured on them proves "
-            "little: give real ones with --calib"
+            "little: give real ones with calibration="
         )
     found = prepared.plausible
     if found is not None and not found.clear:
@@ -223,7 +223,7 @@ def _warnings(prepared: Prepared, decision: Decision, proof: Proof) -> list[str]
         )
         warnings.append(
             "which numbers the model expects its pixels to be is not certain, so everything was done for all "
-            f"that is plausible: {listed}; --mean, --std, --scale and --order settle it"
+            f"that is plausible: {listed}; mean=, std=, scale= and order= settle it"
         )
     if found is not None and found.meaningful is False:
         warnings.append(

@@ -22,10 +22,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from onnxmerge.errors import DeviceError, ModelError, UsageError
+from onnxmerge.arguments import whole, word
+from onnxmerge.errors import DeviceError, ModelError
 from onnxmerge.runtime_bytes import Model, Source, opened, patch, source_of, tensors
 from onnxmerge.runtime_errors import sentence
 from onnxmerge.runtime_session import CUDA, Session, ort
+
+DEVICES = ("auto", "cpu", "cuda")
 
 _CPU = "CPUExecutionProvider"
 # TF32 keeps 10 bits of mantissa: parity measured with it would be the parity of the rounding.
@@ -52,18 +55,15 @@ class Runtime:
 
         Raises UsageError for other words or counts, DeviceError if 'cuda' does not work here.
         """
-        if device not in ("auto", "cpu", "cuda"):
-            raise UsageError(f"--device is auto, cpu or cuda, not {device!r}")
-        if threads is not None and threads < 1:
-            raise UsageError(f"--threads is at least 1, not {threads}")
-        count = threads if threads is not None else _cpu_count()
+        word("device", device, DEVICES)
+        count = _cpu_count() if threads is None else whole("threads", threads, 1)
         if device == "cpu":
             return cls("cpu", _CPU, count)
         lacking = _cuda_lacks()
         if lacking is None:
             return cls("cuda", CUDA, count)
         if device == "cuda":
-            raise DeviceError(f"--device cuda does not work here: {lacking}")
+            raise DeviceError(f"CUDA was asked for and does not work here: {lacking}")
         built_for_cuda = CUDA in ort.get_available_providers()
         note = f"CUDA does not work here, so the CPU is used: {lacking}" if built_for_cuda else None
         return cls("cpu", _CPU, count, note)

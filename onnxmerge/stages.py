@@ -15,7 +15,7 @@ from onnxmerge.recipe import Candidate, Recipe, Shortfall
 from onnxmerge.runtime import Runtime, Session
 from onnxmerge.search import Found
 from onnxmerge.subject import Subject
-from onnxmerge.validation import Latency, Parity, measure, worst
+from onnxmerge.validation import Judgement, Latency, Parity, measure, worst
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class Prepared:
 
     loaded: LoadedModel
     reference: Session
-    kinds: dict[str, str]
+    kinds: dict[str, Judgement]
     data: Dataset
     data_kind: str
     plausible: Plausible | None

@@ -14,11 +14,20 @@ from onnxmerge.report import Report
 
 
 class Terminal:
-    """Prints for one run; ``quiet`` leaves only errors, ``verbose`` adds every group and frozen axis."""
+    """Prints for one run.
 
-    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
+    Args:
+        quiet: print only errors.
+        verbose: print every group and frozen axis, too.
+        words: brings messages that name arguments into the words of the command line.
+    """
+
+    def __init__(
+        self, *, quiet: bool = False, verbose: bool = False, words: Callable[[str], str] = str
+    ) -> None:
         self._quiet = quiet
         self._verbose = verbose
+        self._words = words
         self._out = Console(highlight=False, soft_wrap=True)
         self._err = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -88,7 +97,7 @@ class Terminal:
 
     def _warn(self, report: Report) -> None:
         for warning in report["warnings"]:
-            self._err.print(f"onnxmerge: warning: {warning}", markup=False)
+            self._err.print(f"onnxmerge: warning: {self._words(warning)}", markup=False)
 
 
 _CURVE = ("macs", "params", "change", "change_upper_90", "latency")

@@ -174,7 +174,7 @@ def test_a_batch_that_only_the_graph_fixes_is_respected():
 def test_a_model_that_runs_at_no_size_asks_for_a_shape():
     nodes = [helper.make_node("Reshape", ["x", "to"], ["y"])]
     proto = model(nodes, [("x", F, ["N", "T"])], [("y", F, None)], [("to", np.array([17, 59], np.int64))])
-    with pytest.raises(ModelError, match=r"--shape x="):
+    with pytest.raises(ModelError, match=r"shapes= for 'x'"):
         made(proto)
     assert whole(made(proto, samples=1, x=(1, 1003)), "x").shape == (1, 1003)
 

@@ -11,11 +11,11 @@ from onnx import TensorProto, helper, numpy_helper
 from scipy import stats
 
 from onnxmerge.calibration import Dataset
-from onnxmerge.errors import ModelError, UsageError
+from onnxmerge.errors import ModelError
 from onnxmerge.runtime import Runtime
-from onnxmerge.validation import check_model, compare, measure, output_kinds
+from onnxmerge.validation import Judgement, check_model, compare, measure
 
-F, I64 = TensorProto.FLOAT, TensorProto.INT64
+F = TensorProto.FLOAT
 RNG = np.random.default_rng(0)
 
 
@@ -34,39 +34,6 @@ def linear(columns, outputs=(("y", F, ["N", None]),), extra=(), operator="MatMul
         weights[0] = ("w", np.ones((columns, 4), np.float32))
         head = [helper.make_node("Gemm", ["x", "w", "b"], ["y"], transB=1)]
     return model([*head, *extra], list(outputs), weights)
-
-
-# --- kinds -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("operator", ["MatMul", "Gemm"])
-def test_a_wide_last_layer_alone_is_classes(operator):
-    assert output_kinds(linear(10, operator=operator)) == {"y": "classes"}
-    assert output_kinds(linear(9, operator=operator)) == {"y": "values"}
-
-
-def test_softmax_and_argmax_make_classes():
-    softmax = [helper.make_node("Softmax", ["y"], ["p"]), helper.make_node("Identity", ["p"], ["q"])]
-    two = (("y", F, ["N", 3]), ("q", F, ["N", 3]))
-    assert output_kinds(linear(3, two, softmax)) == {"y": "values", "q": "classes"}
-    argmax = [helper.make_node("ArgMax", ["y"], ["i"], axis=1)]
-    assert output_kinds(linear(3, (("y", F, ["N", 3]), ("i", I64, None)), argmax)) == {
-        "y": "classes",
-        "i": "integers",
-    }
-
-
-def test_other_ranks_are_values():
-    nodes = [helper.make_node("Softmax", ["x"], ["y"])]
-    assert output_kinds(model(nodes, [("y", F, ["N", 20, 4])], shape=("N", 20, 4))) == {"y": "values"}
-
-
-def test_overrides_decide():
-    assert output_kinds(linear(3), {"y": "classes"}) == {"y": "classes"}
-    with pytest.raises(UsageError, match="outputs are y"):
-        output_kinds(linear(3), {"z": "classes"})
-    with pytest.raises(UsageError, match="one of"):
-        output_kinds(linear(3), {"y": "class"})
 
 
 # --- changes ---------------------------------------------------------------------------------------
@@ -95,6 +62,58 @@ def test_classes_count_changed_answers():
     parity = one(before, after, "classes")
     assert parity.top1_agreement == 7 / 8 and parity.change == 1 / 8
     assert parity.relative_error > 0
+
+
+def test_classes_compete_along_their_axis():
+    """[N, C, H, W] scores: every position has its answer, and one of 2 * 12 changes here."""
+    before = RNG.standard_normal((2, 5, 3, 4))
+    after = before.copy()
+    after[1, :, 2, 3] = np.roll(np.sort(before[1, :, 2, 3]), before[1, :, 2, 3].argmax() + 2)
+    parity = one(before, after, Judgement("classes", axis=1))
+    assert parity.change == pytest.approx(1 / 24) and parity.top1_agreement == pytest.approx(23 / 24)
+    assert parity.outputs[0].sums.tolist() == [[0, 12], [1, 12]]
+    # Without a batch the classes are the first axis, and there is one sample.
+    alone = one(before[1], after[1], Judgement("classes", axis=0))
+    assert alone.change == pytest.approx(1 / 12) and len(alone.outputs[0].sums) == 1
+
+
+def test_a_single_class_leaves_nothing_to_choose():
+    parity = one(np.ones((4, 1)), np.full((4, 1), 1.5), "classes")
+    assert (parity.change, parity.outputs[0].kind, parity.top1_agreement) == (0.5, "values", None)
+
+
+@pytest.mark.parametrize("logits", [False, True])
+def test_probabilities_count_what_moves(logits):
+    p, q = np.array([[0.9, 0.1], [0.5, 0.0]]), np.array([[0.6, 0.4], [0.4, 0.0]])
+    with np.errstate(divide="ignore"):
+        x, y = (np.log(v / (1 - v)) if logits else v for v in (p, q))
+    parity = one(x, y, Judgement("probabilities", logits=logits))
+    (output,) = parity.outputs
+    assert parity.change == pytest.approx((0.3 + 0.3 + 0.1) / (0.9 + 0.4 + 0.5))
+    assert output.agreement == 3 / 4 and parity.top1_agreement is None
+    assert parity.change < parity.change_upper() <= 1
+
+
+def test_rare_yes_is_not_drowned_by_a_thousand_noes():
+    """A detector that finds nothing any more has changed altogether, not in 1 of 1000 boxes."""
+    before = np.full((8, 1000), 1e-5)
+    before[:, 0] = 0.95
+    after = np.full((8, 1000), 1e-5)
+    assert one(before, after, "probabilities").change > 0.98
+    assert one(before, before, "probabilities").change == 0
+    assert one(before, np.full((8, 1000), np.nan), "probabilities").change == 1
+    assert one(np.zeros((2, 3)), np.zeros((2, 3)), "probabilities").change == 0
+    assert one(np.zeros((2, 3)), np.ones((2, 4)), "probabilities").change == 1
+
+
+def test_the_bound_of_probabilities_covers_the_truth():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(300):
+        p = rng.uniform(0, 1, (40, 4))
+        q = np.clip(p + 0.1 * rng.standard_normal((40, 4)), 0, 1)
+        covered += one(p, q, "probabilities").change_upper(0.9) >= 0.1392  # of two million draws
+    assert 0.8 <= covered / 300 <= 0.97
 
 
 def test_integers_and_strings_count_what_differs():

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from onnxmerge.arguments import whole
 from onnxmerge.errors import CalibrationError, UsageError
 
 Feed = dict[str, np.ndarray]
@@ -99,8 +100,7 @@ class Dataset:
 
     def take(self, samples: int, seed: int) -> Dataset:
         """At most `samples` of the samples, chosen by `seed`, in their order; whole batches, at least one."""
-        if samples < 1:
-            raise UsageError(f"--samples is at least 1, not {samples}")
+        samples = whole("samples", samples, 1)
         if samples >= len(self):
             return self
         order = np.random.default_rng(seed).permutation(len(self))

@@ -97,7 +97,7 @@ class Witness:
                     wide = values[layer.output].astype(np.float64)
                     axes = (0, *range(2, wide.ndim))
                     sums[layer.output].append(np.stack([wide.mean(axes), np.square(wide).mean(axes)]))
-                scores += [_probabilities(values[name]) for name in self._scores]
+                scores += [_probabilities(values[name]) for name in self._scores if _is_flat(values[name])]
             answers.append(np.concatenate(scores) if scores else np.zeros((0, 1)))
         return Evidence(*self._of_layers(sums), *_of_answers(*answers))
 
@@ -139,9 +139,14 @@ def _divergence(
     return float(np.median(0.5 * (ratio + (mean - running_mean) ** 2 / variance - 1 - np.log(ratio))))
 
 
+def _is_flat(scores: np.ndarray) -> bool:
+    """Whether there is one answer per picture, and not one for each of its places."""
+    return scores.ndim > 1 and scores.size == len(scores) * max(scores.shape[1:])
+
+
 def _probabilities(scores: np.ndarray) -> np.ndarray:
-    """Class scores [N, ..., C] as probabilities [N, C], float64; of many positions those of the first."""
-    s = scores.astype(np.float64).reshape(len(scores), -1, scores.shape[-1])[:, 0]
+    """Class scores, [N, C] but for axes of length 1, as probabilities [N, C], float64."""
+    s = scores.astype(np.float64).reshape(len(scores), -1)
     if s.min(initial=0.0) >= -1e-6 and np.allclose(s.sum(axis=1), 1, atol=1e-2):
         return np.maximum(s, 0.0)
     s = np.exp(s - s.max(axis=1, keepdims=True))

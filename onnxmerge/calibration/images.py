@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from onnxmerge.arguments import lengths, number, numbers, word
 from onnxmerge.calibration.files import ensure_fits
 from onnxmerge.errors import CalibrationError, UsageError
 
@@ -36,24 +37,31 @@ class ImageOptions:
     order: str = "rgb"
 
     def __post_init__(self) -> None:
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) not in (1, 3) or not np.all(np.isfinite(values)):
-                raise UsageError(f"--{name} takes one number or one per colour channel, not {values}")
-        if not all(self.std) or not np.isfinite(self.scale) or not self.scale:
-            raise UsageError("--std and --scale must not be zero")
-        if self.layout not in (None, "nchw", "nhwc"):
-            raise UsageError(f"--layout is nchw or nhwc, not {self.layout!r}")
-        if self.order not in ("rgb", "bgr"):
-            raise UsageError(f"--order is rgb or bgr, not {self.order!r}")
-        if self.resize is not None and (len(self.resize) != 2 or min(self.resize) < 1):
-            raise UsageError(f"--resize takes a height and a width in pixels, not {self.resize}")
-
+        what = "one number or one per colour channel"
+        checked = {
+            "mean": numbers("mean", self.mean, what, _per_channel),
+            "std": numbers("std", self.std, f"{what}, none of them 0", lambda v: _per_channel(v) and all(v)),
+            "scale": number(
+                "scale", self.scale, "a number that is not 0", lambda v: np.isfinite(v) and v != 0
+            ),
+        }
+        if self.layout is not None:
+            word("layout", self.layout, ("nchw", "nhwc"))
+        word("order", self.order, ("rgb", "bgr"))
+        if self.resize is not None:
+            checked["resize"] = lengths("resize", self.resize, "a height and a width in pixels", count=2)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)  # lists become tuples, numpy's numbers Python's
 
     @property
     def described(self) -> str:
         """For reports: the numbers, without the order of colours."""
         mean, std = ("/".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
         return f"mean {mean}, std {std}, scale {self.scale:.4g}"
+
+
+def _per_channel(values: tuple[float, ...]) -> bool:
+    return len(values) in (1, 3) and bool(np.all(np.isfinite(values)))
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,7 @@ def load_images(
             stacked = np.empty((len(paths), *pixels.shape), dtype)
         if pixels.shape != stacked.shape[1:]:
             raise CalibrationError(
-                f"{path} has another size than {paths[0]}, and the model leaves the size open: give --resize"
+                f"{path} has another size than {paths[0]}, and the model leaves the size open: give resize="
             )
         stacked[i] = pixels
     if stacked is None:
@@ -111,7 +119,7 @@ def _frame(name: str, shape: Sequence[int | str | None], options: ImageOptions) 
     if layout is None:
         raise CalibrationError(
             f"the input {name!r} of shape {list(shape)} does not show where its colour channels are: "
-            "give --layout nchw or nhwc"
+            "say it with layout= (nchw or nhwc)"
         )
     last = layout == "nhwc"
     channels, height, width = (shape[3], shape[1], shape[2]) if last else shape[1:]
@@ -121,7 +129,7 @@ def _frame(name: str, shape: Sequence[int | str | None], options: ImageOptions) 
             f"the input {name!r} has {channels} channels under {layout}; images have 1 or 3"
         )
     if channels == 1 and 3 in (len(options.mean), len(options.std)):
-        raise UsageError(f"the input {name!r} is grey: give one number for --mean and --std")
+        raise UsageError(f"the input {name!r} is grey: give one number for mean= and std=")
     return _Frame(
         channels, height if isinstance(height, int) else None, width if isinstance(width, int) else None, last
     )
@@ -151,7 +159,7 @@ def _load(path: Path, frame: _Frame, options: ImageOptions) -> np.ndarray:
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     goal_h, goal_w = goal_h or height, goal_w or width
     if height < goal_h or width < goal_w:
-        raise CalibrationError(f"--resize {height},{width} is smaller than the input, {goal_h} x {goal_w}")
+        raise CalibrationError(f"resize= is {height} x {width}, smaller than the input, {goal_h} x {goal_w}")
     top, left = (height - goal_h) // 2, (width - goal_w) // 2
     pixels = np.asarray(image.crop((left, top, left + goal_w, top + goal_h)))
     return pixels.reshape(goal_h, goal_w, frame.channels)

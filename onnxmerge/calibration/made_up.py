@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from onnxmerge.arguments import whole
 from onnxmerge.calibration.dataset import Dataset, Feed, stack
 from onnxmerge.calibration.files import ensure_fits
 from onnxmerge.calibration.fitting import fixed_batch
@@ -57,9 +58,7 @@ def made_up_inputs(
     if any(role.indices or role.sequence for role in parts.values()):
         maker = _bounded(maker, runtime.trace(model, feed), session, parts)
     batch = fixed_batch(inputs)
-    count = samples if samples is not None else _SAMPLES
-    if count < 1:
-        raise UsageError(f"--samples is at least 1, not {count}")
+    count = _SAMPLES if samples is None else whole("samples", samples, 1)
     count = math.ceil(count / _rows(feed, batch))
     ensure_fits(count * sum(a.nbytes for a in feed.values()), f"{count} made-up inputs")
     generator = np.random.default_rng(seed)
@@ -114,7 +113,8 @@ def _smallest(
         if info.dtype is None or (info.shape is None and info.name not in given):
             what = f"is a {info.kind}" if info.dtype is None else "has no rank"
             raise ModelError(
-                f"no values can be made up for the input {info.name!r}, which {what}: give --shape or --calib"
+                f"no values can be made up for the input {info.name!r}, which {what}: "
+                "give shapes= or calibration="
             )
     runs: tuple[_Maker, Feed] | None = None
     reason = ""
@@ -138,7 +138,7 @@ def _smallest(
             return maker, feed
     if runs is None:
         name = next((i.name for i in inputs if i.name not in given and not _fixed(i)), None)
-        hint = f"give --shape {name}=..." if name else "give data with --calib"
+        hint = f"give shapes= for {name!r}" if name else "give data with calibration="
         raise ModelError(f"the model runs on no made-up input, {hint} (last: {reason})")
     return runs
 
@@ -187,18 +187,22 @@ def _bind(inputs: tuple[TensorInfo, ...], given: Shapes) -> dict[int | str | Non
     by_name = {i.name: i for i in inputs}
     for name, shape in given.items():
         if name not in by_name:
-            raise UsageError(f"--shape names {name!r}; the model's inputs are {', '.join(by_name)}")
+            raise UsageError(f"shapes= names {name!r}; the model's inputs are {', '.join(by_name)}")
         declared = by_name[name].shape
         if any(d < 1 for d in shape):
-            raise UsageError(f"--shape {name} is {list(shape)}: every dimension is at least 1")
+            raise UsageError(f"shapes= for {name!r} is {list(shape)}: every dimension is at least 1")
         if declared is None:
             continue
         if len(shape) != len(declared):
-            raise UsageError(f"--shape {name} is {list(shape)}, and the model declares {_text(declared)}")
+            raise UsageError(
+                f"shapes= for {name!r} is {list(shape)}, and the model declares {_text(declared)}"
+            )
         for have, want in zip(shape, declared, strict=True):
             value = bound.setdefault(want, have) if isinstance(want, str) else want
             if value not in (None, have):
-                raise UsageError(f"--shape {name} is {list(shape)}, and the model needs {_text(declared)}")
+                raise UsageError(
+                    f"shapes= for {name!r} is {list(shape)}, and the model needs {_text(declared)}"
+                )
     return bound
 
 

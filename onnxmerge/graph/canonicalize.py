@@ -10,6 +10,7 @@ One pass per function, in the order of ``canonicalize``:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from heapq import heappop, heappush
 from math import inf, prod
 
 import numpy as np
@@ -194,15 +195,40 @@ def _evaluate(node: gs.Node, opset: int) -> np.ndarray | None:
 
 
 def _sort(graph: gs.Graph) -> None:
-    """Put nodes in topological order where they are not; the order in a file is otherwise kept."""
-    known = {id(tensor) for node in graph.nodes for tensor in node.outputs}
-    for node in graph.nodes:
-        if any(id(tensor) in known for tensor in node.inputs):
-            break
-        known -= {id(tensor) for tensor in node.outputs}
-    else:
-        return
-    try:
-        graph.toposort(recurse_subgraphs=False, mode="nodes")
-    except Exception as error:
-        raise ModelError(f"the nodes cannot be put in topological order: {error}") from error
+    """Put nodes in topological order where they are not; the order in a file is otherwise kept.
+
+    Kahn's algorithm, of the nodes that are ready always the first: graphs may be deeper than a recursion.
+    """
+    makers = {id(tensor): place for place, node in enumerate(graph.nodes) for tensor in node.outputs}
+    users: list[list[int]] = [[] for _ in graph.nodes]
+    waiting = [0] * len(graph.nodes)
+    for place, node in enumerate(graph.nodes):
+        for maker in {makers[id(tensor)] for tensor in _read(node) if id(tensor) in makers}:
+            users[maker].append(place)
+            waiting[place] += 1
+    ready = [place for place, count in enumerate(waiting) if count == 0]
+    order = []
+    while ready:
+        place = heappop(ready)
+        order.append(place)
+        for user in users[place]:
+            waiting[user] -= 1
+            if waiting[user] == 0:
+                heappush(ready, user)
+    if len(order) < len(graph.nodes):
+        stuck = next(node for node, count in zip(graph.nodes, waiting, strict=True) if count)
+        raise ModelError(
+            f"the nodes cannot be put in topological order: {stuck.op} '{stuck.name}' is fed by itself"
+        )
+    graph.nodes = [graph.nodes[place] for place in order]
+
+
+def _read(node: gs.Node) -> list[gs.Tensor]:
+    """The tensors that a node reads, those inside of its subgraphs included."""
+    read, ahead = list(node.inputs), list(node.subgraphs())
+    for subgraph in ahead:  # grows while it is walked
+        for inner in subgraph.nodes:
+            read += inner.inputs
+            ahead += inner.subgraphs()
+        read += subgraph.outputs
+    return read

@@ -38,7 +38,7 @@ class Processes:
             DeviceError: CUDA was asked for and is not there.
         """
         if device == "cuda" and not torch.cuda.is_available():
-            raise DeviceError("--device cuda does not work here: this torch finds no CUDA device")
+            raise DeviceError("CUDA was asked for and does not work here: this torch finds no CUDA device")
         cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
         local = int(os.environ.get("LOCAL_RANK", 0))
         if cuda:

@@ -1,12 +1,14 @@
 """Checks of a model: its structure, its outputs against another model's, its speed."""
 
-from onnxmerge.validation.kinds import output_kinds
+from onnxmerge.validation.kinds import KINDS, Judgement, output_kinds
 from onnxmerge.validation.latency import SLOWER, Latency, compare_latency, middle
 from onnxmerge.validation.parity import OutputParity, Parity, compare, measure, worst
 from onnxmerge.validation.structure import check_model
 
 __all__ = [
+    "KINDS",
     "SLOWER",
+    "Judgement",
     "Latency",
     "OutputParity",
     "Parity",

@@ -1,90 +1,150 @@
-"""What an output means, and so how a change of it is counted."""
+"""What an output means, and so how a change of it is judged."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import onnx
 from onnx import TensorProto
 
+from onnxmerge.arguments import refused
 from onnxmerge.errors import UsageError
+from onnxmerge.validation.scores import FLOATS, Scores, Use, declared_shape
 
-KINDS = ("classes", "values", "integers")
+KINDS = ("classes", "probabilities", "values", "integers")
 
-_FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _EXACT = (
     *(TensorProto.BOOL, TensorProto.STRING, TensorProto.UINT8, TensorProto.INT8, TensorProto.UINT16),
     *(TensorProto.INT16, TensorProto.UINT32, TensorProto.INT32, TensorProto.UINT64, TensorProto.INT64),
 )
-# Operators that hand the scores on as they are.
-_PASSES = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout")
 _LEAST_CLASSES = 10  # fewer outputs of a last Gemm are as likely coordinates or a regression
 
 
-def output_kinds(model: onnx.ModelProto, overrides: Mapping[str, str] | None = None) -> dict[str, str]:
-    """'classes', 'values' or 'integers' for each output of the model, in order.
+@dataclass(frozen=True)
+class Judgement:
+    """How a change of one output is judged.
 
-    Class scores are [N, C] floats that are a Softmax or feed an ArgMax, or the only output where that
-    ends in a Gemm or MatMul (and the Add of a bias) with at least 10 columns. Strings and booleans are
-    compared like integers. `overrides` decide by name. Raises UsageError for unknown names or kinds.
+    Attributes:
+        kind: ``classes``: the share of answers whose highest score is another one; ``probabilities``: the
+            share of the probability that moves; ``values``: |y' - y| / |y|; ``integers``: the share of
+            elements that differ.
+        axis: of class scores, along which the highest one is looked for.
+        logits: of probabilities, whether a sigmoid is still to come.
+        words: how and why, and what to pass for another judgement: one sentence for a person.
     """
-    graph = model.graph
-    chosen = dict(overrides or {})
-    names = [output.name for output in graph.output]
-    for name, kind in chosen.items():
-        if name not in names:
-            raise UsageError(f"--output-kind names {name!r}; the model's outputs are {', '.join(names)}")
+
+    kind: str
+    axis: int = -1
+    logits: bool = False
+    words: str = ""
+
+
+def output_kinds(model: onnx.ModelProto, overrides: Mapping[str, str] | None = None) -> dict[str, Judgement]:
+    """How each output of the model is judged, in order.
+
+    Scores that are, or lead to, a Softmax, LogSoftmax, ArgMax or TopK are ``classes``, along the axis of
+    that operator, and those that are or lead to a Sigmoid, or to a NonMaxSuppression, ``probabilities``:
+    directly, through operators that only pass them on or scale them, or because another output is made of
+    them. An only output is ``classes`` also where it ends in a Gemm or MatMul (and the Add of a bias) with
+    at least 10 columns. Other floats are ``values``; strings and booleans are compared like integers.
+
+    Args:
+        overrides: kinds by name, where the guess is wrong.
+
+    Raises:
+        UsageError: unknown names or kinds.
+    """
+    outputs = {output.name: output for output in model.graph.output}
+    for name, kind in (overrides or {}).items():
+        if name not in outputs:
+            raise UsageError(f"output_kinds= names {name!r}; the model's outputs are {', '.join(outputs)}")
         if kind not in KINDS:
-            raise UsageError(f"--output-kind {name} is one of {', '.join(KINDS)}, not {kind!r}")
-    makers = {out: node for node in graph.node for out in node.output if out}
-    widths = {init.name: tuple(init.dims) for init in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant":
-            widths.update((node.output[0], tuple(a.t.dims)) for a in node.attribute if a.name == "value")
-    arguments = {node.input[0] for node in graph.node if node.op_type == "ArgMax"}
-    return {
-        output.name: chosen.get(output.name)
-        or _kind(output, makers, widths, arguments, alone=len(names) == 1)
-        for output in graph.output
+            raise refused("output_kinds", f"one of {', '.join(KINDS)}", kind, name)
+    scores = Scores(model)
+    found = {name: _judged(output, scores, alone=len(outputs) == 1) for name, output in outputs.items()}
+    return found | {
+        name: _asked(kind, found[name], outputs[name]) for name, kind in (overrides or {}).items()
     }
 
 
-def _kind(
-    output: onnx.ValueInfoProto,
-    makers: Mapping[str, onnx.NodeProto],
-    widths: Mapping[str, tuple[int, ...]],
-    arguments: set[str],
-    alone: bool,
-) -> str:
-    tensor = output.type.tensor_type
+def _judged(output: onnx.ValueInfoProto, scores: Scores, alone: bool) -> Judgement:
+    name, tensor, shape = output.name, output.type.tensor_type, declared_shape(output)
     if tensor.elem_type in _EXACT:
-        return "integers"
+        return Judgement("integers", words=_words("integers", "it holds no fractions", name))
     # Where an exporter left out type or shape, the graph alone decides.
-    if tensor.elem_type not in (*_FLOATS, 0) or (tensor.HasField("shape") and len(tensor.shape.dim) != 2):
-        return "values"
-    name, path = output.name, [output.name]
-    while name in makers and makers[name].op_type in _PASSES:
-        name = makers[name].input[0]
-        path.append(name)
-    last = makers.get(name)
-    if last is not None and last.op_type in ("Softmax", "LogSoftmax"):
-        return "classes"
-    if arguments.intersection(path):
-        return "classes"
-    return "classes" if alone and _columns(last, makers, widths) >= _LEAST_CLASSES else "values"
+    if tensor.elem_type in (*FLOATS, 0):
+        use = scores.use_of(name)
+        if use is not None and use.op in ("Sigmoid", "NonMaxSuppression"):
+            words = _words("probabilities", _reason(use), name, "values")
+            return Judgement("probabilities", logits=use.op == "Sigmoid" and not use.own, words=words)
+        axis = None if use is None else _competing(use, shape)
+        if use is not None and axis is not None:
+            return Judgement(
+                "classes", axis, words=_words("classes", _reason(use), name, "values", axis, shape)
+            )
+        columns = _columns(scores.behind(name), scores) if use is None and alone else 0
+        if columns >= _LEAST_CLASSES and len(shape or [0, 0]) == 2:
+            reason = f"it is the only output, and ends in a layer with {columns} columns"
+            return Judgement("classes", words=_words("classes", reason, name, "values"))
+    reason = "it leads to no Softmax, Sigmoid, ArgMax or TopK"
+    return Judgement("values", words=_words("values", reason, name, "classes"))
 
 
-def _columns(
-    node: onnx.NodeProto | None, makers: Mapping[str, onnx.NodeProto], widths: Mapping[str, tuple[int, ...]]
-) -> int:
+def _asked(kind: str, found: Judgement, output: onnx.ValueInfoProto) -> Judgement:
+    """The judgement that was asked for, along the axis that the graph tells, else the usual one."""
+    shape = declared_shape(output)
+    axis = found.axis if found.kind == "classes" else 1 if shape is not None and len(shape) > 3 else -1
+    words = _words(kind, "as asked", axis=axis, shape=shape)
+    return replace(found, kind=kind, axis=axis, words=words)
+
+
+def _competing(use: Use, shape: list[int | None] | None) -> int | None:
+    """The axis of class scores; None where there is none, or nothing to choose from along it."""
+    axis = use.axis if use.axis is not None or shape is None or len(shape) != 2 else 1
+    if axis is None or shape is None:
+        return axis
+    return axis if -len(shape) <= axis < len(shape) and shape[axis] != 1 else None
+
+
+def _reason(use: Use) -> str:
+    return f"it is a {use.op}" if use.own else f"it leads to the {use.op} '{use.name}'"
+
+
+def _words(
+    kind: str,
+    reason: str,
+    name: str | None = None,
+    instead: str | None = None,
+    axis: int = -1,
+    shape: list[int | None] | None = None,
+) -> str:
+    """One sentence; with ``instead`` it ends in how to get that kind for the output ``name``."""
+    place = f" along axis {axis}" if shape is not None and len(shape) > 2 else ""
+    how = {
+        "classes": f"the class with the highest score{place}",
+        "probabilities": "how much of the probability moves",
+        "values": "|y' - y| / |y|, the relative change of its numbers",
+        "integers": "the share of its elements that differ",
+    }[kind]
+    if instead is None:
+        return f"judged by {how} ({reason})"
+    option = f"output_kinds={{'{name}': '{instead}'}} (--output-kind {name}={instead})"
+    otherwise = (
+        f"{option} compares the numbers instead" if instead == "values" else f"{option} if it holds scores"
+    )
+    return f"judged by {how} ({reason}); {otherwise}"
+
+
+def _columns(node: onnx.NodeProto | None, scores: Scores) -> int:
     """The columns of the Gemm or MatMul (and Add of a constant) that ends here, 0 if it is neither."""
     if node is not None and node.op_type == "Add":
-        node = next((makers[name] for name in node.input if name in makers and name not in widths), None)
+        node = next((scores.behind(x) for x in node.input if scores.stored_shape(x) is None), None)
         if node is not None and node.op_type != "MatMul":
             return 0
     if node is None or node.op_type not in ("Gemm", "MatMul"):
         return 0
-    weight = widths.get(node.input[1], ())
+    weight = scores.stored_shape(node.input[1]) or ()
     if len(weight) < 2:
         return 0
     flipped = any(a.name == "transB" and a.i for a in node.attribute)

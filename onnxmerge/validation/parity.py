@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
+from scipy.special import expit
 
 from onnxmerge.calibration.dataset import Dataset
 from onnxmerge.graph import weights
 from onnxmerge.graph.weights import Scratch
 from onnxmerge.runtime import Session
+from onnxmerge.validation.kinds import Judgement
 
 Outputs = Mapping[str, Any]
+Kinds = Mapping[str, Judgement | str]
 # Of large models: the outputs that are compared at a time, in bytes (float64 copies are made), and samples.
 _MOST_BYTES = 32 << 20
 _MOST_SAMPLES = 4
@@ -24,10 +27,12 @@ _MOST_SAMPLES = 4
 @dataclass(frozen=True)
 class OutputParity:
     """One output. `change` follows its kind: the share of changed top-1 answers ('classes') or differing
-    elements ('integers'), or |y' - y| / |y| ('values').
+    elements ('integers'), the sum of |p' - p| over that of the larger of both ('probabilities'), or
+    |y' - y| / |y| ('values').
 
-    `relative_error` and `max_abs_error` are None for integers, `agreement` (share of equal answers or
-    elements) is None for values. `sums` holds [samples, 2]: what differs and what is there, per sample.
+    `relative_error` and `max_abs_error` are None for integers. `agreement` is the share of equal answers
+    or elements, of probabilities that of equal decisions at 0.5, None for values. `judged` says in words
+    how and why. `sums` holds [samples, 2]: what differs and what is there, per sample.
     """
 
     name: str
@@ -36,16 +41,17 @@ class OutputParity:
     relative_error: float | None
     max_abs_error: float | None
     agreement: float | None
+    judged: str
     sums: np.ndarray = field(repr=False, compare=False)
 
     def change_upper(self, confidence: float = 0.9) -> float:
         """The upper one-sided confidence bound of `change`, samples being independent draws.
 
-        Shares: Clopper-Pearson, with a sample as the unit. Values: the delta method for a ratio of sums
-        over samples; one sample that differs says nothing about others, and the bound is infinite.
+        Shares: Clopper-Pearson, with a sample as the unit. Probabilities and values: the delta method for a
+        ratio of sums over samples; one sample that differs says nothing about others.
         """
         count = len(self.sums)
-        if self.kind != "values":
+        if self.kind in ("classes", "integers"):
             present = self.sums[:, 1]
             # Elements of one sample are not independent: each sample counts as its share.
             changed = float((self.sums[:, 0] / np.maximum(present, 1)).sum())
@@ -56,10 +62,11 @@ class OutputParity:
         if differ == 0 or not math.isfinite(self.change):
             return self.change
         if count < 2:
-            return math.inf
+            return 1.0 if self.kind == "probabilities" else math.inf
         ratio = differ / total
         error = math.sqrt(count / (count - 1) * float(((self.sums @ (1.0, -ratio)) ** 2).sum())) / total
-        return math.sqrt(ratio + float(stats.t.ppf(confidence, count - 1)) * error)
+        bound = ratio + float(stats.t.ppf(confidence, count - 1)) * error
+        return min(bound, 1.0) if self.kind == "probabilities" else math.sqrt(bound)
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ class Parity:
         return max((output.change_upper(confidence) for output in self.outputs), default=0.0)
 
 
-def measure(reference: Session, candidate: Session, data: Dataset, kinds: Mapping[str, str]) -> Parity:
+def measure(reference: Session, candidate: Session, data: Dataset, kinds: Kinds) -> Parity:
     """Run both models on all feeds of `data` and compare. Raises ModelError if one of them does not run.
 
     Models whose weights lie in files run one after the other, so that never both are in memory.
@@ -105,7 +112,7 @@ def worst(parities: Sequence[Parity]) -> Parity:
     return replace(parities[place], others=rest)
 
 
-def _measured(reference: Session, candidate: Session, data: Dataset, kinds: Mapping[str, str]) -> Parity:
+def _measured(reference: Session, candidate: Session, data: Dataset, kinds: Kinds) -> Parity:
     names = list(kinds)
 
     def rows(feed: Mapping[str, np.ndarray]) -> int:
@@ -151,12 +158,12 @@ def _affordable(session: Session, names: list[str], data: Dataset) -> int:
 
 
 def compare(
-    reference: Iterable[Outputs], candidate: Iterable[Outputs], kinds: Mapping[str, str], source: str = ""
+    reference: Iterable[Outputs], candidate: Iterable[Outputs], kinds: Kinds, source: str = ""
 ) -> Parity:
     """Compare outputs feed by feed; every feed counts as many samples as all its outputs have rows.
 
-    `kinds` names the outputs to compare, as `output_kinds` returns them. Raises ValueError if one side
-    has more feeds than the other.
+    `kinds` names the outputs to compare, as `output_kinds` returns them, or with bare kinds. Raises
+    ValueError if one side has more feeds than the other.
     """
     triples = ((a, b, _rows(a, frozenset())) for a, b in zip(reference, candidate, strict=True))
     return _collect(triples, kinds, source)
@@ -165,9 +172,11 @@ def compare(
 class _Tally:
     """Running sums for one output."""
 
-    def __init__(self, name: str, kind: str) -> None:
-        self.name, self.kind = name, kind
+    def __init__(self, name: str, how: Judgement | str) -> None:
+        self.name, self.how = name, Judgement(how) if isinstance(how, str) else how
+        self.kind = self.how.kind
         self.changed: list[np.ndarray] = []  # [rows, 2]: differing and compared elements or answers
+        self.moved: list[np.ndarray] = []  # [rows, 2]: probability that moved, and the larger of both
         self.squares: list[np.ndarray] = []  # [rows, 2]: squared difference and squared reference
         self.largest = 0.0
 
@@ -177,6 +186,7 @@ class _Tally:
         if before.shape != after.shape:
             # Outputs of data-dependent length, such as detections: nothing corresponds any more.
             self.changed.append(np.array([[1.0, 1.0]] * rows))
+            self.moved.append(np.array([[1.0, 1.0]] * rows))
             self.squares.append(np.array([[math.inf, 1.0]] * rows))
             self.largest = math.inf
             return
@@ -192,12 +202,29 @@ class _Tally:
         known = np.where(np.isfinite(x), x, 0.0)
         self.squares.append(_columns(_squared(delta, rows), _squared(known, rows)))
         self.largest = max(self.largest, float(np.abs(delta).max(initial=0.0)))
-        if self.kind == "classes" and x.ndim and x.size:
-            wide = (-1, x.shape[-1])
-            moved = x.reshape(wide).argmax(axis=1) != y.reshape(wide).argmax(axis=1)
-            moved |= ~np.isfinite(delta.reshape(wide)).all(axis=1)
-            moved = moved.reshape(rows, -1)
-            self.changed.append(_columns(moved.sum(axis=1), np.full(rows, moved.shape[1])))
+        if self.kind == "classes":
+            self._add_answers(x, y, delta, rows)
+        elif self.kind == "probabilities":
+            self._add_probabilities(x, y, delta, rows)
+
+    def _add_answers(self, x: np.ndarray, y: np.ndarray, delta: np.ndarray, rows: int) -> None:
+        axis = self.how.axis
+        if not -x.ndim <= axis < x.ndim or x.shape[axis] < 2 or not x.size:
+            return  # nothing to choose from: judged by its numbers
+        moved = (x.argmax(axis) != y.argmax(axis)) | ~np.isfinite(delta).all(axis)
+        # Where samples lie along the axis of the classes, there is one.
+        moved = moved.reshape(1 if axis % x.ndim == 0 else rows, -1)
+        self.changed.append(_columns(moved.sum(axis=1), np.full(len(moved), moved.shape[1])))
+
+    def _add_probabilities(self, x: np.ndarray, y: np.ndarray, delta: np.ndarray, rows: int) -> None:
+        p, q = (expit(v) if self.how.logits else v for v in (x, y))
+        known, same = np.isfinite(p) & np.isfinite(q), delta == 0
+        with np.errstate(invalid="ignore"):
+            moved = np.where(same, 0.0, np.where(known, np.abs(q - p), 1.0))
+            mass = np.where(known, np.maximum(np.abs(p), np.abs(q)), np.where(same, 0.0, 1.0))
+        self.moved.append(np.stack([v.reshape(rows, -1).sum(axis=1) for v in (moved, mass)], axis=1))
+        differs = (((p >= 0.5) != (q >= 0.5)) | (~known & ~same)).reshape(rows, -1)
+        self.changed.append(_columns(differs.sum(axis=1), np.full(rows, differs.shape[1])))
 
     def result(self) -> OutputParity:
         relative = largest = agreement = None
@@ -206,20 +233,24 @@ class _Tally:
             differ, total = sums.sum(axis=0)
             relative = 0.0 if differ == 0 else math.sqrt(differ / total) if total > 0 else math.inf
             largest = self.largest
-        if self.kind != "values" and self.changed:
-            sums = np.concatenate(self.changed)
-            differ, total = sums.sum(axis=0)
-            agreement = 1.0 - float(differ / max(total, 1.0))
-            change = float(differ / max(total, 1.0))
-        else:
-            change = relative or 0.0
-        return OutputParity(self.name, self.kind, change, relative, largest, agreement, sums)
+        change, kind = relative or 0.0, self.kind
+        if kind != "integers" and not self.changed:
+            kind = "values"
+        elif kind != "values" and self.changed:
+            answers = np.concatenate(self.changed)
+            changed = float(answers[:, 0].sum() / max(answers[:, 1].sum(), 1.0))
+            agreement = 1.0 - changed
+            if kind == "probabilities":
+                sums = np.concatenate(self.moved)
+                changed = float(sums[:, 0].sum() / (sums[:, 1].sum() or 1.0))
+            else:
+                sums = answers
+            change = changed
+        return OutputParity(self.name, kind, change, relative, largest, agreement, self.how.words, sums)
 
 
-def _collect(
-    triples: Iterable[tuple[Outputs, Outputs, int]], kinds: Mapping[str, str], source: str
-) -> Parity:
-    tallies = {name: _Tally(name, kind) for name, kind in kinds.items()}
+def _collect(triples: Iterable[tuple[Outputs, Outputs, int]], kinds: Kinds, source: str) -> Parity:
+    tallies = {name: _Tally(name, how) for name, how in kinds.items()}
     notes: dict[str, str] = {}
     samples = 0
     for before, after, rows in triples:

@@ -1,0 +1,107 @@
+"""Convolutional networks as onnxruntime's ``quantize_static`` writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+from support import analysed, check
+
+import onnxmerge
+from onnxmerge.cli import main
+from onnxmerge.runtime import Runtime
+
+RUNTIME = Runtime.create("cpu", 1)
+IMAGES = np.random.default_rng(1).standard_normal((32, 3, 12, 12)).astype(np.float32)
+
+
+def convnet() -> onnx.ModelProto:
+    """Conv, Relu, two Conv that an Add joins, pooled, and a Gemm: [N, 3, 12, 12] to [N, 10]."""
+    rng = np.random.default_rng(0)
+    shapes = {"w1": (16, 3, 3, 3), "b1": (16,), "w2": (24, 16, 3, 3), "b2": (24,), "w3": (24, 16, 1, 1)}
+    shapes |= {"v": (10, 24), "c": (10,)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["h1"], name="first", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["h1"], ["r1"]),
+        helper.make_node("Conv", ["r1", "w2", "b2"], ["h2"], name="second", pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["r1", "w3"], ["h3"], name="beside"),
+        helper.make_node("Add", ["h2", "h3"], ["sum"]),
+        helper.make_node("GlobalAveragePool", ["sum"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "v", "c"], ["y"], name="last", transB=1),
+    ]
+    stored = [
+        numpy_helper.from_array(
+            (rng.standard_normal(shape) / max(np.prod(shape[1:]), 1) ** 0.5).astype(np.float32), name
+        )
+        for name, shape in shapes.items()
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "convnet",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 12, 12])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 10])],
+        stored,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+class Reader(CalibrationDataReader):
+    def __init__(self) -> None:
+        self._left = iter(IMAGES[:8])
+
+    def get_next(self):
+        image = next(self._left, None)
+        return None if image is None else {"x": image[None]}
+
+
+@pytest.fixture(params=[False, True], ids=["per tensor", "per channel"])
+def quantized(request, tmp_path) -> Path:
+    onnx.save(convnet(), tmp_path / "float.onnx")
+    path = tmp_path / "quantized.onnx"
+    quantize_static(
+        tmp_path / "float.onnx", path, Reader(), quant_format=QuantFormat.QDQ, per_channel=request.param
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"compensation": "lstsq"}, {"compensation": "merge"}, {"criterion": "reconstruction"}],
+    ids=str,
+)
+def test_a_budget_is_met_exactly_as_masked(options, quantized, tmp_path):
+    result = onnxmerge.optimize(quantized, calibration=IMAGES, macs=0.6, **options)
+    report = result.report
+    assert 0.4 < report["output"]["macs"] / report["input"]["macs"] <= 0.6
+    # What differs from its masked reference would be left whole, and said.
+    assert not any("left whole" in warning for warning in report["warnings"])
+    assert any(group["after"] < group["before"] for group in report["groups"])
+    out = tmp_path / "out.onnx"
+    result.save(out)
+    onnx.checker.check_model(str(out), full_check=True)
+    found = RUNTIME.session(str(out)).run({"x": IMAGES})["y"]
+    assert found.shape == (32, 10) and np.isfinite(found).all()
+    kinds = {t.data_type for t in onnx.load(out).graph.initializer}
+    assert TensorProto.INT8 in kinds, "weights stay quantised"
+
+
+def test_any_channels_go_as_their_mask_says(quantized):
+    check(analysed(quantized))
+
+
+def test_the_method_says_that_nothing_was_refitted(quantized):
+    method = onnxmerge.optimize(quantized, calibration=IMAGES, macs=0.6).report["method"]
+    assert (method["compensation"], method["criterion"]) == ("none", "l1")
+    assert "quantised" in method["why"]
+
+
+def test_without_a_budget_and_without_data(quantized, tmp_path):
+    np.save(tmp_path / "images.npy", IMAGES)
+    out = str(tmp_path / "out.onnx")
+    assert main([str(quantized), out, "--calib", str(tmp_path / "images.npy"), "-q"]) == 0
+    assert main([str(quantized), out, "--ratio", "0.25", "--tolerance", "100", "-q"]) == 0
