@@ -241,7 +241,8 @@ def _cache_path(subject: Subject, runtime: Runtime, step: int) -> Path:
     groups = ",".join(group.name for group in subject.channels.groups)
     machine = f"{platform.node()} {platform.processor()} {platform.machine()} {os.cpu_count()}"
     facts = [subject.loaded.sha256, runtime.provider, runtime.threads, runtime_version, machine, step, groups]
-    key = hashlib.sha256(repr((facts, SHARES)).encode()).hexdigest()[:32]
+    widths = [[len(keep) for keep in level.keep.values()] for level in levels(subject.channels, step)]
+    key = hashlib.sha256(repr((facts, widths)).encode()).hexdigest()[:32]
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "onnxmerge" / f"latency-{key}.json"
 
