@@ -16,8 +16,11 @@ from onnxmerge.errors import UsageError
 
 def number(name: str, value: Any, what: str, fits: Callable[[float], bool]) -> float:
     """A real number, of Python or numpy, that fits; booleans and texts are none. Raises UsageError."""
-    if _is_number(value) and fits(value):
-        return float(value)
+    try:
+        if _is_number(value) and fits(float(value)):
+            return float(value)
+    except OverflowError:  # an integer beyond all floats
+        pass
     raise refused(name, what, value)
 
 

@@ -124,7 +124,7 @@ class Config:
         }
         check("output_kinds", named, "a mapping from outputs to kinds")
         for name, kind in values["output_kinds"].items():
-            if kind not in KINDS:
+            if not isinstance(kind, str) or kind not in KINDS:
                 raise refused("output_kinds", f"one of {', '.join(KINDS)}", kind, name)
         if self.images is not None and not isinstance(self.images, ImageOptions):
             raise refused("images", "an ImageOptions", self.images)

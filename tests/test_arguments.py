@@ -29,7 +29,7 @@ WRONG = {
     "tolerance": ("0.01", True, NAN, -0.01),
     "criterion": ("best", None, 1, ["l1"]),
     "compensation": ("most", None, True),
-    "threshold": ("0.45", True, NAN, INFINITY),
+    "threshold": ("0.45", True, NAN, INFINITY, 10**400),
     "trade_off": ("0.85", None, True, NAN, 1.5),
     "allocation": ("", 0, None),
     "align": ("1", "8", True, 0, -8, 1.0, 8.5, NAN, None),
@@ -74,7 +74,7 @@ def test_wrong_options_name_the_argument(name, value):
     )
     if isinstance(value, str):
         assert message.endswith(f"not the text {value!r}")
-    elif not isinstance(value, Mapping | np.ndarray):
+    elif not isinstance(value, Mapping | np.ndarray) and value != 10**400:
         assert message.endswith(f"not {value!r}")
 
 

@@ -72,6 +72,10 @@ class Channels:
 
     def contracts(self) -> list[tuple[NodeView, Contract]]:
         """All contractions, in topological order of their nodes."""
+        return self._contracts
+
+    @cached_property
+    def _contracts(self) -> list[tuple[NodeView, Contract]]:
         return [(s.node, s.relation) for s in self.said if s.node and isinstance(s.relation, Contract)]
 
     def sizes(self) -> list[tuple[NodeView, Size]]:

@@ -153,9 +153,10 @@ def producers(channels: Channels, group: Group) -> list[Producer]:
     contracted = {
         (node.index, _tensor_of(c.weight)): _axis_of(c.weight) for node, c in channels.contracts() if c.weight
     }
+    passed = set(group.nodes)
     for node in channels.view:
         linear = _linear(node)
-        if linear is None:
+        if linear is None or node.name not in passed:
             continue
         for weight in node.x[:2]:
             if weight is None or weight.rank < 2 or stored_values(channels.view, weight) is None:

@@ -137,7 +137,11 @@ def _copy_big(
     """Copy the data that a skeleton lacks from its file to where it can be mapped."""
     target = scratch.new_file()
     try:
-        with path.open("rb") as file, target.open("wb") as copy:
+        file = path.open("rb")
+    except OSError as error:
+        raise ModelError(f"cannot read the model {path}: {error.strerror or error}") from error
+    try:
+        with file, target.open("wb") as copy:
             for tensor in proto.graph.initializer:
                 if tensor.name not in places or uses_external_data(tensor):
                     continue

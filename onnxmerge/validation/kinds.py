@@ -71,7 +71,9 @@ def output_kinds(model: onnx.ModelProto, overrides: Mapping[str, str] | None = N
 def _judged(output: onnx.ValueInfoProto, scores: Scores, alone: bool) -> Judgement:
     name, tensor, shape = output.name, output.type.tensor_type, declared_shape(output)
     if tensor.elem_type in _EXACT:
-        return Judgement("integers", words=_words("integers", "it holds no fractions", name))
+        texts, booleans = (tensor.elem_type == kind for kind in (TensorProto.STRING, TensorProto.BOOL))
+        reason = f"it holds {'texts' if texts else 'booleans' if booleans else 'whole numbers'}"
+        return Judgement("integers", words=_words("integers", reason))
     # Where an exporter left out type or shape, the graph alone decides.
     if tensor.elem_type in (*FLOATS, 0):
         use = scores.use_of(name)
