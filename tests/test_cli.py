@@ -155,8 +155,21 @@ def test_parity_on_data_of_its_own(out, tmp_path):
 def test_made_up_inputs_come_with_a_warning(out, capsys):
     source = out.parent / "table.onnx"
     source.write_bytes(tabular().SerializeToString())
-    assert run(source, out, "--ratio", 0.2) == 0
-    assert "made-up inputs" in capsys.readouterr().err
+    assert run(source, out, "--ratio", 0.2, "--tolerance", 0.5) == 0
+    printed = capsys.readouterr()
+    assert "made-up inputs" in printed.err
+    assert "How the answers to real inputs change could not be checked." in printed.out
+
+
+def test_a_large_change_on_made_up_inputs_is_not_written_unasked(out, capsys):
+    source = out.parent / "table.onnx"
+    source.write_bytes(tabular().SerializeToString())
+    assert run(source, out, "--macs", 0.4) == 6
+    message = capsys.readouterr().err
+    assert "made-up inputs" in message and "--calib" in message and "--tolerance" in message
+    assert not out.exists()
+    # Who names the method knows what to expect of it.
+    assert run(source, out, "--macs", 0.4, "--compensation", "merge") == 0
 
 
 def test_generic_images_come_with_a_warning(out, tmp_path, capsys):

@@ -80,7 +80,7 @@ def generic_dataset(
     proof = _FRESH_PIXELS // (area * len(shares))
     fresh = _whole(min(max(proof, _FEWEST_FRESH), _MOST_FRESH, samples), unit)
     pixels = generic_images(sum(shares) + fresh, entry.size, entry.target.channels, seed)
-    source = f"crops of the photographs shipped with onnxmerge, {entry.size[0]} x {entry.size[1]}"
+    source = f"crops of the generic photographs shipped with onnxmerge, {entry.size[0]} x {entry.size[1]}"
     ends = np.cumsum([0, *shares])
     fit = [
         entry.dataset(pixels[start:end], c, source)

@@ -2,7 +2,8 @@
 
 from onnxmerge.validation.kinds import KINDS, Judgement, output_kinds
 from onnxmerge.validation.latency import SLOWER, Latency, compare_latency, middle
-from onnxmerge.validation.parity import OutputParity, Parity, compare, measure, worst
+from onnxmerge.validation.measure import measure, worst
+from onnxmerge.validation.parity import OutputParity, Parity, compare
 from onnxmerge.validation.structure import check_model
 
 __all__ = [

@@ -1,27 +1,20 @@
-"""How much the outputs of two models differ on the same data: streamed, so that any set fits in memory."""
+"""How much the outputs of two models differ, added up feed by feed."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from scipy import stats
 from scipy.special import expit
 
-from onnxmerge.calibration.dataset import Dataset
-from onnxmerge.graph import weights
-from onnxmerge.graph.weights import Scratch
-from onnxmerge.runtime import Session
 from onnxmerge.validation.kinds import Judgement
 
 Outputs = Mapping[str, Any]
 Kinds = Mapping[str, Judgement | str]
-# Of large models: the outputs that are compared at a time, in bytes (float64 copies are made), and samples.
-_MOST_BYTES = 32 << 20
-_MOST_SAMPLES = 4
 
 
 @dataclass(frozen=True)
@@ -96,67 +89,6 @@ class Parity:
         return max((output.change_upper(confidence) for output in self.outputs), default=0.0)
 
 
-def measure(reference: Session, candidate: Session, data: Dataset, kinds: Kinds) -> Parity:
-    """Run both models on all feeds of `data` and compare. Raises ModelError if one of them does not run.
-
-    Models whose weights lie in files run one after the other, so that never both are in memory.
-    """
-    convention = data.conventions[0] if len(data.conventions) == 1 else None
-    return replace(_measured(reference, candidate, data, kinds), convention=convention)
-
-
-def worst(parities: Sequence[Parity]) -> Parity:
-    """Of comparisons under several conventions the one with the largest change, beside the others."""
-    place = max(range(len(parities)), key=lambda i: parities[i].change)
-    rest = tuple(p for i, p in enumerate(parities) if i != place)
-    return replace(parities[place], others=rest)
-
-
-def _measured(reference: Session, candidate: Session, data: Dataset, kinds: Kinds) -> Parity:
-    names = list(kinds)
-
-    def rows(feed: Mapping[str, np.ndarray]) -> int:
-        return 1 if data.ready is not None else _rows(feed, data.shared)
-
-    if not (reference.mapped or candidate.mapped):
-        return _collect(
-            ((reference.run(feed, names), candidate.run(feed, names), rows(feed)) for feed in data.feeds()),
-            kinds,
-            data.source,
-        )
-    weights.trim()
-    scratch = Scratch()
-    batch = _affordable(reference, names, data)
-    before = [_on_disk(reference.run(feed, names), scratch) for feed in data.feeds(batch)]
-    weights.release()
-    weights.trim()
-    after = ((candidate.run(feed, names), rows(feed)) for feed in data.feeds(batch))
-    parity = _collect(((_back(a), b, n) for a, (b, n) in zip(before, after, strict=True)), kinds, data.source)
-    weights.release()
-    return parity
-
-
-def _on_disk(outputs: Outputs, scratch: Scratch) -> dict[str, Any]:
-    """The same outputs, big arrays of numbers in files."""
-
-    def big(value: Any) -> bool:
-        return isinstance(value, np.ndarray) and value.dtype.kind in "fiu" and value.nbytes >= weights.MAPPED
-
-    return {name: scratch.put(v) if big(v) else v for name, v in outputs.items()}
-
-
-def _back(outputs: Mapping[str, Any]) -> Outputs:
-    """The outputs that ``_on_disk`` put away."""
-    return {name: v.values() if isinstance(v, weights.Stored) else v for name, v in outputs.items()}
-
-
-def _affordable(session: Session, names: list[str], data: Dataset) -> int:
-    """How many samples' outputs can be compared at a time."""
-    outputs = session.run(next(iter(data.feeds(1))), names)
-    size = sum(value.nbytes for value in outputs.values() if isinstance(value, np.ndarray))
-    return int(min(max(_MOST_BYTES // max(size, 1), 1), _MOST_SAMPLES))
-
-
 def compare(
     reference: Iterable[Outputs], candidate: Iterable[Outputs], kinds: Kinds, source: str = ""
 ) -> Parity:
@@ -165,8 +97,8 @@ def compare(
     `kinds` names the outputs to compare, as `output_kinds` returns them, or with bare kinds. Raises
     ValueError if one side has more feeds than the other.
     """
-    triples = ((a, b, _rows(a, frozenset())) for a, b in zip(reference, candidate, strict=True))
-    return _collect(triples, kinds, source)
+    triples = ((a, b, rows_of(a, frozenset())) for a, b in zip(reference, candidate, strict=True))
+    return collect(triples, kinds, source)
 
 
 class _Tally:
@@ -249,7 +181,8 @@ class _Tally:
         return OutputParity(self.name, kind, change, relative, largest, agreement, self.how.words, sums)
 
 
-def _collect(triples: Iterable[tuple[Outputs, Outputs, int]], kinds: Kinds, source: str) -> Parity:
+def collect(triples: Iterable[tuple[Outputs, Outputs, int]], kinds: Kinds, source: str) -> Parity:
+    """The comparison of (reference outputs, candidate outputs, samples) of every feed."""
     tallies = {name: _Tally(name, how) for name, how in kinds.items()}
     notes: dict[str, str] = {}
     samples = 0
@@ -291,7 +224,7 @@ def _array(value: Any) -> np.ndarray | None:
     return np.asarray(value) if np.isscalar(value) else None
 
 
-def _rows(values: Mapping[str, Any], skip: frozenset[str]) -> int:
+def rows_of(values: Mapping[str, Any], skip: frozenset[str]) -> int:
     """The length of the first axis that all the arrays share, 1 if they share none."""
     lengths = {
         len(v) if isinstance(v, list) or np.ndim(v) else 1 for name, v in values.items() if name not in skip

@@ -1,0 +1,80 @@
+"""Two models run on the same data and compared: streamed, so that any set fits in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from onnxmerge.calibration.dataset import Dataset
+from onnxmerge.graph import weights
+from onnxmerge.graph.weights import Scratch
+from onnxmerge.runtime import Session
+from onnxmerge.validation.parity import Kinds, Outputs, Parity, collect, rows_of
+
+# Of large models: the outputs that are compared at a time, in bytes (float64 copies are made), and samples.
+_MOST_BYTES = 32 << 20
+_MOST_SAMPLES = 4
+
+
+def measure(reference: Session, candidate: Session, data: Dataset, kinds: Kinds) -> Parity:
+    """Run both models on all feeds of `data` and compare. Raises ModelError if one of them does not run.
+
+    Models whose weights lie in files run one after the other, so that never both are in memory.
+    """
+    convention = data.conventions[0] if len(data.conventions) == 1 else None
+    return replace(_measured(reference, candidate, data, kinds), convention=convention)
+
+
+def worst(parities: Sequence[Parity]) -> Parity:
+    """Of comparisons under several conventions the one with the largest change, beside the others."""
+    place = max(range(len(parities)), key=lambda i: parities[i].change)
+    rest = tuple(p for i, p in enumerate(parities) if i != place)
+    return replace(parities[place], others=rest)
+
+
+def _measured(reference: Session, candidate: Session, data: Dataset, kinds: Kinds) -> Parity:
+    names = list(kinds)
+
+    def rows(feed: Mapping[str, np.ndarray]) -> int:
+        return 1 if data.ready is not None else rows_of(feed, data.shared)
+
+    if not (reference.mapped or candidate.mapped):
+        return collect(
+            ((reference.run(feed, names), candidate.run(feed, names), rows(feed)) for feed in data.feeds()),
+            kinds,
+            data.source,
+        )
+    weights.trim()
+    scratch = Scratch()
+    batch = _affordable(reference, names, data)
+    before = [_on_disk(reference.run(feed, names), scratch) for feed in data.feeds(batch)]
+    weights.release()
+    weights.trim()
+    after = ((candidate.run(feed, names), rows(feed)) for feed in data.feeds(batch))
+    parity = collect(((_back(a), b, n) for a, (b, n) in zip(before, after, strict=True)), kinds, data.source)
+    weights.release()
+    return parity
+
+
+def _on_disk(outputs: Outputs, scratch: Scratch) -> dict[str, Any]:
+    """The same outputs, big arrays of numbers in files."""
+
+    def big(value: Any) -> bool:
+        return isinstance(value, np.ndarray) and value.dtype.kind in "fiu" and value.nbytes >= weights.MAPPED
+
+    return {name: scratch.put(v) if big(v) else v for name, v in outputs.items()}
+
+
+def _back(outputs: Mapping[str, Any]) -> Outputs:
+    """The outputs that ``_on_disk`` put away."""
+    return {name: v.values() if isinstance(v, weights.Stored) else v for name, v in outputs.items()}
+
+
+def _affordable(session: Session, names: list[str], data: Dataset) -> int:
+    """How many samples' outputs can be compared at a time."""
+    outputs = session.run(next(iter(data.feeds(1))), names)
+    size = sum(value.nbytes for value in outputs.values() if isinstance(value, np.ndarray))
+    return int(min(max(_MOST_BYTES // max(size, 1), 1), _MOST_SAMPLES))
