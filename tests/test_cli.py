@@ -386,33 +386,6 @@ def test_interruption_leaves_no_partial_file(tmp_path):
         assert leftovers(tmp_path) == []
 
 
-@pytest.mark.parametrize("verbose", [(), ("-v",)], ids=["", "-v"])
-@pytest.mark.parametrize("verb", [(), ("inspect",), ("sweep",)], ids=["optimize", "inspect", "sweep"])
-@pytest.mark.parametrize(
-    "failure, words",
-    [
-        (KeyError("nobody\n thought of it"), "KeyError: 'nobody"),
-        (RecursionError("maximum recursion depth exceeded"), "RecursionError: maximum recursion depth"),
-        (AssertionError(), "AssertionError ("),
-    ],
-    ids=["KeyError", "RecursionError", "AssertionError"],
-)
-def test_what_nobody_foresaw_is_one_sentence(failure, words, verb, verbose, out, capsys, monkeypatch):
-    def fail(*_, **__):
-        raise failure
-
-    monkeypatch.setattr("onnxmerge.preparation.explain", fail)
-    paths = (DIGITS,) if verb else (DIGITS, out)
-    assert run(*verb, *paths, *verbose) == 9
-    message = capsys.readouterr().err
-    assert f"onnxmerge: error: a defect of onnxmerge: {words}" in message
-    assert "test_cli.py:" in message and "please report it" in message
-    assert ("Traceback" in message) == bool(verbose)
-    assert message.splitlines()[-1].startswith("onnxmerge: error:")
-    assert verbose or "\n" not in message.strip()
-    assert not out.exists()
-
-
 def test_help_lists_the_exit_codes(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--help"])
