@@ -61,9 +61,9 @@ class Terminal:
             self._out.print(_groups(report))
             self._out.print(_frozen(report))
         self._warn(report)
+        self._out.print(f"wrote {target}", markup=False)
         for sentence in report["headline"].values():
             self._out.print(sentence, markup=False)
-        self._out.print(f"wrote {target}", markup=False)
 
     def inspection(self, report: Report) -> None:
         """What could be removed, and what stays."""

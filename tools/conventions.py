@@ -17,7 +17,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -137,7 +137,7 @@ def observe(args: argparse.Namespace) -> None:
         seen, side = found
         rows[one.name] = {
             "family": one.family, "truth": list(one.truth), "side": side,
-            "seen": {str(c): [e.divergence, e.divergence_all, e.bias, e.information, e.consistency]
+            "seen": {str(c): [None if v is None else float(f"{v:.4g}") for v in astuple(e)]
                      for c, e in seen.items()},
         }  # fmt: skip
         lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(row)}" for name, row in rows.items())

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import onnx
@@ -50,7 +51,8 @@ class Evidence:
         bias: log of the median ratio of the first layer's biases to its deviations; None beside BatchNorm.
         information: what class scores tell about the picture: entropy of the mean answer less the mean
             entropy of answers, in nats.
-        consistency: the share of that information which images and their mirror images agree on.
+        consistency: the share of that information which images and their mirror images agree on; None where
+            mirror images were not looked at.
     """
 
     divergence: float | None = None
@@ -76,11 +78,22 @@ class Witness:
         self._layers = _watched(_layers(model.graph))
         self._scores = list(scores[:1])
         self._names = list(dict.fromkeys([*(layer.output for layer in self._layers), *self._scores]))
-        self._session = runtime.session(_part(model, self._names)) if self._names else None
-        self._inputs = {info.name for info in self._session.inputs} if self._session else set()
+        self._runtime = runtime
+        self._part = _part(model, self._names) if self._names else None
+        self._session = None if self._part is None else runtime.session(self._part)
+        self._inputs = set() if self._session is None else {info.name for info in self._session.inputs}
 
-    def observe(self, feeds: Iterable[Feed], mirrored: Iterable[Feed]) -> Evidence:
-        """What the model does with pictures and with their mirror images, in the same order.
+    def size(self, feed: Feed) -> int:
+        """How many numbers the tensors of the watched part hold together for one feed."""
+        if self._part is None:
+            return 0
+        return sum(prod(shape) for shape in self._runtime.trace(self._part, self._own(feed)).values())
+
+    def _own(self, feed: Feed) -> Feed:
+        return {name: value for name, value in feed.items() if name in self._inputs}
+
+    def observe(self, feeds: Iterable[Feed], mirrored: Iterable[Feed] = ()) -> Evidence:
+        """What the model does with pictures, and with their mirror images in the same order.
 
         Raises:
             ModelError: the model does not run.
@@ -92,7 +105,7 @@ class Witness:
             for feed in several:
                 values = {}
                 if self._session is not None:
-                    values = self._session.run({n: v for n, v in feed.items() if n in self._inputs})
+                    values = self._session.run(self._own(feed))
                 for layer in self._layers:
                     wide = values[layer.output].astype(np.float64)
                     axes = (0, *range(2, wide.ndim))
@@ -154,11 +167,13 @@ def _probabilities(scores: np.ndarray) -> np.ndarray:
 
 
 def _of_answers(answers: np.ndarray, mirrored: np.ndarray) -> tuple[float | None, float | None]:
-    """Information and consistency of answers, [N, classes] probabilities each."""
+    """Information and consistency of answers, [N, classes] probabilities each; ``mirrored`` may be empty."""
     if not len(answers) or answers.shape[1] < 2:
         return None, None
-    both = np.concatenate([answers, mirrored])
+    both = answers if not len(mirrored) else np.concatenate([answers, mirrored])
     information = float(_entropy(both.mean(axis=0)) - _entropy(both).mean())
+    if not len(mirrored):
+        return information, None
     apart = float((_entropy((answers + mirrored) / 2) - (_entropy(answers) + _entropy(mirrored)) / 2).mean())
     return information, 1 - apart / max(information, 1e-9)
 

@@ -29,7 +29,8 @@ _FEWEST = 16
 # the unluckiest one if each were of a few images.
 _FRESH_PIXELS = 6_000_000
 _FEWEST_FRESH, _MOST_FRESH = 32, 128
-_PROBE_PIXELS = 600_000  # shown to the model under every convention, and as many mirrored
+# Images that are shown to the model under every convention: as many as these activations take, in numbers.
+_PROBED = 3 << 30
 _FEWEST_PROBES, _MOST_PROBES = 8, 32
 _PROBE_BATCH_PIXELS = 100_000
 
@@ -233,9 +234,12 @@ def _seen(
     """What the model does with the same pictures under every convention."""
     template = next(iter(entry.frame.feeds(1)))
     batch = len(template[entry.target.name])
+    known = candidates(entry.target.channels, whole=entry.dtype.kind in "iu")
+    witness = Witness(model, runtime, scores)
+    count = _PROBED // max(witness.size(template) // batch * len(known), 1)
+    count = min(max(count, _FEWEST_PROBES), _MOST_PROBES)
     if entry.alone and entry.frame.batch is None:
         batch = max(min(_PROBE_BATCH_PIXELS // math.prod(entry.size), _FEWEST_PROBES), 1)
-    count = min(max(_PROBE_PIXELS // math.prod(entry.size), _FEWEST_PROBES), _MOST_PROBES)
     pixels = generic_images(math.ceil(count / batch) * batch, entry.size, entry.target.channels, seed)
 
     def feeds(convention: Convention, shown: np.ndarray) -> Iterator[Feed]:
@@ -243,11 +247,11 @@ def _seen(
         for start in range(0, len(values), batch):
             yield template | {entry.target.name: values[start : start + batch]}
 
-    witness = Witness(model, runtime, scores)
-    return {
-        c: witness.observe(feeds(c, pixels), feeds(c, pixels[:, :, ::-1]))
-        for c in candidates(entry.target.channels, whole=entry.dtype.kind in "iu")
-    }
+    seen = {c: witness.observe(feeds(c, pixels)) for c in known}
+    # Whether answers make sense is asked of the most plausible convention only.
+    best = plausible(seen, min(entry.size)).conventions[0]
+    seen[best] = witness.observe(feeds(best, pixels), feeds(best, pixels[:, :, ::-1]))
+    return seen
 
 
 def _inferred(

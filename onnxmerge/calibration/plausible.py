@@ -118,8 +118,14 @@ def assumed(conventions: Sequence[Convention], smallest_side: int) -> Plausible:
 
 
 def _meaningful(seen: Mapping[Convention, Evidence]) -> bool | None:
-    told = [(c, e.information, e.consistency) for c, e in seen.items() if e.information is not None]
+    told = [e for e in seen.values() if e.information is not None]
     if not told:
         return None
     # Classifiers of grey images are made for digits, letters, X-rays: anything but photographs.
-    return any(c.order != "grey" and i >= INFORMATIVE and (s or 0.0) >= CONSISTENT for c, i, s in told)
+    if any(c.order == "grey" for c in seen):
+        return False
+    return any(
+        e.information >= INFORMATIVE and e.consistency >= CONSISTENT
+        for e in told
+        if e.information is not None and e.consistency is not None
+    )
