@@ -109,8 +109,7 @@ class Recipe:
 
     def shortfall(self, kind: str, value: float, selection: Selection) -> Shortfall | None:
         """How far a selection stays below a budget, and why; None where that is not worth a word."""
-        kept = self.share(kind, selection)
-        if kind not in ("macs", "params") or kept >= value - SLACK:
+        if kind not in ("macs", "params") or (kept := self.share(kind, selection)) >= value - SLACK:
             return None
         ladders = replace(self._any_alignment, step=1) if self.config.align == "auto" else self._alignment
         budget = Budget(kind, value, self._share(kind))
