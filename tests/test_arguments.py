@@ -51,6 +51,7 @@ WRONG_IMAGES = {
     "std": ("1", 0, (1, 0, 1), (INFINITY,), [True]),
     "scale": ("1", None, True, 0, NAN, INFINITY),
     "layout": ("NCWH", 1, True),
+    "order": ("RGB", 1, None),
     "resize": ("224", 224, (224,), (0, 10), (1.5, 2), [True, True]),
 }
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import onnxmerge
-from onnxmerge import pipeline
+from onnxmerge import budgets
 from onnxmerge.errors import UsageError
 from onnxmerge.plan import Plan
 from onnxmerge.stages import Prepared
@@ -67,7 +67,7 @@ def test_residual_sums_and_channels_chosen_on_the_way_are_replayed():
 def test_a_candidate_that_a_search_fitted_on_a_part_is_fitted_on_that_part_again(monkeypatch):
     """All data are pretended to make it worse, so that the search gives back what the part made."""
     found = []
-    search, parity = pipeline.search, Prepared.parity
+    search, parity = budgets.search, Prepared.parity
 
     def searched(*arguments):
         found.append(search(*arguments))
@@ -76,7 +76,7 @@ def test_a_candidate_that_a_search_fitted_on_a_part_is_fitted_on_that_part_again
     def worse(self, session, data):
         return replace(parity(self, session, data), **({"change": 1.0} if found else {}))
 
-    monkeypatch.setattr(pipeline, "search", searched)
+    monkeypatch.setattr(budgets, "search", searched)
     monkeypatch.setattr(Prepared, "parity", worse)
     first = onnxmerge.optimize(DIGITS, calibration=IMAGES, tolerance=0.2)
     assert first.plan.method["fit_on"] == "part"

@@ -21,7 +21,7 @@ LEAST, CLEAR = 0.02, 0.95
 # More of them would share the samples too thinly.
 MOST = 8
 # Weights of the features, in their order.
-WEIGHTS = (1.0, 0.6, 1.2, 0.3, 2.0)
+WEIGHTS = (1.5, 0.55, 1.4, 1.8, 1.6)
 # Images of at most so many pixels a side come from data sets like CIFAR, whose statistics are their own.
 SMALL = 64
 # What photographs show about a model of grey images: few of those are trained on photographs.
@@ -62,7 +62,7 @@ def features(evidence: Evidence) -> np.ndarray:
         0.0 if e.divergence is None else -np.log(0.02 + e.divergence),
         0.0 if e.divergence_all is None else -np.log(0.02 + e.divergence_all),
         0.0 if e.bias is None else -float(np.clip(e.bias - 1, 0, 4)),
-        0.0 if e.bias is None else -float(np.clip(-1 - e.bias, 0, 6)),
+        0.0 if e.bias is None else -float(np.clip(-1 - e.bias, 0, 2)),
         0.0 if e.information is None else np.log(max(e.information, 0.0) + 0.02),
     ])  # fmt: skip
 

@@ -1,0 +1,178 @@
+"""What a run says: what it was measured on, that nothing of it was fitted, and that nothing flatters."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+import onnxmerge
+from onnxmerge import pipeline
+from onnxmerge.budgets import decide
+from onnxmerge.cli import main
+from onnxmerge.clock import Clock
+from onnxmerge.config import Config
+from onnxmerge.errors import ToleranceExceeded
+from onnxmerge.preparation import prepare
+
+MODELS = Path(__file__).parents[1] / "models"
+DIGITS = MODELS / "digits.onnx"
+CALIB = MODELS / "digits_calib.npz"
+FAST = {"compensation": "none", "criterion": "l1"}
+SCALED = onnxmerge.ImageOptions(scale=1 / 255)
+
+
+def digits() -> np.ndarray:
+    return np.load(CALIB)["image"]
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return onnxmerge.optimize(DIGITS, macs=0.5, calibration=CALIB)
+
+
+@pytest.mark.parametrize("count, held", [(512, 52), (128, 32), (64, 16), (20, 5)])
+def test_what_the_change_is_measured_on_was_held_out(count, held):
+    images = digits()[:count]
+    prepared = prepare(DIGITS, images, None, Config(macs=0.5, samples=count), Clock())
+    trial = decide(prepared, None).trial
+    assert (trial.basis, len(trial.judged), len(trial.fit)) == ("held out", held, count - held)
+    rows = [
+        {row.tobytes() for feed in part.feeds() for row in feed["image"]}
+        for part in (trial.fit, trial.judged)
+    ]
+    assert not rows[0] & rows[1]
+    assert rows[0] | rows[1] == {row.tobytes() for row in images}
+
+
+def test_the_model_that_is_written_is_fitted_to_all_of_the_data():
+    prepared = prepare(DIGITS, digits(), None, Config(macs=0.5), Clock())
+    decision = decide(prepared, None)
+    widths = [
+        {name: len(keep) for name, keep in c.selection.keep.items()}
+        for c in (decision.tried, decision.candidate)
+    ]
+    assert widths[0] == widths[1]
+    everything = prepared.recipe().of(decision.candidate.selection)
+    assert decision.candidate.model.SerializeToString(
+        deterministic=True
+    ) == everything.model.SerializeToString(deterministic=True)
+    assert decision.tried.model != decision.candidate.model
+
+
+def test_a_report_begins_with_three_sentences(fitted):
+    content = json.loads(fitted.report.to_json())
+    assert list(content)[:3] == ["headline", "asked", "reached"]
+    assert list(content["headline"]) == ["size", "answers", "time"]
+    size, answers, time = content["headline"].values()
+    assert content["asked"] == {"kind": "macs", "value": 0.5}
+    assert f"{content['reached']['macs']:.1%} of the multiplications" in size and "at most 50.0%" in size
+    assert f"{content['parity']['top1_agreement']:.1%}" in answers
+    assert "52 samples" in answers and "held out" in answers and "90% confidence" in answers
+    assert f"{content['latency']['ratio']:.2f} of the input's time" in time
+    assert all(f"{side:.2f}" in time for side in content["latency"]["spread"])
+    assert not content["parity"]["stand_in"]
+
+
+def test_data_of_its_own_to_measure_on():
+    test = MODELS / "digits_test.npz"
+    images = np.load(test)["image"]
+    report = onnxmerge.optimize(DIGITS, macs=0.5, calibration=CALIB, evaluation=images).report
+    assert report["parity"]["basis"] == "evaluation" and report["parity"]["samples"] == len(images)
+    assert "given to measure on" in report["headline"]["answers"]
+
+
+def test_a_method_that_fits_nothing_holds_nothing_out():
+    report = onnxmerge.optimize(DIGITS, macs=0.5, calibration=CALIB, **FAST).report
+    assert report["parity"]["basis"] == "calibration" and report["parity"]["samples"] == len(digits())
+
+
+def test_a_sample_that_is_fitted_and_measured_on_flatters_and_says_so():
+    report = onnxmerge.optimize(DIGITS, macs=0.5, calibration=digits()[:1]).report
+    assert report["parity"]["basis"] == "fit" and "flatters" in report["headline"]["answers"]
+
+
+def test_photographs_stand_in_and_the_worst_convention_is_said():
+    report = onnxmerge.optimize(DIGITS, macs=0.7, samples=64, threads=1).report
+    parity, calibration = report["parity"], report["calibration"]
+    assert parity["basis"] == "photographs" and parity["stand_in"]
+    assert len(parity["conventions"]) == len(calibration["conventions"]) > 1
+    assert parity["change"] == max(entry["change"] for entry in parity["conventions"])
+    assert sum(entry["probability"] for entry in calibration["conventions"]) == pytest.approx(1)
+    answers = report["headline"]["answers"]
+    assert "not of your data" in answers and "the worst of" in answers and parity["convention"] in answers
+    # A classifier of grey images makes nothing of photographs.
+    assert answers.startswith("How the answers to real inputs change could not be checked.")
+    assert any("mean=" in warning and "0..1" in warning for warning in report["warnings"])
+
+
+def test_a_stated_convention_is_the_only_one():
+    report = onnxmerge.optimize(DIGITS, macs=0.7, samples=64, images=SCALED, threads=1).report
+    assert len(report["parity"]["conventions"]) == 1
+    assert "under the convention" in report["headline"]["answers"]
+
+
+def test_nothing_removed_needs_no_proof():
+    report = onnxmerge.optimize(DIGITS, ratio=0.0, calibration=CALIB, **FAST).report
+    assert "the output is the input" in report["headline"]["size"]
+    assert report["headline"]["answers"] == "The answers are the input's own."
+
+
+def table() -> onnx.ModelProto:
+    """A small net of numbers from a table, without an image or BatchNorm."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Gemm", ["x", "w", "b"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Gemm", ["r", "v", "c"], ["y"]),
+    ]
+    shapes = {"w": (9, 32), "b": (32,), "v": (32, 3), "c": (3,)}
+    tensors = [
+        numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+        for name, shape in shapes.items()
+    ]
+    value = helper.make_tensor_value_info
+    kind = onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes, "table", [value("x", kind, ["n", 9])], [value("y", kind, ["n", 3])], tensors
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_without_data_a_large_change_is_refused_unless_it_is_allowed():
+    with pytest.raises(ToleranceExceeded, match=r"made-up inputs.*calibration=.*tolerance="):
+        onnxmerge.optimize(table(), macs=0.3)
+    allowed = onnxmerge.optimize(table(), macs=0.3, tolerance=2.0).report
+    assert allowed["parity"]["change"] > pipeline.MOST_BLIND_CHANGE
+    assert "could not be checked" in allowed["headline"]["answers"]
+    assert allowed["parity"]["basis"] == "made up" and allowed["parity"]["stand_in"]
+
+
+def test_real_data_may_change_as_much_as_the_budget_takes():
+    data = np.random.default_rng(1).standard_normal((64, 9)).astype(np.float32)
+    report = onnxmerge.optimize(table(), macs=0.3, calibration=data).report
+    assert report["parity"]["basis"] == "held out"
+
+
+def test_the_last_lines_of_the_terminal_are_the_headline(tmp_path, capsys):
+    report = tmp_path / "r.json"
+    arguments = [str(DIGITS), str(tmp_path / "o.onnx"), "--macs", "0.5", "--calib", str(CALIB)]
+    assert main([*arguments, "--report", str(report)]) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert lines[-3:] == list(json.loads(report.read_text())["headline"].values())
+
+
+def test_a_sweep_marks_what_stands_in():
+    stand_in = onnxmerge.pipeline.sweep(DIGITS, steps=(0.8,), samples=64, images=SCALED, threads=1)
+    real = onnxmerge.pipeline.sweep(DIGITS, steps=(0.8,), calibration=CALIB, threads=1)
+    assert stand_in["stand_in"] and "not of your data" in stand_in["source"]
+    assert not real["stand_in"] and "held out" in real["source"]
+
+
+def test_a_search_says_what_its_held_out_samples_showed():
+    result = onnxmerge.optimize(DIGITS, calibration=CALIB, tolerance=0.05)
+    search, parity = result.report["search"], result.report["parity"]
+    assert parity["basis"] == "held out" and parity["change"] == search["change"] <= 0.05
+    assert parity["samples"] == search["samples"] == 128
