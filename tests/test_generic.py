@@ -6,7 +6,9 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
+import onnxmerge
 from onnxmerge.calibration.conventions import COLOUR, GREY, candidates
 from onnxmerge.calibration.generic import generic_dataset
 from onnxmerge.calibration.image_inputs import image_input
@@ -300,3 +302,32 @@ def test_real_models(name, expected, runtime):
     if found is not None and len(scores) and name.startswith("resnet"):
         far = {"0..255"} if expected != "0..255" else {"0..1", "-1..1", "ImageNet mean and std"}
         assert names(found).isdisjoint(far), "the range shows"
+
+
+CAFFE_NET = Path(__file__).parents[1] / "models" / "cifar_caffe.onnx"
+
+
+def test_caffe_s_numbers_are_plausible_for_a_net_that_takes_them(runtime):
+    model = onnx.load(CAFFE_NET)
+    found = dataset(model, runtime, samples=64, scores=[model.graph.output[0].name])
+    assert f"{CAFFE.name}, BGR" in {str(c) for c in found.plausible.conventions}
+    assert found.plausible.meaningful
+
+
+@pytest.mark.skipif(not (SHARED / "data").exists(), reason="the shared images are not here")
+def test_what_is_said_without_data_is_not_above_the_truth():
+    """A guess of 0..1 would be confirmed by 100% of answers that are all the same, where 35% are."""
+    tiles = np.asarray(
+        Image.open(sorted((SHARED / "data" / "cifar10").glob("test_*.webp"))[0]).convert("RGB")
+    )
+    pixels = tiles.reshape(-1, 32, 32, 3)[:500]
+    convention = next(c for c in COLOUR if c.name == CAFFE.name and c.order == "bgr")
+    images = np.ascontiguousarray(convention.apply(pixels).transpose(0, 3, 1, 2))
+    result = onnxmerge.optimize(CAFFE_NET, macs=0.7, threads=1)
+    before, after = (
+        next(iter(Runtime.create("cpu", 1).session(m).run({"x": images}).values())).argmax(1)
+        for m in (str(CAFFE_NET), result.model)
+    )
+    agreement = float((before == after).mean())
+    assert agreement > 0.9
+    assert result.report["parity"]["top1_agreement"] <= agreement + 0.05
