@@ -87,6 +87,7 @@ def answers(parity: Parity, trial: Trial) -> str:
     what = {
         "classes": f"The answer with the highest score stays the same in {1 - parity.change:.1%} of cases",
         "integers": f"{1 - parity.change:.1%} of the output's elements stay the same",
+        "probabilities": f"{parity.change:.1%} of the probability moves",
     }.get(worst.kind, f"The numbers change by {parity.change:.1%} of their size")
     sure = (
         f"with {CONFIDENCE:.0%} confidence in at least {max(1 - most, 0.0):.1%}"
@@ -121,6 +122,8 @@ def measured_on(parity: Parity, trial: Trial) -> str:
 def _time(latency: Latency) -> str:
     low, high = latency.spread
     unsteady = "; the machine was busy, so this is rough" if high - low > UNSTEADY * latency.ratio else ""
+    if latency.sessions is not None:
+        unsteady = f"; new sessions differ from {latency.sessions[0]:.2f} to {latency.sessions[1]:.2f}"
     device = latency.provider.removesuffix("ExecutionProvider")
     return (
         f"One run takes {latency.ratio:.2f} of the input's time here (half of {latency.runs} measurements "

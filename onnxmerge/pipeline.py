@@ -179,8 +179,8 @@ def prove(prepared: Prepared, decision: Decision) -> Proof:
     """Check the new model, compare its answers and its speed with the input's.
 
     Raises:
-        ToleranceExceeded: a budget was given, and the change is above the tolerance given with it; or, where
-            none was given and there are no data, above what made-up inputs may show.
+        ToleranceExceeded: a budget or a plan was given, and the change is above the tolerance given with it;
+            or, where none was given and there are no data, above what made-up inputs may show.
         InternalError: the new model is not valid.
     """
     if not decision.unchanged:
@@ -193,7 +193,8 @@ def prove(prepared: Prepared, decision: Decision) -> Proof:
                 ) from error
     proof = measured(prepared, decision)
     config, parity = prepared.config, proof.parity
-    if config.budget is not None and config.tolerance is not None and parity.change > config.tolerance:
+    settled = decision.planned or config.budget is not None
+    if settled and config.tolerance is not None and parity.change > config.tolerance:
         raise ToleranceExceeded(
             f"the change is {parity.change:.4g}, above the tolerance of {config.tolerance:.4g} "
             f"(measured on {parity.source}); nothing was written: keep more, or allow more"
