@@ -84,18 +84,18 @@ def answers(parity: Parity, trial: Trial) -> str:
         return "The model has no outputs of numbers: nothing was compared."
     most = parity.change_upper(CONFIDENCE)
     bound = f"{most:.1%}" if most < float("inf") else "any amount"
+    name = f" of output '{worst.name}'" if len(parity.outputs) > 1 else ""
     what = {
-        "classes": f"The answer with the highest score stays the same in {1 - parity.change:.1%} of cases",
-        "integers": f"{1 - parity.change:.1%} of the output's elements stay the same",
-        "probabilities": f"{parity.change:.1%} of the probability moves",
-    }.get(worst.kind, f"The numbers change by {parity.change:.1%} of their size")
+        "classes": f"The highest-scored answer{name} stays the same in {1 - parity.change:.1%} of cases",
+        "integers": f"{1 - parity.change:.1%} of the elements{name} stay the same",
+        "probabilities": f"{parity.change:.1%} of the probability{name} moves",
+    }.get(worst.kind, f"The numbers{name} change by {parity.change:.1%} of their size")
     sure = (
         f"with {CONFIDENCE:.0%} confidence in at least {max(1 - most, 0.0):.1%}"
         if worst.kind in ("classes", "integers")
         else f"with {CONFIDENCE:.0%} confidence by at most {bound}"
     )
-    name = f" of output '{worst.name}'" if len(parity.outputs) > 1 else ""
-    return f"{what}{name} ({sure}), measured on {measured_on(parity, trial)}."
+    return f"{what} ({sure}), measured on {measured_on(parity, trial)}."
 
 
 def measured_on(parity: Parity, trial: Trial) -> str:
@@ -125,7 +125,8 @@ def _time(latency: Latency) -> str:
     if latency.sessions is not None:
         unsteady = f"; new sessions differ from {latency.sessions[0]:.2f} to {latency.sessions[1]:.2f}"
     device = latency.provider.removesuffix("ExecutionProvider")
+    threads = f"{latency.threads} thread{'s' if latency.threads > 1 else ''}"
     return (
         f"One run takes {latency.ratio:.2f} of the input's time here (half of {latency.runs} measurements "
-        f"lie between {low:.2f} and {high:.2f}; {device}, {latency.threads} threads{unsteady})."
+        f"lie between {low:.2f} and {high:.2f}; {device}, {threads}{unsteady})."
     )

@@ -150,6 +150,12 @@ def test_without_data_a_large_change_is_refused_unless_it_is_allowed():
     assert allowed["parity"]["basis"] == "made up" and allowed["parity"]["stand_in"]
 
 
+def test_a_plan_with_a_tolerance_is_held_to_it():
+    plan = onnxmerge.optimize(DIGITS, macs=0.3, calibration=CALIB, **FAST).plan
+    with pytest.raises(ToleranceExceeded):
+        onnxmerge.optimize(DIGITS, plan=plan, calibration=CALIB, tolerance=0.01)
+
+
 def test_real_data_may_change_as_much_as_the_budget_takes():
     data = np.random.default_rng(1).standard_normal((64, 9)).astype(np.float32)
     report = onnxmerge.optimize(table(), macs=0.3, calibration=data).report
