@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from onnxmerge.calibration import Dataset
 from onnxmerge.deadline import within_latency
 from onnxmerge.errors import UsageError
@@ -12,8 +14,8 @@ from onnxmerge.search import Found, search
 from onnxmerge.stages import Decision, Prepared, Trial
 from onnxmerge.validation import Latency, Parity, compare_latency
 
-# What is held out to measure the change on: of samples that a budget is fitted to, and in a search, which
-# decides by it. (Share of the samples, fewest, largest share.)
+# What is held out to measure the change on, and, in a search, of the rest to choose by: the share of the
+# samples, the fewest, and the largest share.
 HELD_OUT = (0.1, 32, 0.25)
 SEARCHED = (0.25, 64, 0.5)
 
@@ -66,27 +68,37 @@ def decide(prepared: Prepared, plan: Plan | None) -> Decision:
 def _search(prepared: Prepared, recipe: Recipe) -> tuple[Candidate, Candidate, Trial, Found | None]:
     """Search on a part of the data, rebuild with all of it; the part's candidate where that falls outside.
 
-    Data given for evaluation take no part in the choice.
+    What the search judges by has chosen the result, and would flatter it: the change that is said is
+    measured on samples that took no part in the choice either.
     """
     tolerance = prepared.tolerance
-    fit, held_out = prepared.data.split(*SEARCHED, seed=prepared.config.seed)
+    fit, choosing, trial = _parts(prepared)
 
     def change(candidate: Candidate) -> Parity:
-        return prepared.parity(prepared.session(candidate), held_out)
+        return prepared.parity(prepared.session(candidate), choosing)
 
     found = search(prepared.recipe(fit), change, tolerance, prepared.clock)
-    whole = recipe.of(Selection({}))
-    trial = Trial.of(prepared, *SEARCHED)
     if found is None:
+        whole = recipe.of(Selection({}))
         return whole, whole, trial, None
     candidate = recipe.of_widths(found.candidate.selection)
     candidate = candidate if change(candidate).change <= tolerance else found.candidate
     return candidate, candidate if prepared.evaluation is not None else found.candidate, trial, found
 
 
+def _parts(prepared: Prepared) -> tuple[Dataset, Dataset, Trial]:
+    """What candidates of a search are fitted to, what chooses among them, what the choice is tried on."""
+    trial, seed = Trial.of(prepared, *HELD_OUT), prepared.config.seed
+    fit, choosing = trial.fit.split(*SEARCHED, seed=seed)
+    if trial.basis == "calibration":
+        # Nothing is fitted, so all but what chooses is as good as held out.
+        trial = replace(trial, judged=fit)
+    return fit, choosing, trial
+
+
 def _searched(prepared: Prepared) -> Recipe:
-    """What a search makes its candidates with: the part of the data that it does not judge by."""
-    return prepared.recipe(prepared.data.split(*SEARCHED, seed=prepared.config.seed)[0])
+    """What a search makes its candidates with."""
+    return prepared.recipe(_parts(prepared)[0])
 
 
 def _fast_enough(prepared: Prepared, recipe: Recipe) -> Selection:
