@@ -11,13 +11,8 @@ from onnxmerge.plan import Plan, Selection
 from onnxmerge.recipe import Candidate, Recipe
 from onnxmerge.reference import trusted
 from onnxmerge.search import Found, search
-from onnxmerge.stages import Decision, Prepared, Trial
+from onnxmerge.stages import HELD_OUT, SEARCHED, Decision, Prepared, Trial
 from onnxmerge.validation import Latency, Parity, compare_latency
-
-# What is held out to measure the change on, and, in a search, of the rest to choose by: the share of the
-# samples, the fewest, and the largest share.
-HELD_OUT = (0.1, 32, 0.25)
-SEARCHED = (0.25, 64, 0.5)
 
 
 def decide(prepared: Prepared, plan: Plan | None) -> Decision:

@@ -103,20 +103,21 @@ def measured_on(parity: Parity, trial: Trial) -> str:
     count = f"{parity.samples} samples"
     match trial.basis:
         case "held out":
-            return f"{count} of {parity.source} that were held out: nothing was fitted to them"
+            found = f"{count} of {parity.source} that were held out: nothing was fitted to them"
         case "evaluation":
-            return f"{count} of {parity.source}, given to measure on"
+            found = f"{count} of {parity.source}, given to measure on"
         case "calibration":
-            return f"{count} of {parity.source}: nothing was fitted to them"
+            found = f"{count} of {parity.source}: nothing was fitted to them"
         case "fit":
-            return f"the same {count} of {parity.source} that were fitted, which flatters: they are too few"
+            found = f"the same {count} of {parity.source} that were fitted, which flatters: they are too few"
         case "photographs":
-            several = len(parity.others) + 1
-            under = f"under the convention {parity.convention}" if parity.convention else ""
-            if several > 1:
-                under = f"under the worst of the {several} plausible input conventions ({parity.convention})"
-            return f"{count}, not of your data but {parity.source}, {under}"
-    return f"{count} of made-up numbers, which say little about real inputs"
+            found = f"{count}, not of your data but {parity.source}"
+        case _:
+            found = f"{count} of made-up numbers, which say little about real inputs"
+    if parity.others:
+        several = len(parity.others) + 1
+        return f"{found}, under the worst of the {several} plausible input conventions ({parity.convention})"
+    return f"{found}, under the convention {parity.convention}" if parity.convention else found
 
 
 def _time(latency: Latency) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import onnx
 
-from onnxmerge.budgets import SEARCHED, decide, in_new_sessions
+from onnxmerge.budgets import decide, in_new_sessions
 from onnxmerge.clock import Clock, Progress
 from onnxmerge.config import Config
 from onnxmerge.deadline import SESSIONS
@@ -25,7 +25,7 @@ from onnxmerge.method import as_planned, recorded
 from onnxmerge.plan import Plan
 from onnxmerge.preparation import prepare
 from onnxmerge.report import Report, describe, describe_inspection, describe_sweep
-from onnxmerge.stages import Decision, Prepared, Proof, Trial
+from onnxmerge.stages import SEARCHED, Decision, Prepared, Proof, Trial
 from onnxmerge.validation import check_model, compare_latency, middle
 
 # The largest change on made-up inputs that is written without being asked for.

@@ -8,7 +8,18 @@ from typing import Any
 
 import onnx
 
-from onnxmerge.calibration import Dataset, Plausible, generic_dataset, made_up_inputs, read_calibration
+from onnxmerge.calibration import (
+    Dataset,
+    Plausible,
+    conventions_of,
+    generic_dataset,
+    holds_images,
+    made_up_inputs,
+    read_calibration,
+    under_conventions,
+    under_each,
+)
+from onnxmerge.calibration.image_inputs import ImageInput
 from onnxmerge.channels.explain import explain
 from onnxmerge.channels.scope import in_scope
 from onnxmerge.clock import Clock
@@ -17,7 +28,7 @@ from onnxmerge.errors import ModelError
 from onnxmerge.graph.io import load
 from onnxmerge.method import choose_method
 from onnxmerge.runtime import Runtime, Session
-from onnxmerge.stages import Prepared
+from onnxmerge.stages import HELD_OUT, Prepared
 from onnxmerge.subject import Subject
 from onnxmerge.validation import check_model, output_kinds
 
@@ -49,7 +60,7 @@ def prepare(
         scores = [name for name, judged in kinds.items() if judged.kind == "classes"]
         found = _data(loaded.proto, reference, calibration, config, runtime, generic, scores)
         data = found.fit
-        judged = found.fresh if evaluation is None else _read(reference, evaluation, config, None)
+        judged = found.fresh if evaluation is None else _evaluation(reference, evaluation, config, found)
     with clock("analyse"):
         subject = Subject.of(loaded, next(iter(data.feeds(batch=1))), runtime)
         explanation = explain(subject.channels, subject.cost)
@@ -76,12 +87,16 @@ def prepare(
 
 @dataclass(frozen=True)
 class _Data:
-    """Data for the fit, and others of the same kind that nothing is fitted to; None of what a user gave."""
+    """Data for the fit, and others of the same kind that nothing is fitted to; None where there are none yet.
+
+    ``plausible`` holds the conventions of images whose numbers nobody stated, and ``target`` is their input.
+    """
 
     fit: Dataset
     kind: str
     fresh: Dataset | None = None
     plausible: Plausible | None = None
+    target: ImageInput | None = None
 
 
 def _data(
@@ -95,16 +110,36 @@ def _data(
 ) -> _Data:
     """What the user gave, else generic images where they fit, else made-up inputs."""
     if calibration is not None:
-        return _Data(_read(reference, calibration, config, config.samples), "given")
+        read = _read(reference, calibration, config, config.samples)
+        if not _undeclared(calibration, config):
+            return _Data(read, "given")
+        known = conventions_of(proto, reference.inputs, runtime, config.images, config.seed, scores)
+        if known is None:
+            return _Data(read, "given")
+        found, target = known
+        fit, held_out = under_conventions(read, target, found, HELD_OUT, config.seed)
+        return _Data(fit, "given", held_out, found, target)
     given = (config.images, config.samples, config.seed, config.shapes, scores)
     images = generic_dataset(proto, reference.inputs, runtime, *given) if generic else None
     if images is not None:
-        return _Data(images.fit, "generic", images.fresh, images.plausible)
+        return _Data(images.fit, "generic", images.fresh, images.plausible, images.target)
     fit, fresh = (
         made_up_inputs(proto, reference.inputs, config.shapes, seed, MADE_UP_SAMPLES, runtime)
         for seed in (config.seed, config.seed + 1)
     )
     return _Data(fit, "made up", fresh)
+
+
+def _undeclared(what: Any, config: Config) -> bool:
+    """Whether data are images, and nobody said which numbers the model expects their pixels to be."""
+    return holds_images(what) and (config.images is None or not config.images.states_numbers)
+
+
+def _evaluation(reference: Session, what: Any, config: Config, known: _Data) -> Dataset:
+    read = _read(reference, what, config, None)
+    if known.plausible is None or known.target is None or not _undeclared(what, config):
+        return read
+    return under_each(read, known.target, known.plausible)
 
 
 def _read(reference: Session, what: Any, config: Config, samples: int | None) -> Dataset:

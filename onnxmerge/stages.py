@@ -17,6 +17,11 @@ from onnxmerge.search import Found
 from onnxmerge.subject import Subject
 from onnxmerge.validation import Judgement, Latency, Parity, measure, worst
 
+# What is held out to measure the change on, and, in a search, of the rest to choose by: the share of the
+# samples, the fewest, and the largest share.
+HELD_OUT = (0.1, 32, 0.25)
+SEARCHED = (0.25, 64, 0.5)
+
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
@@ -25,9 +30,9 @@ class Prepared:
     Attributes:
         data: for statistics and reconstruction.
         data_kind: ``given``, ``generic`` (images shipped with the package) or ``made up``.
-        plausible: of generic images the conventions that the model may follow.
-        evaluation: samples that no statistic sees, to measure the change on: what the user gave for it, or,
-            where no data were given, others of the same kind.
+        plausible: of images whose numbers nobody stated, the conventions that the model may follow.
+        evaluation: samples that no statistic sees, to measure the change on: what the user gave for it, or
+            what was put aside; None: a part of the data will be.
         evaluation_given: whether the user gave them.
     """
 
@@ -69,6 +74,10 @@ class Prepared:
             return worst([measure(self.reference, session, part, self.kinds) for part in data.parts()])
 
 
+# By the kind of the data, what is measured on samples that were put aside before anything began.
+_BASES = {"given": "held out", "generic": "photographs", "made up": "made up"}
+
+
 @dataclass(frozen=True, eq=False)
 class Trial:
     """What is fitted to when the change is measured, and what it is measured on.
@@ -87,8 +96,7 @@ class Trial:
         """A trial with a share of the data held out, where no other samples are there to measure on."""
         data, seed = prepared.data, prepared.config.seed
         if prepared.evaluation is not None:
-            stand_in = {"generic": "photographs", "made up": "made up"}
-            basis = "evaluation" if prepared.evaluation_given else stand_in[prepared.data_kind]
+            basis = "evaluation" if prepared.evaluation_given else _BASES[prepared.data_kind]
             return Trial(data, prepared.evaluation, basis)
         if not prepared.method.fits_data:
             return Trial(data, data, "calibration")

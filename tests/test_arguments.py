@@ -47,11 +47,11 @@ WRONG = {
     "device": ("gpu", None, 0),
 }
 WRONG_IMAGES = {
-    "mean": ("0.5", None, True, (0.1, 0.2), (NAN,), ("a",), []),
+    "mean": ("0.5", True, (0.1, 0.2), (NAN,), ("a",), []),
     "std": ("1", 0, (1, 0, 1), (INFINITY,), [True]),
-    "scale": ("1", None, True, 0, NAN, INFINITY),
+    "scale": ("1", True, 0, NAN, INFINITY),
     "layout": ("NCWH", 1, True),
-    "order": ("RGB", 1, None),
+    "order": ("RGB", 1, True),
     "resize": ("224", 224, (224,), (0, 10), (1.5, 2), [True, True]),
 }
 

@@ -7,10 +7,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from PIL import Image
 
 import onnxmerge
 from onnxmerge import budgets, pipeline
 from onnxmerge.budgets import decide
+from onnxmerge.calibration.pictures import generic_images
 from onnxmerge.cli import main
 from onnxmerge.clock import Clock
 from onnxmerge.config import Config
@@ -20,6 +22,7 @@ from onnxmerge.preparation import prepare
 MODELS = Path(__file__).parents[1] / "models"
 DIGITS = MODELS / "digits.onnx"
 CALIB = MODELS / "digits_calib.npz"
+CAFFE_NET = MODELS / "cifar_caffe.onnx"
 FAST = {"compensation": "none", "criterion": "l1"}
 SCALED = onnxmerge.ImageOptions(scale=1 / 255)
 
@@ -186,3 +189,43 @@ def test_what_a_search_chooses_by_is_not_what_it_is_judged_on():
     fit, choosing, trial = budgets._parts(prepared)
     rows = [{r.tobytes() for f in part.feeds() for r in f["image"]} for part in (fit, choosing, trial.judged)]
     assert [len(part) for part in rows] == [345, 115, 52] and len(set.union(*rows)) == 512
+
+
+def photographs(folder: Path, count: int) -> Path:
+    """A folder of images, and nothing that says which numbers a model expects."""
+    folder.mkdir()
+    for number, pixels in enumerate(generic_images(count, (32, 32), 3, seed=7)):
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number:03}.png")
+    return folder
+
+
+def test_images_whose_numbers_nobody_stated_are_taken_every_plausible_way(tmp_path):
+    folder = photographs(tmp_path / "images", 96)
+    report = onnxmerge.optimize(CAFFE_NET, macs=0.7, calibration=folder, threads=1).report
+    parity = report["parity"]
+    assert parity["basis"] == "held out" and not parity["stand_in"] and parity["samples"] == 24
+    assert len(parity["conventions"]) == len(report["calibration"]["conventions"]) > 1
+    assert parity["change"] == max(entry["change"] for entry in parity["conventions"])
+    assert "0..255 less the mean colour, BGR" in {entry["convention"] for entry in parity["conventions"]}
+    assert "plausible input conventions" in report["headline"]["answers"]
+    assert any("order=" in warning for warning in report["warnings"])
+
+
+def test_images_whose_numbers_are_stated_are_taken_so(tmp_path):
+    folder = photographs(tmp_path / "images", 40)
+    options = onnxmerge.ImageOptions(mean=(103.939, 116.779, 123.68), order="bgr")
+    report = onnxmerge.optimize(CAFFE_NET, macs=0.7, calibration=folder, images=options, threads=1).report
+    assert report["calibration"]["conventions"] == [] and report["parity"]["conventions"] == []
+    assert report["parity"]["samples"] == 10
+    measured = onnxmerge.optimize(
+        CAFFE_NET, macs=0.7, calibration=folder, evaluation=folder, images=options, threads=1
+    ).report["parity"]
+    assert (measured["basis"], measured["samples"]) == ("evaluation", 40)
+
+
+def test_images_to_measure_on_follow_the_same_conventions(tmp_path):
+    folder = photographs(tmp_path / "images", 40)
+    report = onnxmerge.optimize(CAFFE_NET, macs=0.7, calibration=folder, evaluation=folder, threads=1).report
+    parity = report["parity"]
+    assert parity["basis"] == "evaluation" and parity["samples"] == 40
+    assert len(parity["conventions"]) == len(report["calibration"]["conventions"]) > 1

@@ -48,16 +48,16 @@ class Dataset:
             counts = {name: len(a) for name, a in self.arrays.items() if name not in self.shared}
             if len(set(counts.values())) > 1:
                 raise CalibrationError(f"the inputs have different numbers of samples: {_listed(counts)}")
-        if self._rows == 0:
+        if self._count == 0:
             raise CalibrationError("the calibration data has no samples")
         if len(self) == 0:
             raise CalibrationError(
-                f"the model takes batches of {self.batch}, and the data has only {self._rows} samples"
+                f"the model takes batches of {self.batch}, and the data has only {self._count} samples"
             )
 
     def __len__(self) -> int:
         """The number of samples that are fed (of feeds, if they are ready-made)."""
-        return self._rows // self._unit * self._unit
+        return self._count // self._unit * self._unit
 
     def feeds(self, batch: int | None = None) -> Iterator[Feed]:
         """Feeds by input name, in order. `batch` bounds the samples per feed where the model leaves it open.
@@ -94,7 +94,7 @@ class Dataset:
         for number, convention in enumerate(self.conventions):
             rows = np.flatnonzero(self.convention_of == number)
             if len(rows):
-                part = self._of(rows)
+                part = self.rows(rows)
                 found.append(replace(part, conventions=(convention,), convention_of=None))
         return found
 
@@ -104,7 +104,7 @@ class Dataset:
         if samples >= len(self):
             return self
         order = np.random.default_rng(seed).permutation(len(self))
-        return self._of(np.sort(order[: self._whole(samples)]))
+        return self.rows(np.sort(order[: self._whole(samples)]))
 
     def split(
         self, fraction: float = 0.25, least: int = 64, most: float = 0.5, seed: int = 0
@@ -123,10 +123,10 @@ class Dataset:
             return self, self
         held = self._whole(min(max(math.ceil(count * fraction), least), int(count * most)))
         order = np.random.default_rng(seed).permutation(count)
-        return self._of(np.sort(order[held:])), self._of(np.sort(order[:held]))
+        return self.rows(np.sort(order[held:])), self.rows(np.sort(order[:held]))
 
     @property
-    def _rows(self) -> int:
+    def _count(self) -> int:
         if self.ready is not None:
             return len(self.ready)
         assert self.arrays is not None
@@ -140,7 +140,8 @@ class Dataset:
     def _whole(self, samples: int) -> int:
         return max(samples // self._unit, 1) * self._unit
 
-    def _of(self, rows: np.ndarray) -> Dataset:
+    def rows(self, rows: np.ndarray) -> Dataset:
+        """Some of the samples (of ready feeds: some feeds), int64, in this order."""
         number = None if self.convention_of is None else self.convention_of[rows]
         if self.ready is not None:
             return replace(self, ready=tuple(self.ready[i] for i in rows), convention_of=number)

@@ -43,11 +43,13 @@ class GenericData:
         fit: for statistics and reconstruction; a mixture where several conventions are plausible.
         fresh: others, under the same conventions, that nothing was fitted to.
         plausible: the conventions; one alone where the user gave it.
+        target: the input that takes the images.
     """
 
     fit: Dataset
     fresh: Dataset
     plausible: Plausible
+    target: ImageInput
 
 
 def generic_dataset(
@@ -72,10 +74,10 @@ def generic_dataset(
     entry = _Entry.of(model, tuple(session_inputs), runtime, images, samples, seed, shapes)
     if entry is None:
         return None
-    if images is None:
+    if images is None or not images.states_numbers:
         found = _inferred(model, runtime, entry, scores, seed)
     else:
-        found = Plausible((_stated(images, entry.target.channels),), (1.0,))
+        found = Plausible((images.convention(entry.target.channels),), (1.0,))
     unit, area = entry.frame.batch or 1, math.prod(entry.size)
     shares = [_whole(max(entry.count * p, _FEWEST), unit) for p in found.probabilities]
     proof = _FRESH_PIXELS // (area * len(shares))
@@ -88,7 +90,7 @@ def generic_dataset(
         for c, start, end in zip(found.conventions, ends, ends[1:], strict=False)
     ]
     proving = [entry.dataset(pixels[ends[-1] :], c, source) for c in found.conventions]
-    return GenericData(mixture(fit), mixture(proving), found)
+    return GenericData(mixture(fit), mixture(proving), found, entry.target)
 
 
 def look(
@@ -105,6 +107,22 @@ def look(
     """
     entry = _Entry.of(model, tuple(session_inputs), runtime, None, _FEWEST, seed, None)
     return None if entry is None else (_seen(model, runtime, entry, scores, seed), min(entry.size))
+
+
+def conventions_of(
+    model: onnx.ModelProto,
+    session_inputs: Sequence[TensorInfo],
+    runtime: Runtime,
+    images: ImageOptions | None = None,
+    seed: int = 0,
+    scores: Sequence[str] = (),
+) -> tuple[Plausible, ImageInput] | None:
+    """The conventions that are plausible for the image input of a model, and that input.
+
+    None where there is not exactly one. Raises ModelError if the model runs at no size.
+    """
+    entry = _Entry.of(model, tuple(session_inputs), runtime, images, _FEWEST, seed, None)
+    return None if entry is None else (_inferred(model, runtime, entry, scores, seed), entry.target)
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,13 +205,6 @@ def _filled(frame: Dataset, name: str, values: np.ndarray) -> tuple[Feed, ...]:
         feeds.append(feed | {name: values[start : start + rows]})
         start += rows
     return tuple(feeds)
-
-
-def _stated(images: ImageOptions, channels: int) -> Convention:
-    order = "grey" if channels == 1 else images.order
-    # Where the colours are in BGR order, so are the numbers that were given for them.
-    mean, std = (v[::-1] if order == "bgr" else v for v in (images.mean, images.std))
-    return Convention(images.described, mean, std, images.scale, order)
 
 
 def _whole(count: float, unit: int) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from onnxmerge.arguments import lengths, number, numbers, word
+from onnxmerge.calibration.conventions import Convention
 from onnxmerge.calibration.files import ensure_fits
 from onnxmerge.errors import CalibrationError, UsageError
 
@@ -22,42 +23,56 @@ class ImageOptions:
     """How pixels become numbers: (x * scale - mean) / std with x in 0..255.
 
     `order` is that of the colours in the model's input, 'rgb' or 'bgr'; `mean` and `std` have one value, or
-    one per channel in this order. `layout` is 'nchw', 'nhwc' or None: inferred from
-    the input's shape. `resize` is (height, width) in pixels that every image is stretched to before the
-    centre is cropped; without it, the shorter side is fitted to the model's input.
+    one per channel in this order. None is not stated: 0, 1, 1 and 'rgb' where anything else is. `layout` is
+    'nchw', 'nhwc' or None: inferred from the input's shape. `resize` is (height, width) in pixels that every
+    image is stretched to before the centre is cropped; without it, the shorter side is fitted to the model's
+    input.
 
     Raises UsageError for values out of range.
     """
 
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-    scale: float = 1.0
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    scale: float | None = None
     layout: str | None = None
     resize: tuple[int, int] | None = None
-    order: str = "rgb"
+    order: str | None = None
 
     def __post_init__(self) -> None:
         what = "one number or one per colour channel"
-        checked = {
-            "mean": numbers("mean", self.mean, what, _per_channel),
-            "std": numbers("std", self.std, f"{what}, none of them 0", lambda v: _per_channel(v) and all(v)),
-            "scale": number(
-                "scale", self.scale, "a number that is not 0", lambda v: np.isfinite(v) and v != 0
-            ),
-        }
+        checked: dict[str, object] = {}
+        if self.mean is not None:
+            checked["mean"] = numbers("mean", self.mean, what, _per_channel)
+        if self.std is not None:
+            whole = f"{what}, none of them 0"
+            checked["std"] = numbers("std", self.std, whole, lambda v: _per_channel(v) and all(v))
+        if self.scale is not None:
+            fits = "a number that is not 0"
+            checked["scale"] = number("scale", self.scale, fits, lambda v: np.isfinite(v) and v != 0)
         if self.layout is not None:
             word("layout", self.layout, ("nchw", "nhwc"))
-        word("order", self.order, ("rgb", "bgr"))
+        if self.order is not None:
+            word("order", self.order, ("rgb", "bgr"))
         if self.resize is not None:
             checked["resize"] = lengths("resize", self.resize, "a height and a width in pixels", count=2)
         for name, value in checked.items():
             object.__setattr__(self, name, value)  # lists become tuples, numpy's numbers Python's
 
     @property
-    def described(self) -> str:
-        """For reports: the numbers, without the order of colours."""
-        mean, std = ("/".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
-        return f"mean {mean}, std {std}, scale {self.scale:.4g}"
+    def states_numbers(self) -> bool:
+        """Whether anything is said of the numbers that the model expects, and not of sizes alone."""
+        return any(value is not None for value in (self.mean, self.std, self.scale, self.order))
+
+    def convention(self, channels: int) -> Convention:
+        """The same as a convention for inputs of so many colour channels."""
+        mean, std, scale = self.mean or (0.0,), self.std or (1.0,), self.scale or 1.0
+        listed = ("/".join(f"{value:.4g}" for value in values) for values in (mean, std))
+        name = "mean {}, std {}, scale {:.4g}".format(*listed, scale)
+        order = "grey" if channels == 1 else self.order or "rgb"
+        if order == "bgr":
+            # Their numbers are in the order of the colours; a convention's are in RGB order.
+            mean, std = mean[::-1], std[::-1]
+        return Convention(name, mean, std, scale, order)
 
 
 def _per_channel(values: tuple[float, ...]) -> bool:
@@ -128,7 +143,7 @@ def _frame(name: str, shape: Sequence[int | str | None], options: ImageOptions) 
         raise CalibrationError(
             f"the input {name!r} has {channels} channels under {layout}; images have 1 or 3"
         )
-    if channels == 1 and 3 in (len(options.mean), len(options.std)):
+    if channels == 1 and 3 in (len(options.mean or ()), len(options.std or ())):
         raise UsageError(f"the input {name!r} is grey: give one number for mean= and std=")
     return _Frame(
         channels, height if isinstance(height, int) else None, width if isinstance(width, int) else None, last
@@ -166,10 +181,7 @@ def _load(path: Path, frame: _Frame, options: ImageOptions) -> np.ndarray:
 
 
 def _normalised(pixels: np.ndarray, options: ImageOptions, frame: _Frame, dtype: np.dtype) -> np.ndarray:
-    mean, std = (np.asarray(values, np.float32) for values in (options.mean, options.std))
-    if options.order == "bgr":
-        pixels = pixels[..., ::-1]
-    values = (pixels.astype(np.float32) * np.float32(options.scale) - mean) / std
+    values = options.convention(frame.channels).apply(pixels[None])[0]
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
         values = np.clip(np.rint(values), limits.min, limits.max)

@@ -53,6 +53,20 @@ def read_calibration(
     return data if samples is None else data.take(samples, seed)
 
 
+def holds_images(what: Any) -> bool:
+    """Whether calibration data is an image, or a folder of images."""
+    if not isinstance(what, str | os.PathLike):
+        return False
+    path = Path(what)
+    if path.is_dir():
+        return not _array_files(path) and bool(find_images(path))
+    return path.suffix.lower() in SUFFIXES
+
+
+def _array_files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in (".npy", ".npz"))
+
+
 def _from_path(
     path: Path, inputs: Sequence[TensorInfo], options: ImageOptions, samples: int | None, seed: int
 ) -> Dataset:
@@ -71,7 +85,7 @@ def _from_path(
 def _from_folder(
     folder: Path, inputs: Sequence[TensorInfo], options: ImageOptions, samples: int | None, seed: int
 ) -> Dataset:
-    tensors = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".npy", ".npz"))
+    tensors = _array_files(folder)
     pictures = find_images(folder)
     if tensors and pictures:
         raise CalibrationError(f"{folder} holds arrays and images: give a folder of one kind")

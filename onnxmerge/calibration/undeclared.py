@@ -1,0 +1,53 @@
+"""Images that were given without the numbers that the model expects its pixels to be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from onnxmerge.calibration.conventions import Convention
+from onnxmerge.calibration.dataset import Dataset, mixture
+from onnxmerge.calibration.image_inputs import ImageInput
+from onnxmerge.calibration.plausible import Plausible
+
+
+def under_conventions(
+    raw: Dataset, target: ImageInput, found: Plausible, held_out: tuple[float, int, float], seed: int
+) -> tuple[Dataset, Dataset]:
+    """(fit, held out): images under every plausible convention.
+
+    What is fitted shares the images among the conventions; what is held out is the same images under each.
+
+    Args:
+        raw: pixels in 0..255, RGB or grey, as arrays.
+        held_out: the share of the samples, the fewest, and the largest share.
+    """
+    fit, judged = raw.split(*held_out, seed=seed)
+    unit = raw.batch or 1
+    order = np.random.default_rng(seed).permutation(len(fit) // unit)
+    ends = np.rint(np.cumsum([0.0, *found.probabilities]) * len(order)).astype(int)
+    parts = []
+    for convention, start, end in zip(found.conventions, ends, ends[1:], strict=False):
+        # Of very few images every convention gets one.
+        chosen = np.sort(order[start:end]) if end > start else order[:1]
+        rows = (chosen[:, None] * unit + np.arange(unit)).reshape(-1)
+        parts.append(_under(fit.rows(rows), target, convention))
+    return mixture(parts), under_each(judged, target, found)
+
+
+def under_each(raw: Dataset, target: ImageInput, found: Plausible) -> Dataset:
+    """The same images under every plausible convention."""
+    return mixture([_under(raw, target, convention) for convention in found.conventions])
+
+
+def _under(raw: Dataset, target: ImageInput, convention: Convention) -> Dataset:
+    assert raw.arrays is not None
+    pixels = raw.arrays[target.name]
+    planes = target.layout == "nchw"
+    values = convention.apply(pixels.transpose(0, 2, 3, 1) if planes else pixels)
+    if pixels.dtype.kind in "iu":
+        limits = np.iinfo(pixels.dtype)
+        values = np.clip(np.rint(values), limits.min, limits.max)
+    values = np.ascontiguousarray(values.transpose(0, 3, 1, 2) if planes else values, pixels.dtype)
+    return replace(raw, arrays={target.name: values}, conventions=(str(convention),))
