@@ -123,7 +123,7 @@ def test_searches_within_the_default_tolerance(out, tmp_path):
     content = json.loads(report.read_text())
     assert content["search"]["change"] <= 0.01
     assert content["search"]["change_upper_90"] > content["search"]["change"]
-    assert content["search"]["samples"] == 128
+    assert content["search"]["samples"] == 115  # a quarter of what is not kept for the proof
     assert content["output"]["macs"] < content["input"]["macs"]
 
 
