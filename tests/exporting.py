@@ -56,6 +56,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "unet": Architecture(nets.unet, 0.95, size=(32, 128)),
     "yolo": Architecture(nets.yolo, 0.95, size=(64, 320)),
     "vit": Architecture(nets_tokens.vit, 0.6),
+    "deit": Architecture(nets_tokens.deit, 0.6),
     "gpt": Architecture(nets_tokens.gpt, 0.75, size=(12, 128), words=50),
     "llama": Architecture(nets_tokens.llama, 0.8, size=(12, 128), words=50),
     "recurrent": Architecture(nets_tokens.recurrent, 0.85, size=(7, 100), features=(6, 80)),

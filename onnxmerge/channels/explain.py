@@ -15,6 +15,9 @@ from onnxmerge.operators.table import lookup
 
 # How many axes and nodes are named as examples of one reason.
 MOST_EXAMPLES = 5
+# Why channels stay that nothing freezes.
+_LEFT_WHOLE = "its group is left whole, as asked"
+_ALONE = "it is the only channel of its kind"
 
 
 @dataclass(frozen=True)
@@ -94,14 +97,16 @@ def _groups(channels: Channels, cost: CostModel) -> Iterator[GroupEntry]:
 
 def _frozen(channels: Channels) -> Iterator[FrozenEntry]:
     causes = _causes(channels)
+    asked = np.zeros(channels.count, dtype=bool)
+    for group in channels.left_whole:
+        asked[group.channels] = True
     found: dict[str, tuple[set[int], dict[str, None], dict[str, None], dict[str, None]]] = {}
     for node, axis in _made_axes(channels):
         made = np.unique(channels.of(axis))
         outside = made[channels.group_of[made] < 0]
-        free = int((causes[outside] < 0).sum())
-        unfrozen = "its group is left whole, as asked" if free > 1 else "it is the only channel of its kind"
         for channel in outside:
             said = channels.frozen[causes[channel]][0] if causes[channel] >= 0 else None
+            unfrozen = _LEFT_WHOLE if asked[channel] else _ALONE
             reason = said.relation.why if said else unfrozen
             members, axes, nodes, keepers = found.setdefault(reason, (set(), {}, {}, {}))
             members.add(int(channel))
