@@ -145,6 +145,24 @@ def gpt(full: bool) -> nn.Module:
     return Gpt(768, 12, 6, 8192, 128) if full else Gpt(16, 4, 2, 50, 12)
 
 
+class Encoder(nn.Module):
+    """torch's own transformer over frames."""
+
+    def __init__(self, c: int, heads: int, depth: int, features: int):
+        super().__init__()
+        self.front = nn.Linear(features, c)
+        layer = nn.TransformerEncoderLayer(c, heads, 4 * c, batch_first=True, activation="gelu")
+        self.layers = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
+        self.head = nn.Linear(c, 10)
+
+    def forward(self, x):
+        return self.head(self.layers(self.front(x)))
+
+
+def encoder(full: bool) -> nn.Module:
+    return Encoder(256, 8, 6, 80) if full else Encoder(16, 4, 2, 6)
+
+
 class GroupedQueryBlock(nn.Module):
     """A block of Llama: RMS norm, grouped queries, gated feed-forward."""
 
