@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from onnxmerge.calibration import Dataset
 from onnxmerge.deadline import within_latency
 from onnxmerge.errors import UsageError
 from onnxmerge.plan import Plan, Selection
 from onnxmerge.recipe import Candidate, Recipe
-from onnxmerge.reference import trusted
+from onnxmerge.reference import misjudged
 from onnxmerge.search import Found, search
 from onnxmerge.stages import Decision, Prepared, Trial
 from onnxmerge.validation import Latency, Parity, compare_latency
@@ -19,7 +21,11 @@ SEARCHED = (0.25, 64, 0.5)
 
 
 def decide(prepared: Prepared, plan: Plan | None) -> Decision:
-    """The candidate of the plan or the budget, or the smallest one within the tolerance."""
+    """The candidate of the plan or the budget, or the smallest one within the tolerance.
+
+    Raises:
+        BudgetError: the budget cannot be met, or not with the groups whose removal equals their mask.
+    """
     config, subject = prepared.config, prepared.subject
     found, fit_on = None, "all"
     recipe = prepared.recipe()
@@ -43,10 +49,16 @@ def decide(prepared: Prepared, plan: Plan | None) -> Decision:
     if subject.removed(candidate.selection).any():
         maker = recipe if fit_on == "all" else _searched(prepared)
         with prepared.clock("check"):
-            checked, distrusted = trusted(maker, candidate, next(iter(prepared.data.feeds(batch=1))))
+            distrusted = misjudged(maker, candidate, next(iter(prepared.data.feeds(batch=1))))
+        if distrusted and plan is None and config.budget is not None:
+            # The budget is owed all the same, and the groups that remain have to meet it.
+            others = decide(prepared.without(distrusted), None)
+            return replace(others, distrusted=(*distrusted, *others.distrusted))
         if distrusted:
+            kept = {name: keep for name, keep in candidate.selection.keep.items() if name not in distrusted}
+            candidate = maker.of(Selection(kept))
             # What was measured must have the same widths.
-            candidate, tried = checked, prepared.recipe(trial.fit).of(checked.selection)
+            tried = prepared.recipe(trial.fit).of(candidate.selection)
     unchanged = not subject.removed(candidate.selection).any()
     predicted = None if config.latency is None else trying.share("latency", candidate.selection)
     return Decision(
