@@ -6,19 +6,29 @@ from dataclasses import replace
 
 from onnxmerge.calibration import Dataset
 from onnxmerge.deadline import within_latency
-from onnxmerge.errors import UsageError
+from onnxmerge.errors import BudgetError, UsageError
+from onnxmerge.operators.fixed import is_fixed
 from onnxmerge.plan import Plan, Selection
 from onnxmerge.recipe import Candidate, Recipe
-from onnxmerge.reference import trusted
+from onnxmerge.reference import misjudged
 from onnxmerge.search import Found, search
 from onnxmerge.stages import HELD_OUT, SEARCHED, Decision, Prepared, Trial
 from onnxmerge.validation import Latency, Parity, compare_latency
 
+# So many reasons are given where nothing can be removed.
+MOST_REASONS = 3
+
 
 def decide(prepared: Prepared, plan: Plan | None) -> Decision:
-    """The candidate of the plan or the budget, or the smallest one within the tolerance."""
+    """The candidate of the plan or the budget, or the smallest one within the tolerance.
+
+    Raises:
+        BudgetError: the budget cannot be met, or not with the groups whose removal equals their mask.
+    """
     config, subject = prepared.config, prepared.subject
     found, fit_on = None, "all"
+    if plan is None and config.budget is not None:
+        _refuse_in_vain(prepared, *config.budget)
     recipe = prepared.recipe()
     if plan is None and config.budget is None:
         candidate, tried, trial, found = _search(prepared, recipe)
@@ -33,17 +43,27 @@ def decide(prepared: Prepared, plan: Plan | None) -> Decision:
             tried = candidate if trying is recipe else trying.of(selection)
         else:
             assert config.budget is not None
-            widths = _fast_enough(prepared, trying) if config.latency else trying.widths(*config.budget)
+            try:
+                widths = _fast_enough(prepared, trying) if config.latency else trying.widths(*config.budget)
+            except BudgetError as error:
+                reasons = [entry.reason for entry in prepared.explanation.frozen if is_fixed(entry.reason)]
+                raise BudgetError("; ".join([str(error), *reasons])) from error
             tried = trying.of_widths(widths)
             candidate = tried if trying is recipe else recipe.of_widths(widths)
     distrusted: list[str] = []
     if subject.removed(candidate.selection).any():
         maker = recipe if fit_on == "all" else _searched(prepared)
         with prepared.clock("check"):
-            checked, distrusted = trusted(maker, candidate, next(iter(prepared.data.feeds(batch=1))))
+            distrusted = misjudged(maker, candidate, next(iter(prepared.data.feeds(batch=1))))
+        if distrusted and plan is None and config.budget is not None:
+            # The budget is owed all the same, and the groups that remain have to meet it.
+            others = decide(prepared.without(distrusted), None)
+            return replace(others, distrusted=(*distrusted, *others.distrusted))
         if distrusted:
+            kept = {name: keep for name, keep in candidate.selection.keep.items() if name not in distrusted}
+            candidate = maker.of(Selection(kept))
             # What was measured must have the same widths.
-            candidate, tried = checked, prepared.recipe(trial.fit).of(checked.selection)
+            tried = prepared.recipe(trial.fit).of(candidate.selection)
     unchanged = not subject.removed(candidate.selection).any()
     predicted = None if config.latency is None else trying.share("latency", candidate.selection)
     return Decision(
@@ -58,6 +78,22 @@ def decide(prepared: Prepared, plan: Plan | None) -> Decision:
         shortfall=None if config.budget is None else recipe.shortfall(*config.budget, candidate.selection),
         fit_on=fit_on,
     )
+
+
+def _refuse_in_vain(prepared: Prepared, kind: str, value: float) -> None:
+    """Raise BudgetError where a budget asks for something, and nothing can be removed at all."""
+    if value == 0.0 if kind == "ratio" else value >= 1.0:
+        return
+    channels, cost = prepared.subject.channels, prepared.subject.cost
+    if kind == "macs" and not cost.macs:
+        raise BudgetError("macs= cannot be met: the model has no multiplications that are counted")
+    if not channels.groups:
+        reasons = [entry.reason for entry in prepared.explanation.frozen] or ["no layer has stored weights"]
+        if channels.left_whole:
+            reasons = ["its groups are left whole, as asked"]
+        raise BudgetError(
+            f"{kind}= cannot be met: nothing of the model can be removed; {'; '.join(reasons[:MOST_REASONS])}"
+        )
 
 
 def _search(prepared: Prepared, recipe: Recipe) -> tuple[Candidate, Candidate, Trial, Found | None]:

@@ -20,19 +20,23 @@ from onnxmerge.recipe import Candidate, Recipe
 TOLERANCE = 0.03
 
 
-def trusted(
-    recipe: Recipe, candidate: Candidate, feed: Mapping[str, np.ndarray]
-) -> tuple[Candidate, list[str]]:
-    """The candidate, or one without the groups whose removal does not equal their mask, and their names."""
+def misjudged(recipe: Recipe, candidate: Candidate, feed: Mapping[str, np.ndarray]) -> list[str]:
+    """The names of the groups without which a candidate answers like its masked reference.
+
+    Groups are cut one after the other, so that those are found, too, that are wrong only together.
+    """
     if agrees(recipe, candidate, feed):
-        return candidate, []
+        return []
     sizes = {group.name: len(group) for group in recipe.subject.channels.groups}
-    wrong = []
+    wrong: list[str] = []
+    right: dict[str, np.ndarray] = {}
     for name, keep in candidate.selection.keep.items():
-        if len(keep) < sizes[name] and not agrees(recipe, recipe.cut(Selection({name: keep})), feed):
-            wrong.append(name)
-    kept = {name: keep for name, keep in candidate.selection.keep.items() if name not in wrong}
-    return recipe.of(Selection(kept)), wrong
+        if len(keep) < sizes[name]:
+            if agrees(recipe, recipe.cut(Selection({**right, name: keep})), feed):
+                right[name] = keep
+            else:
+                wrong.append(name)
+    return wrong
 
 
 def agrees(recipe: Recipe, candidate: Candidate, feed: Mapping[str, np.ndarray]) -> bool:

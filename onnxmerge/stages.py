@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 from onnxmerge.calibration import Dataset, Plausible
 from onnxmerge.channels.explain import Explanation
@@ -60,6 +61,12 @@ class Prepared:
     def recipe(self, data: Dataset | None = None) -> Recipe:
         """How candidates are made, from all of the data or from a part of it."""
         return Recipe(self.subject, self.config, self.method, data or self.data, self.runtime, self.clock)
+
+    def without(self, names: Collection[str]) -> Prepared:
+        """The same with fewer groups to choose from."""
+        channels = self.subject.channels
+        rest = tuple(group for group in channels.groups if group.name not in names)
+        return replace(self, subject=self.subject.with_channels(replace(channels, groups=rest)))
 
     def session(self, candidate: Candidate) -> Session:
         """A session of a candidate; one that does not load is a defect of this program."""

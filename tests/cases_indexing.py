@@ -340,4 +340,22 @@ CASES: list[Case] = [
         "freeze h[3]: its length is used in a computation",
         seen=True,
     ),
+    tokens(
+        "GatherND of rows",
+        "t = GatherND<batch_dims = 1>(h, i)",
+        [8],
+        "tie i[0] ~ t[0]; tie i[1] ~ t[1]; tie h[0] ~ t[0]; tie h[2] ~ t[2]; "
+        "freeze h[1]: GatherND indexes it",
+        more="int64[2,3,1] i = {0, 3, 1, 4, 4, 2}",
+    ),
+    tokens(
+        "GatherND of places",
+        "a = GatherND<batch_dims = 1>(h, i)  t = Unsqueeze(a, last)",
+        [],
+        "tie i[0] ~ a[0]; tie i[1] ~ a[1]; tie h[0] ~ a[0]; freeze h[1]: GatherND indexes it; "
+        "freeze h[2]: GatherND indexes it",
+        c=1,
+        more="int64[2,3,2] i = {0, 7, 1, 1, 4, 4, 2, 2, 3, 0, 4, 6}, int64[1] last = {2}",
+        seen=True,
+    ),
 ]

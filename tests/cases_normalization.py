@@ -33,6 +33,16 @@ CASES: list[Case] = [
         more=_BN,
         opset=9,
     ),
+    tokens(
+        "BatchNormalization in training mode",
+        "t, n, o = BatchNormalization<training_mode = 1>(h, scale, b, m, var)",
+        [],
+        "tie h[0] ~ t[0]; tie h[1] ~ t[1]; tie scale[0] ~ t[1]; tie b[0] ~ t[1]; tie m[0] ~ t[1]; "
+        "tie var[0] ~ t[1]; tie h[2] ~ t[2]; mix t[0]: BatchNormalization takes its statistics over it; "
+        "mix t[2]: BatchNormalization takes its statistics over it",
+        more="float[5] scale, float[5] b, float[5] m, float[5] var",
+        seen=True,
+    ),
     Case(
         "BatchNormalization of rows",
         """g (float[N,4] x) => (float[N,3] y)

@@ -56,7 +56,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "unet": Architecture(nets.unet, 0.95, size=(32, 128)),
     "yolo": Architecture(nets.yolo, 0.95, size=(64, 320)),
     "vit": Architecture(nets_tokens.vit, 0.6),
+    "deit": Architecture(nets_tokens.deit, 0.6),
     "gpt": Architecture(nets_tokens.gpt, 0.75, size=(12, 128), words=50),
+    "encoder": Architecture(nets_tokens.encoder, 0.8, size=(7, 100), features=(6, 80)),
     "llama": Architecture(nets_tokens.llama, 0.8, size=(12, 128), words=50),
     "recurrent": Architecture(nets_tokens.recurrent, 0.85, size=(7, 100), features=(6, 80)),
 }
@@ -84,6 +86,8 @@ def export(name: str, dynamo: bool, *, full: bool = False) -> onnx.ModelProto:
                 net, (sample,), dynamo=True, verbose=False, input_names=["x"], dynamic_shapes=(batch,)
             )
             return program.model_proto
+        # The fused kernels of torch's own attention are not for this exporter.
+        torch.backends.mha.set_fastpath_enabled(False)
         file = io.BytesIO()
         torch.onnx.export(
             net, (sample,), file, dynamo=False, opset_version=17, input_names=["x"], output_names=["y"],

@@ -65,12 +65,31 @@ class SelfAttention(nn.Module):
         return self.out(y.transpose(1, 2).reshape(n, t, c))
 
 
+class JointAttention(nn.Module):
+    """Queries, keys and values from one projection that is viewed as [.., 3, heads, width], as in timm."""
+
+    def __init__(self, c: int, heads: int, fused: bool = False):
+        super().__init__()
+        self.heads, self.fused = heads, fused
+        self.qkv, self.out = nn.Linear(c, 3 * c), nn.Linear(c, c)
+
+    def forward(self, x):
+        n, t, c = x.shape
+        q, k, v = self.qkv(x).reshape(n, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        if self.fused:
+            y = F.scaled_dot_product_attention(q, k, v)
+        else:
+            y = ((q * (c // self.heads) ** -0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
+        return self.out(y.transpose(1, 2).reshape(n, t, c))
+
+
 class Block(nn.Module):
     """Pre-norm transformer block."""
 
-    def __init__(self, c: int, heads: int, causal: bool):
+    def __init__(self, c: int, heads: int, causal: bool, joint: bool = False):
         super().__init__()
-        self.norm1, self.attention = nn.LayerNorm(c), SelfAttention(c, heads, causal)
+        self.norm1 = nn.LayerNorm(c)
+        self.attention = JointAttention(c, heads) if joint else SelfAttention(c, heads, causal)
         self.norm2 = nn.LayerNorm(c)
         self.mlp = nn.Sequential(nn.Linear(c, 4 * c), nn.GELU(), nn.Linear(4 * c, c))
 
@@ -82,12 +101,12 @@ class Block(nn.Module):
 class ViT(nn.Module):
     """Dosovitskiy et al. 2021."""
 
-    def __init__(self, c: int, heads: int, depth: int, patch: int, size: int):
+    def __init__(self, c: int, heads: int, depth: int, patch: int, size: int, joint: bool = False):
         super().__init__()
         self.patches = nn.Conv2d(3, c, patch, patch)
         self.token = nn.Parameter(torch.randn(1, 1, c))
         self.places = nn.Parameter(torch.randn(1, (size // patch) ** 2 + 1, c))
-        self.blocks = nn.Sequential(*(Block(c, heads, False) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(Block(c, heads, False, joint) for _ in range(depth)))
         self.norm, self.head = nn.LayerNorm(c), nn.Linear(c, 10)
 
     def forward(self, x):
@@ -99,6 +118,11 @@ class ViT(nn.Module):
 def vit(full: bool) -> nn.Module:
     """ViT-S/16."""
     return ViT(384, 6, 12, 16, 224) if full else ViT(16, 4, 2, 8, 32)
+
+
+def deit(full: bool) -> nn.Module:
+    """DeiT-Ti/16, as timm writes it."""
+    return ViT(192, 3, 12, 16, 224, joint=True) if full else ViT(16, 4, 2, 8, 32, joint=True)
 
 
 class Gpt(nn.Module):
@@ -119,6 +143,24 @@ class Gpt(nn.Module):
 def gpt(full: bool) -> nn.Module:
     """Six layers of GPT-2 small."""
     return Gpt(768, 12, 6, 8192, 128) if full else Gpt(16, 4, 2, 50, 12)
+
+
+class Encoder(nn.Module):
+    """torch's own transformer over frames."""
+
+    def __init__(self, c: int, heads: int, depth: int, features: int):
+        super().__init__()
+        self.front = nn.Linear(features, c)
+        layer = nn.TransformerEncoderLayer(c, heads, 4 * c, batch_first=True, activation="gelu")
+        self.layers = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
+        self.head = nn.Linear(c, 10)
+
+    def forward(self, x):
+        return self.head(self.layers(self.front(x)))
+
+
+def encoder(full: bool) -> nn.Module:
+    return Encoder(256, 8, 6, 80) if full else Encoder(16, 4, 2, 6)
 
 
 class GroupedQueryBlock(nn.Module):

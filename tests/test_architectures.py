@@ -53,7 +53,7 @@ def test_reach_and_equality(name: str, dynamo: bool):
     ],
 )
 def test_fused_by_onnxruntime(name: str, fused: set[str], tmp_path):
-    """A file that onnxruntime's optimizer wrote reaches as far as the file that it was given."""
+    """A file that onnxruntime's optimizer wrote reaches at least as far as the file that it was given."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = os.fspath(tmp_path / "optimized.onnx")
@@ -63,5 +63,5 @@ def test_fused_by_onnxruntime(name: str, fused: set[str], tmp_path):
     proto = onnx.load(options.optimized_model_filepath)
     assert fused <= {node.op_type for node in proto.graph.node if node.domain == "com.microsoft"}
     model = analysed(name, proto)
-    assert model.reach == pytest.approx(analysed(name, plain).reach, abs=0.02)
+    assert model.reach >= analysed(name, plain).reach - 0.02
     support.check(model, seeds=(0, 1), checked=False)

@@ -88,3 +88,66 @@ def test_quantised_weights_stay_quantised():
     text = """g (float[N,4] x) => (float[N,3] y) <int8[4,3] w, float[3] scale> {
         v = DequantizeLinear<axis = 1>(w, scale)  y = MatMul(x, v) }"""
     assert operators(text) == ["DequantizeLinear", "MatMul"]
+
+
+# Weight standardisation as exporters write it; w [256, 32, 3, 3] is not small.
+_STANDARDISED = {
+    "variance of the differences": """m = ReduceMean<axes = [1, 2, 3]>(w)  d = Sub(w, m)  q = Mul(d, d)
+        v = ReduceMean<axes = [1, 2, 3]>(q)  e = Add(v, eps)  r = Sqrt(e)  s = Div(d, r)""",
+    "normalised in training mode": """f = Reshape(w, flat)
+        n, nm, nv = BatchNormalization<training_mode = 1, epsilon = 0.000001>(f, scale, b, m0, var)
+        s = Reshape(n, back)""",
+}
+
+
+@pytest.mark.parametrize("form", _STANDARDISED)
+def test_standardised_weights_are_weights(form: str):
+    text = f"""g (float[N,32,4,4] x) => (float[N,4,P,Q] y)
+        <float[256,32,3,3] w, float eps = {{0.000001}}, int64[3] flat = {{1, 256, 288}},
+        int64[4] back = {{256, 32, 3, 3}}, float[256] scale, float[256] b, float[256] m0, float[256] var,
+        float[4,256,1,1] u> {{ {_STANDARDISED[form]}
+        h = Conv(x, s)  r1 = Relu(h)  y = Conv(r1, u) }}"""
+    model = support.analysed(support.model(text), sizes={"N": 2})
+    assert [node.op for node in model.channels.view] == ["Conv", "Relu", "Conv"]
+    assert model.widths == [256]
+    feed = model.feed
+    before, after = (support.RUNTIME.session(m).run(feed)["y"] for m in (model.original, model.proto))
+    np.testing.assert_allclose(after, before, rtol=1e-3, atol=1e-3)
+    support.check(model, seeds=(0,))
+    sizes = [m.ByteSize() for m in (model.original, model.proto)]
+    assert sizes[1] <= sizes[0]
+
+
+def test_parts_of_a_large_weight_take_no_more_room_than_it():
+    text = """g (float[N,300] x) => (float[N,300] y) <float[900,300] w, int64[3] sizes = {300, 300, 300}> {
+        a, b, c = Split<axis = 0>(w, sizes)
+        p = Transpose<perm = [1, 0]>(a)  q = Transpose<perm = [1, 0]>(b)  r = Transpose<perm = [1, 0]>(c)
+        i = MatMul(x, p)  j = MatMul(i, q)  y = MatMul(j, r) }"""
+    assert operators(text) == ["MatMul"] * 3
+
+
+def test_small_results_of_a_large_weight_that_others_use_are_stored():
+    text = """g (int64[N] x) => (float[N,200] y) <float[700,200] e> {
+        h = Gather(e, x)  m = ReduceMean<axes = [0]>(e)  y = Sub(h, m) }"""
+    assert operators(text) == ["Gather", "Sub"]
+
+
+def test_a_large_weight_that_is_read_in_several_arrangements_is_stored_once():
+    text = """g (float[N,300] x) => (float[N,300] y) <float[300,300] w> {
+        p = Transpose<perm = [1, 0]>(w)  q = Neg(w)  r = Abs(w)
+        i = MatMul(x, p)  j = MatMul(i, q)  y = MatMul(j, r) }"""
+    proto = support.model(text)
+    model = support.analysed(proto)
+    stored = sum(
+        t.values.size for t in model.channels.view.graph.tensors().values() if isinstance(t, gs.Constant)
+    )
+    assert stored == 300 * 300
+    before, after = (support.RUNTIME.session(m).run(model.feed)["y"] for m in (proto, model.proto))
+    np.testing.assert_allclose(after, before, rtol=1e-5)
+
+
+def test_results_of_what_cannot_be_evaluated_are_left():
+    text = """g (float[N,4] x) => (float[N,3] y) <float[4,3] w> {
+        a = custom.Thing(w)  b = Neg(a)  c = Neg(w)  d = Add(b, c)  y = MatMul(x, d) }"""
+    proto = support.model(text)
+    assert [node.op for node in canonicalize(proto).nodes] == ["Thing", "Neg", "Add", "MatMul"]

@@ -1,12 +1,23 @@
-"""Errors that nobody foresaw: a sentence for the user, the traceback for who asks for it."""
+"""What nobody foresaw: errors become a sentence, and groups that a wrong rule misjudges stay whole."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
+import onnxmerge
 from onnxmerge.cli import main
+from onnxmerge.clock import Clock
+from onnxmerge.config import Config
+from onnxmerge.errors import BudgetError
+from onnxmerge.operators import table
+from onnxmerge.operators.relations import Tie
+from onnxmerge.preparation import prepare
 
 DIGITS = Path(__file__).parents[1] / "models" / "digits.onnx"
 
@@ -37,3 +48,45 @@ def test_what_nobody_foresaw_is_one_sentence(failure, words, verb, verbose, tmp_
     assert message.splitlines()[-1].startswith("onnxmerge: error:")
     assert verbose or "\n" not in message.strip()
     assert not out.exists()
+
+
+@pytest.fixture
+def misjudged(monkeypatch) -> onnx.ModelProto:
+    """The digits with an LpNormalization, of which a wrong rule says that it treats every position alike."""
+
+    def norm_as_pointwise(node):
+        yield from (Tie(a, b) for a, b in zip(node.x[0].axes, node.y[0].axes, strict=True))
+
+    proto = onnx.load(DIGITS)
+    node = next(node for node in proto.graph.node if node.name == "/Relu_5")
+    node.op_type = "LpNormalization"
+    node.attribute.append(helper.make_attribute("axis", 1))
+    wrong = replace(table.OPERATORS["", "LpNormalization"], rule=norm_as_pointwise)
+    monkeypatch.setitem(table.OPERATORS, ("", "LpNormalization"), wrong)
+    return proto
+
+
+def pruned(proto: onnx.ModelProto, **options) -> onnxmerge.Result:
+    images = np.load(DIGITS.with_name("digits_calib.npz"))["image"][:8]
+    plain = {"compensation": "none", "criterion": "l1", "allocation": "uniform", "threads": 1}
+    return onnxmerge.optimize(proto, calibration=images, **plain, **options)
+
+
+@pytest.mark.parametrize("kind", ["ratio", "params"])
+def test_a_group_that_a_wrong_rule_misjudges_stays_whole_and_the_others_meet_the_budget(misjudged, kind):
+    result = pruned(misjudged, align=1, **{kind: 0.5})
+    after = {group["name"]: group["after"] for group in result.report["groups"]}
+    assert after["/fc1/Gemm"] == 64
+    assert kind != "ratio" or after["/stem/Conv"] == 16
+    assert any("'/fc1/Gemm' was left whole" in warning for warning in result.report["warnings"])
+    before, now = result.report["input"], result.report["output"]
+    assert kind == "ratio" or 0.4 < now[kind] / before[kind] <= 0.5
+
+
+def test_a_budget_that_is_missed_without_the_misjudged_groups_is_refused(misjudged):
+    config = Config(compensation="none", criterion="l1", samples=2, align=1)
+    prepared = prepare(misjudged, None, None, config, Clock())
+    with_it, without = (p.recipe().smallest("params") for p in (prepared, prepared.without(["/fc1/Gemm"])))
+    assert with_it < 0.8 * without
+    with pytest.raises(BudgetError, match=f"{without:.4g} remain"):
+        pruned(misjudged, params=(with_it + without) / 2, align=1)

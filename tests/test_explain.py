@@ -57,6 +57,17 @@ def test_channels_that_nothing_freezes_are_told_apart():
     }
 
 
+def test_channels_that_are_alone_on_their_axes_were_not_left_whole_by_anybody():
+    """Two parts of a joint projection, each of one channel: nothing freezes them, and nobody spared them."""
+    result = explained("""g (float[N,4] x) => (float[N,3] y, float[N,3] z)
+        <float[4,2] w, float[1,3] u, float[1,3] v> {
+        h = MatMul(x, w)  a, b = Split<axis = 1>(h)  r = Relu(a)  y = MatMul(r, u)  z = MatMul(b, v) }""")
+    assert result.groups == ()
+    assert {e.reason: e.channels for e in result.frozen if "output" not in e.reason} == {
+        "it is the only channel of its kind": 2
+    }
+
+
 def test_an_explanation_is_json():
     result = explained("""g (float[N,4,5,5] x) => (float[N,3,5,5] y) <float[8,4,1,1] w, float[3,8,1,1] v> {
         h = Conv(x, w)  t = Relu(h)  y = Conv(t, v) }""")

@@ -9,6 +9,7 @@ import support
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxmerge
+from onnxmerge.plan import Selection
 
 CHAIN = """g (float[N,4] x) => (float[N,3] y) <float[4,8] w1, float[8] b1, float[8,6] w2, float[6,3] w3> {
     h = Gemm(x, w1, b1)  a = Relu(h)  k = MatMul(a, w2)  b = Tanh(k)  y = MatMul(b, w3)
@@ -152,6 +153,22 @@ def test_stale_shapes_in_the_file_are_not_believed():
     support.check(model)
     stated = {v.name: v for v in pruned_half(model).graph.value_info}
     assert stated["h"].type.tensor_type.shape.dim[1].dim_value == 4
+
+
+def test_names_of_lengths_go_where_the_length_does():
+    """Two tensors whose lengths have one name in the file are no longer equally long."""
+    proto = support.model("""g (float[N,4] x) => (float[N,3] y) <float[4,8] w1, float[8,8] w2, float[8,3] w3,
+        float[N,W] h, float[N,W] a, float[N,W] k, float[N,W] b> {
+        h = MatMul(x, w1)  a = Relu(h)  k = MatMul(a, w2)  b = Relu(k)  y = MatMul(b, w3) }""")
+    model = support.analysed(proto)
+    first, second = (group.name for group in model.channels.groups)
+    selection = Selection({first: np.arange(3), second: np.arange(8)})
+    assert support.difference(model, selection) <= support.TOLERANCE
+    lengths = {
+        value.name: [d.dim_param for d in value.type.tensor_type.shape.dim]
+        for value in model.prune(selection).graph.value_info
+    }
+    assert lengths == {"h": ["N", ""], "a": ["N", ""], "k": ["N", "W"], "b": ["N", "W"]}
 
 
 def test_sparse_weights_stay():
@@ -301,6 +318,24 @@ def test_dynamic_lengths_stay_dynamic():
         feed = support.random_feed(pruned, sizes=dict(zip("NHW", size, strict=True)))
         for name, value in masked.run(feed).items():
             np.testing.assert_allclose(pruned.run(feed)[name], value, rtol=1e-4, atol=1e-4)
+
+
+def test_lengths_in_a_chain_of_arithmetic_are_known_and_the_batch_stays_dynamic():
+    """The bounds of a Slice of a Shape are computed from constants, as by the older exporter of torch."""
+    text = """g (float[N,5,4] x) => (float[N,5,3] y)
+        <float[4,24] w, float[8,3] v, int64[1] last = {2}, int64[1] rank = {3}, int64[1] zero = {0},
+        int64[2] parts = {3, 8}, int64[1] two = {2}, int64 n0 = {0}, int64 n1 = {1}, int64 n2 = {2}> {
+        h = MatMul(x, w)  s = Shape(h)  end = Mod(last, rank)  front = Slice(s, zero, end)
+        t = Concat<axis = 0>(front, parts)  r = Reshape(h, t)
+        q = Gather<axis = 2>(r, n0)  k = Gather<axis = 2>(r, n1)  m = Gather<axis = 2>(r, n2)
+        size = Shape(q)  length = Gather(size, n2)  real = Cast<to = 1>(length)  root = Sqrt(real)
+        a = Div(q, root)  c = Mul(a, k)  e = Mul(c, m)  y = MatMul(e, v) }"""
+    model = support.analysed(support.model(text))
+    assert model.widths == [8]
+    support.check(model)
+    pruned, masked = (support.RUNTIME.session(made(model.selection(3))) for made in (model.prune, model.mask))
+    feed = {"x": np.random.default_rng(0).standard_normal((7, 5, 4)).astype(np.float32)}
+    np.testing.assert_allclose(pruned.run(feed)["y"], masked.run(feed)["y"], rtol=1e-4, atol=1e-4)
 
 
 def test_batch_and_tokens_in_one_axis():

@@ -269,25 +269,3 @@ def test_analysis_finds_the_same_groups_again():
     planned = {name: len(keep) for name, keep in candidate.selection.keep.items()}
     assert {group.name: len(group) for group in again.groups} == planned
     assert isinstance(again.view, GraphView) and analyse(again.view).count == again.count
-
-
-def test_a_group_that_a_wrong_rule_misjudges_stays_whole(monkeypatch):
-    """The last line of defence: pretend that LpNormalization treats every position alike."""
-    from onnxmerge.operators import table
-    from onnxmerge.operators.relations import Tie
-
-    def norm_as_pointwise(node):
-        yield from (Tie(a, b) for a, b in zip(node.x[0].axes, node.y[0].axes, strict=True))
-
-    proto = onnx.load(DIGITS)
-    position = next(i for i, n in enumerate(proto.graph.node) if n.name == "/Relu_5")
-    proto.graph.node[position].op_type = "LpNormalization"
-    proto.graph.node[position].attribute.append(helper.make_attribute("axis", 1))
-    wrong = replace(table.OPERATORS["", "LpNormalization"], rule=norm_as_pointwise)
-    monkeypatch.setitem(table.OPERATORS, ("", "LpNormalization"), wrong)
-    result = onnxmerge.optimize(
-        proto, ratio=0.5, compensation="none", criterion="l1", calibration=digits()[:8]
-    )
-    after = {group["name"]: group["after"] for group in result.report["groups"]}
-    assert after["/fc1/Gemm"] == 64 and after["/stem/Conv"] == 16
-    assert any("/fc1/Gemm" in warning for warning in result.report["warnings"])

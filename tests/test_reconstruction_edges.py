@@ -114,3 +114,37 @@ def test_downhill(best):
     asked = []
     assert lowest(lambda v: asked.append(v) or abs(v - best), range(5), 1) == best
     assert len(asked) == len(set(asked))
+
+
+# A map of places beside the picture: the layers over it depend on nothing but stored values.
+PLACES = """net (float[N,3,8,8] x) => (float[N,5,8,8] y)
+    <float[16,3,3,3] w1, float[12,16,1,1] w2, float[1,2,8,8] places, float[8,2,1,1] u1, float[8] b,
+    float[12,8,1,1] u2, float[16,12,1,1] v1, float[5,16,1,1] v2> {
+    h = Conv<pads = [1,1,1,1]>(x, w1)  a = Relu(h)  k = Conv(a, w2)
+    p = Conv(places, u1, b)  q = Relu(p)  r = Conv(q, u2)
+    s = Add(BRANCHES)  m = Conv(s, v1)  n = Relu(m)  y = Conv(n, v2) }"""
+
+
+@pytest.mark.parametrize("branches", ["k, r", "r, k"])
+@pytest.mark.parametrize("allocation", ["auto", "uniform", "global"])
+@pytest.mark.parametrize("compensation", ["auto", "bias", "gaussian"])
+def test_layers_over_stored_constants(branches: str, allocation: str, compensation: str):
+    """What such a layer reads is a constant of the file, and as long as one sample."""
+    proto = support.model(PLACES.replace("BRANCHES", branches))
+    x = normal(96, 3, 8, 8)
+    options = {"allocation": allocation, "compensation": compensation, "threads": 1}
+    result = onnxmerge.optimize(proto, macs=0.6, calibration=x, **options)
+    groups = {group["name"]: group for group in result.report["groups"]}
+    assert "Conv:p" in groups
+    assert any(group["after"] < group["before"] for group in groups.values())
+    assert result.report["parity"]["relative_error"] < 1
+
+
+def test_only_a_layer_over_stored_constants_is_cut():
+    """Its new weights are fitted to what the constants make of it, the same for every sample."""
+    proto = support.model(PLACES.replace("BRANCHES", "k, r"))
+    x = normal(96, 3, 8, 8)
+    result = onnxmerge.optimize(proto, params=0.95, calibration=x, threads=1, only=["q"])
+    groups = {group["name"]: group for group in result.report["groups"]}
+    assert [name for name, g in groups.items() if g["after"] < g["before"]] == ["Conv:p#2"]
+    assert result.report["parity"]["relative_error"] < 0.2

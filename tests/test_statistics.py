@@ -110,6 +110,18 @@ def test_segments_give_what_the_whole_model_gives(analysed, keep_bytes):
             np.testing.assert_allclose(joined, whole[name], rtol=1e-4, atol=1e-4)
 
 
+def test_a_stored_constant_is_read_like_any_tensor_and_is_the_same_in_every_batch(analysed):
+    batches = list(Dataset("random", arrays=FEED).feeds(16))
+    segments = Segments(analysed.proto, batches, support.RUNTIME, ["w2", "x", "a"])
+    weight = segments.constant("w2")
+    for names in (["w2"], ["w2", "x", "a"]):
+        parts = read(segments, names)
+        assert all(np.array_equal(part["w2"], weight) for part in parts)
+    assert np.array_equal(np.concatenate([part["x"] for part in parts]), FEED["x"])
+    segments.set_constant("w2", weight + 1)
+    assert np.array_equal(read(segments, ["w2"])[0]["w2"], weight + 1)
+
+
 def test_edited_segments(analysed):
     batches = list(Dataset("random", arrays=FEED).feeds(16))
     segments = Segments(analysed.proto, batches, support.RUNTIME, ["a", "g"])

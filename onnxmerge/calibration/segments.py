@@ -135,15 +135,22 @@ class Segments:
     def read(self, names: Sequence[str], threads: int | None = None) -> Reading:
         """The values of these tensors, batch by batch; the frontier moves up to them where it fits.
 
+        A stored constant is the same in every batch.
+
         Args:
             threads: of onnxruntime, for each batch; None: all.
+
+        Raises:
+            ModelError: nothing makes a tensor that is asked for, or the nodes before it do not run.
         """
         run = self._needed(names, stop=set(self.live))
         self._pending.subtract(names)
         frontier = self._frontier(run)
-        fresh = sorted({*names, *frontier} - set(self.live))
+        stored = {n for n in names if n in self._constants and n not in self.live and n not in self._producer}
+        fresh = sorted({*names, *frontier} - set(self.live) - stored)
         session = self._session(run, fresh, threads) if fresh else None
-        return Reading(self, tuple(names), run, frontier, session)
+        constants = {name: self.constant(name) for name in sorted(stored)}
+        return Reading(self, tuple(names), run, frontier, session, constants)
 
     def _needed(self, names: Sequence[str], stop: set[str]) -> set[int]:
         """The nodes to run for these tensors, from the values that are there."""
@@ -201,7 +208,9 @@ class Reading:
         run: set[int],
         frontier: list[str],
         session: Session | None,
+        constants: Mapping[str, np.ndarray],
     ):
+        self._constants = constants
         self._segments, self._names, self._run, self._frontier = segments, names, run, frontier
         self._session = session
         self._entry = [i.name for i in session.inputs] if session is not None else []
@@ -225,6 +234,7 @@ class Reading:
                 self._stored = None
         # A run brings all weights that it uses into memory.
         weights.release()
+        values = {**self._constants, **values}
         return {n: values[n] if n in values else _values(live[n][batch]) for n in self._names}
 
     def _size(self, first: Mapping[str, np.ndarray]) -> int:

@@ -58,7 +58,11 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class CostModel:
-    """MACs (Conv, ConvTranspose, Gemm, MatMul; batch 1) and parameters of a model at any widths."""
+    """MACs and parameters of a model at any widths.
+
+    MACs are the multiplications of Conv, ConvTranspose, Gemm, MatMul and what stands for them, and of
+    recurrent layers, at batch 1.
+    """
 
     channels: Channels
 
@@ -75,7 +79,9 @@ class CostModel:
     @property
     def layers(self) -> list[Term]:
         """The multiplications of every linear node of the untouched model."""
-        return self._macs
+        return [
+            term for term in self._macs if (op := lookup(term.node)) is not None and op.linear is not None
+        ]
 
     def macs_kept(self, removed: np.ndarray) -> float:
         """Multiplications that remain when the channels in bool [channels.count] go."""
@@ -131,6 +137,8 @@ class CostModel:
             if operator is not None and operator.linear is not None:
                 axes, summed = _macs_axes(node, contracted.get(node.index))
                 terms.append(Term(operator.linear.macs(node), axes, node, summed))
+            elif operator is not None and operator.products is not None:
+                terms += [Term(count, axes, node) for count, axes in operator.products(node)]
         return terms
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,11 +11,15 @@ import numpy as np
 from onnxmerge.channels.cost import CostModel, removed_channels
 from onnxmerge.channels.groups import Channels, Said
 from onnxmerge.graph.view import Axis, GraphView, NodeView
-from onnxmerge.operators.relations import Freeze
+from onnxmerge.operators.fixed import made_axis
+from onnxmerge.operators.relations import Freeze, Mix
 from onnxmerge.operators.table import lookup
 
 # How many axes and nodes are named as examples of one reason.
 MOST_EXAMPLES = 5
+# Why channels stay that nothing freezes.
+_LEFT_WHOLE = "its group is left whole, as asked"
+_ALONE = "it is the only channel of its kind"
 
 
 @dataclass(frozen=True)
@@ -94,15 +99,18 @@ def _groups(channels: Channels, cost: CostModel) -> Iterator[GroupEntry]:
 
 def _frozen(channels: Channels) -> Iterator[FrozenEntry]:
     causes = _causes(channels)
+    kinds = Counter(_kind(node) for node in channels.view)
+    asked = np.zeros(channels.count, dtype=bool)
+    for group in channels.left_whole:
+        asked[group.channels] = True
     found: dict[str, tuple[set[int], dict[str, None], dict[str, None], dict[str, None]]] = {}
     for node, axis in _made_axes(channels):
         made = np.unique(channels.of(axis))
         outside = made[channels.group_of[made] < 0]
-        free = int((causes[outside] < 0).sum())
-        unfrozen = "its group is left whole, as asked" if free > 1 else "it is the only channel of its kind"
         for channel in outside:
             said = channels.frozen[causes[channel]][0] if causes[channel] >= 0 else None
-            reason = said.relation.why if said else unfrozen
+            unfrozen = _LEFT_WHOLE if asked[channel] else _ALONE
+            reason = _in_words(said, kinds) if said else unfrozen
             members, axes, nodes, keepers = found.setdefault(reason, (set(), {}, {}, {}))
             members.add(int(channel))
             axes[str(axis)] = nodes[node.name] = None
@@ -112,6 +120,26 @@ def _frozen(channels: Channels) -> Iterator[FrozenEntry]:
         yield FrozenEntry(reason, len(members), *(tuple(e)[:MOST_EXAMPLES] for e in examples))
 
 
+def _kind(node: NodeView) -> tuple[str, str]:
+    """What a node is, and what it stands for."""
+    operator = lookup(node)
+    return (
+        f"{node.domain}:{node.op}",
+        node.op if operator is None or operator.instead_of is None else operator.instead_of,
+    )
+
+
+def _in_words(said: Said, kinds: Counter[tuple[str, str]]) -> str:
+    """The reason; of an operator that cannot be pruned with how many there are of it."""
+    why = said.relation.why if isinstance(said.relation, Mix | Freeze) else str(said.relation)
+    operator = None if said.node is None else lookup(said.node)
+    if said.node is None or operator is None or operator.instead_of is None:
+        return why
+    kind = _kind(said.node)
+    alike = sum(count for (_, meant), count in kinds.items() if meant == kind[1])
+    return f"{kinds[kind]} of {alike} {kind[1]} are {why}"
+
+
 def _made_axes(channels: Channels) -> Iterator[tuple[NodeView, Axis]]:
     """The output axes that linear operators, recurrent layers included, fill from stored weights."""
     number = channels.classes.number
@@ -119,6 +147,9 @@ def _made_axes(channels: Channels) -> Iterator[tuple[NodeView, Axis]]:
     stored = _stored(channels.view)
     for node in channels.view:
         operator = lookup(node)
+        if operator is not None and operator.instead_of is not None and node.y[0] is not None:
+            yield node, made_axis(node)
+            continue
         linear = node.index in summing or (operator is not None and operator.linear is not None)
         if not linear or not node.y or node.y[0] is None:
             continue
@@ -154,9 +185,11 @@ def _causes(channels: Channels) -> np.ndarray:
 
 
 def _rank_of(said: Said) -> int:
-    """Lower is more telling: the border, then what a rule says, then what follows from it."""
+    """Lower is more telling: what cannot be pruned, the border, what a rule says, what follows from it."""
     if said.node is None:
         return 0
+    if (operator := lookup(said.node)) is not None and operator.instead_of is not None:
+        return -1
     if isinstance(said.relation, Freeze):
         if said.relation.why.startswith("another axis"):
             return 2

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from onnxmerge.channels.choices import decide
-from onnxmerge.channels.units import AxisClasses, axis_classes, connect, edges, frozen_where
+from onnxmerge.channels.units import AxisClasses, axis_classes, by_axes, connect, edges, frozen_where
 from onnxmerge.graph.constants import is_sparse
 from onnxmerge.graph.view import Axis, GraphView, NodeView
 from onnxmerge.operators.relations import Choice, Contract, Freeze, Index, Mix, Relation, Size, Tie
@@ -45,7 +45,11 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class Channels:
-    """The result of channel analysis: every position's channel, the groups, and all reasons to stay away."""
+    """The result of channel analysis: every position's channel, the groups, and all reasons to stay away.
+
+    Attributes:
+        left_whole: groups that could be touched, and are not because somebody said so.
+    """
 
     view: GraphView
     said: tuple[Said, ...]
@@ -53,6 +57,7 @@ class Channels:
     label: np.ndarray
     groups: tuple[Group, ...]
     frozen: tuple[tuple[Said, np.ndarray], ...]
+    left_whole: tuple[Group, ...] = ()
 
     def of(self, axis: Axis) -> np.ndarray:
         """The channel (component number) at every position of an axis, int64 [size]."""
@@ -150,16 +155,9 @@ def _frozen(classes, label, said) -> tuple[tuple[Said, np.ndarray], ...]:
 
 def _groups(view: GraphView, classes: AxisClasses, label, blocked, said) -> tuple[Group, ...]:
     ids = np.flatnonzero(~blocked[label])
-    if not len(ids):
-        return ()
-    pairs = np.unique(np.stack([label[ids], classes.class_of(ids)]), axis=1)
-    starts = np.flatnonzero(np.diff(pairs[0], prepend=-1))
-    signatures = [tuple(part) for part in np.split(pairs[1], starts[1:])]
     first_position = np.full(len(blocked), classes.total, dtype=np.int64)
     np.minimum.at(first_position, label[ids], ids)
-    members: dict[tuple, list[int]] = {}
-    for channel, signature in zip(pairs[0][starts], signatures, strict=True):
-        members.setdefault(signature, []).append(int(channel))
+    members = by_axes(classes, label, ids)
     described = _Description(view, classes, said)
     groups = []
     for signature, channels in members.items():

@@ -37,7 +37,8 @@ def in_scope(
         and not any(fnmatchcase(name, p) for p in skip for name in touched)
         and (not only or any(fnmatchcase(name, p) for p in only for name in touched))
     )
-    return replace(channels, groups=kept)
+    others = tuple(group for group in channels.groups if group not in kept)
+    return replace(channels, groups=kept, left_whole=channels.left_whole + others)
 
 
 def _names(channels: Channels) -> list[set[str]]:

@@ -108,3 +108,18 @@ def connect(total: int, pairs: list[Edge]) -> np.ndarray:
     b = np.concatenate([p[1] for p in pairs])
     graph = coo_array((np.ones(len(a), dtype=np.int8), (a, b)), shape=(total, total))
     return connected_components(graph, directed=False)[1].astype(np.int64)
+
+
+def by_axes(classes: AxisClasses, label: np.ndarray, ids: np.ndarray) -> dict[tuple[int, ...], list[int]]:
+    """The components of some positions, by the axis classes that they lie on, in order of components.
+
+    ``ids`` must hold every position of each component that has one among them.
+    """
+    if not len(ids):
+        return {}
+    pairs = np.unique(np.stack([label[ids], classes.class_of(ids)]), axis=1)
+    starts = np.flatnonzero(np.diff(pairs[0], prepend=-1))
+    members: dict[tuple[int, ...], list[int]] = {}
+    for component, part in zip(pairs[0][starts], np.split(pairs[1], starts[1:]), strict=True):
+        members.setdefault(tuple(part.tolist()), []).append(int(component))
+    return members

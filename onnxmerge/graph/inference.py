@@ -42,9 +42,7 @@ def infer(proto: onnx.ModelProto, known: Mapping[str, np.ndarray] | None = None)
     del skeleton.graph.node[:]
     skeleton.graph.node.extend(node for node in nodes if not known or not set(node.output) & known.keys())
     if known:
-        skeleton.graph.initializer.extend(
-            onnx.numpy_helper.from_array(value, name) for name, value in known.items()
-        )
+        skeleton.graph.initializer.extend(_stripped(name, value) for name, value in known.items())
     stated = list(skeleton.graph.value_info)
     del skeleton.graph.value_info[:]
     try:
@@ -63,6 +61,13 @@ def infer(proto: onnx.ModelProto, known: Mapping[str, np.ndarray] | None = None)
                 d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim
             ]
     return Inferred(shapes, types)
+
+
+def _stripped(name: str, values: np.ndarray) -> onnx.TensorProto:
+    if values.size <= MOST_READ_ELEMENTS:
+        return onnx.numpy_helper.from_array(values, name)
+    data_type = onnx.helper.np_dtype_to_tensor_dtype(values.dtype)
+    return onnx.TensorProto(name=name, dims=values.shape, data_type=data_type)
 
 
 def _add_type(types: dict[str, np.dtype], value: onnx.ValueInfoProto) -> None:

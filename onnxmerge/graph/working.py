@@ -169,10 +169,12 @@ def _export_value_info(graph: gs.Graph, source: onnx.GraphProto, target: onnx.Gr
 
 
 def _set_shape(value: onnx.ValueInfoProto, shape) -> None:
-    """Replace the lengths that changed; names of dynamic dimensions stay."""
+    """Replace the lengths that changed; names of dynamic dimensions stay, unless the length has none now."""
     dims = value.type.tensor_type.shape.dim
     if len(dims) != len(shape):
         return
     for dim, length in zip(dims, shape, strict=True):
         if dim.HasField("dim_value") and isinstance(length, int):
             dim.dim_value = length
+        elif length is None:
+            dim.Clear()

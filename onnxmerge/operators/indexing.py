@@ -120,6 +120,17 @@ def gather(node: NodeView) -> Iterator[Relation]:
     yield Index(Slot(1), x[axis])
 
 
+def gather_nd(node: NodeView) -> Iterator[Relation]:
+    """GatherND: behind ``batch_dims`` common axes some are indexed together, the others pass."""
+    x, index, y = node.x[0], node.x[1], node.y[0]
+    common = node.attr("batch_dims", 0)
+    indexed = range(common, common + index[-1].size)
+    yield from (Tie(index[i], y[i]) for i in range(index.rank - 1))
+    yield from (Tie(x[i], y[i]) for i in range(common))
+    yield from (Tie(x[-i], y[-i]) for i in range(1, x.rank - indexed.stop + 1))
+    yield from (Freeze(x[i], "GatherND indexes it") for i in indexed)
+
+
 def pad(node: NodeView) -> Iterator[Relation]:
     """Pad: the added positions are channels of their own; their counts follow them."""
     x, y = node.x[0], node.y[0]

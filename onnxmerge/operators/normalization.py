@@ -26,6 +26,10 @@ def per_channel(node: NodeView) -> Iterator[Relation]:
             yield Freeze(x[1], f"{node.op} has parameters for every place")
     if node.op == "BatchNormalization":
         yield from (Tie(x[i], y[i]) for i in range(2, x.rank))
+    if node.attr("training_mode", 0):
+        yield from (
+            Mix(y[i], "BatchNormalization takes its statistics over it") for i in (0, *range(2, x.rank))
+        )
 
 
 def group_norm(node: NodeView) -> Iterator[Relation]:

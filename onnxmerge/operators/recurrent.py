@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
-from onnxmerge.graph.view import NodeView
+from onnxmerge.graph.view import Axis, NodeView
 from onnxmerge.operators.relations import Contract, Relation, Size, Slot, Tie
 
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -36,3 +37,10 @@ def recurrent(node: NodeView) -> Iterator[Relation]:
         if y is not None:
             yield Tie(y[-1], hidden)
     yield Size(Slot("hidden_size"), hidden)
+
+
+def products(node: NodeView) -> Iterator[tuple[int, tuple[Axis, ...]]]:
+    """Multiplications by W and by R, at all steps, and the axes that their numbers are proportional to."""
+    x = node.x[0]
+    for weight in node.x[1:3]:
+        yield prod(x.shape[:2]) * prod(weight.shape), (x[0], x[1], *weight.axes)

@@ -5,13 +5,15 @@ An operator that is not listed is frozen with all of its inputs and outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
-from onnxmerge.graph.view import NodeView
+from onnxmerge.graph.view import Axis, NodeView
 from onnxmerge.operators import (
     attention,
+    fixed,
     indexing,
     layout,
     linear,
@@ -40,8 +42,24 @@ class Linear:
 
 @dataclass(frozen=True)
 class Operator:
+    """What is known of an operator.
+
+    Attributes:
+        linear: of those with data, weight and bias, where weights are folded.
+        products: other multiplications: their numbers for the concrete shapes of a node, and the axes that
+            these are proportional to.
+        instead_of: of those that cannot be pruned, the operator that they stand for.
+    """
+
     rule: Rule
     linear: Linear | None = None
+    products: Callable[[NodeView], Iterable[tuple[int, tuple[Axis, ...]]]] | None = None
+    instead_of: str | None = None
+
+
+def _fixed(rule: Rule, macs: Callable[[NodeView], int], instead_of: str) -> Operator:
+    """An operator that multiplies, and of which nothing is cut."""
+    return Operator(rule, products=lambda node: [(macs(node), ())], instead_of=instead_of)
 
 
 def _conv_macs(node: NodeView) -> int:
@@ -60,6 +78,8 @@ def _product_macs(node: NodeView) -> int:
 _CONV = Linear(_conv_macs, bias=2)
 _GEMM = Linear(_product_macs, bias=2)
 _MATMUL = Linear(_product_macs)
+
+_QUANTISED_PRODUCT = _fixed(fixed.quantised, fixed.product, "MatMul")
 
 _POINTWISE = [
     "Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BitShift", "BitwiseAnd",
@@ -92,15 +112,17 @@ _ONNX: dict[str, Operator] = {
         ["LpNormalization", "LRN", "MeanVarianceNormalization"], Operator(normalization.normalize_axis)
     ),
     **dict.fromkeys(["QuantizeLinear", "DequantizeLinear"], Operator(quantization.quantize)),
-    **dict.fromkeys(["LSTM", "GRU", "RNN"], Operator(recurrent.recurrent)),
+    **dict.fromkeys(["LSTM", "GRU", "RNN"], Operator(recurrent.recurrent, products=recurrent.products)),
     **dict.fromkeys(["Squeeze", "Unsqueeze"], Operator(layout.squeeze_unsqueeze)),
     **dict.fromkeys(["Reshape", "Flatten"], Operator(layout.reshape)),
     **dict.fromkeys(["Resize", "Upsample"], Operator(layout.resize)),
     **dict.fromkeys(["Shape", "Size"], Operator(indexing.shape_of)),
+    **dict.fromkeys(["MatMulInteger", "QLinearMatMul"], _QUANTISED_PRODUCT),
     "Attention": Operator(attention.grouped_attention),
     "Concat": Operator(indexing.concat),
     "ConstantOfShape": Operator(layout.constant_of_shape),
     "Conv": Operator(linear.conv, _CONV),
+    "ConvInteger": _fixed(fixed.quantised, partial(fixed.convolution, 1), "Conv"),
     "ConvTranspose": Operator(linear.conv_transpose, Linear(_conv_transpose_macs, bias=2)),
     "DepthToSpace": Operator(layout.depth_to_space),
     "Dropout": Operator(pointwise.same_axes),
@@ -108,10 +130,12 @@ _ONNX: dict[str, Operator] = {
     "Einsum": Operator(linear.einsum),
     "Expand": Operator(layout.expand),
     "Gather": Operator(indexing.gather),
+    "GatherND": Operator(indexing.gather_nd),
     "Gemm": Operator(linear.gemm, _GEMM),
     "GroupNormalization": Operator(normalization.group_norm),
     "MatMul": Operator(linear.matmul, _MATMUL),
     "Pad": Operator(indexing.pad),
+    "QLinearConv": _fixed(fixed.quantised, partial(fixed.convolution, 3), "Conv"),
     "ReverseSequence": Operator(layout.reverse_sequence),
     "RotaryEmbedding": Operator(attention.rotary_embedding),
     "Slice": Operator(indexing.slice_),
@@ -129,6 +153,10 @@ _MICROSOFT: dict[str, Operator] = {
         Operator(normalization.layer_norm),
     ),
     **dict.fromkeys(["QuantizeLinear", "DequantizeLinear"], Operator(quantization.quantize)),
+    **dict.fromkeys(
+        ["DynamicQuantizeMatMul", "MatMulFpQ4", "MatMulBnb4", "MatMulIntegerToFloat", "MatMulNBits", "QGemm"],
+        _QUANTISED_PRODUCT,
+    ),
     "Attention": Operator(attention.packed_attention),
     "FusedConv": Operator(linear.conv, _CONV),
     "FusedGemm": Operator(linear.gemm, _GEMM),
@@ -142,6 +170,7 @@ _ONNX["SimplifiedLayerNormalization"] = _MICROSOFT["SimplifiedLayerNormalization
 OPERATORS: dict[tuple[str, str], Operator] = {
     **{("", name): operator for name, operator in _ONNX.items()},
     **{(_CONTRIB, name): operator for name, operator in _MICROSOFT.items()},
+    ("com.microsoft.nchwc", "Conv"): _fixed(fixed.packed, partial(fixed.convolution, 1), "Conv"),
 }
 
 

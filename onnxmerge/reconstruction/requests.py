@@ -82,8 +82,11 @@ def requests(sites: Sequence[FoldSite], *, residual: bool) -> list[Request]:
     that its other operand depends on has been rewritten.
     """
     made, open_nodes = [], {site.node.index for site in sites}
+    varying = _varying(sites[0].channels.view) if sites else set()
     for site in sites:
-        made.append(Request(site, _fit(site, open_nodes, residual)))
+        # What is the same for every sample is as long as one sample, and no sum with others is.
+        repairs = residual and site.data.tensor in varying
+        made.append(Request(site, _fit(site, open_nodes, repairs)))
         open_nodes.discard(site.node.index)
     return made
 
@@ -101,6 +104,16 @@ def _fit(site: FoldSite, open_nodes: set[int], residual: bool) -> Fit | None:
         and not _depends_on(site.channels.view, fed.other, open_nodes)
     )
     return Fit(form, output.name, fed, fed.other if repairs else None, bias)
+
+
+def _varying(view: GraphView) -> set[str]:
+    """The tensors that depend on the input of the model, as far as operators tell."""
+    varying = set(view.inputs)
+    for node in view:
+        within = bool(list(node.source.subgraphs()))
+        if within or any(x is not None and x.name in varying for x in node.x):
+            varying |= {y.name for y in node.y if y is not None}
+    return varying
 
 
 def _depends_on(view: GraphView, name: str, nodes: set[int]) -> bool:

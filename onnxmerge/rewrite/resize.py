@@ -59,8 +59,9 @@ def _cut_tensor(editor: Editor, tensor: gs.Tensor, axes: dict[int, np.ndarray]) 
         editor.set_values(tensor, values)
         weights.release()
     elif tensor.shape is not None:
+        # A name that stands for a length ("4*batch") stands for the same one in other tensors.
         tensor.shape = [
-            len(axes[i]) if i in axes and isinstance(length, int) else length
+            length if i not in axes else len(axes[i]) if isinstance(length, int) else None
             for i, length in enumerate(tensor.shape)
         ]
 
