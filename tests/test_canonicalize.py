@@ -6,6 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 import support
+from onnx import numpy_helper
 
 from onnxmerge.graph import canonicalize
 
@@ -151,3 +152,28 @@ def test_results_of_what_cannot_be_evaluated_are_left():
         a = custom.Thing(w)  b = Neg(a)  c = Neg(w)  d = Add(b, c)  y = MatMul(x, d) }"""
     proto = support.model(text)
     assert [node.op for node in canonicalize(proto).nodes] == ["Thing", "Neg", "Add", "MatMul"]
+
+
+def test_layers_that_share_zeros_and_ones_are_not_tied_by_them():
+    """Exporters store equal constants once: biases of zero, the scale of a normalisation over groups."""
+    text = """g (float[N,4,6,6] x) => (float[N,3,6,6] y)
+        <float[8,4,1,1] w1, float[8,8,1,1] w2, float[3,8,1,1] w3, float[3] b> {
+        h = Conv(x, w1, zeros)  i = InstanceNormalization(h, ones, zeros)  a = Relu(i)
+        k = Conv(a, w2, zeros)  j = InstanceNormalization(k, ones, zeros)  c = Relu(j)
+        y = Conv(c, w3, b) }"""
+    proto = support.model(text)
+    for name, value in (("ones", 1), ("zeros", 0)):
+        proto.graph.initializer.append(numpy_helper.from_array(np.full(8, value, np.float32), name))
+    model = support.analysed(proto)
+    assert model.widths == [8, 8]
+    support.check(model)
+    proto.graph.initializer[-1].CopyFrom(numpy_helper.from_array(np.arange(8, dtype=np.float32), "zeros"))
+    assert support.analysed(proto).widths == [8], "what differs from element to element stays shared"
+
+
+def test_shared_constants_that_may_be_given_are_not_separated():
+    text = """g (float[N,4] x, float[8] z) => (float[N,3] y) <float[4,8] w1, float[8,8] w2, float[8,3] w3> {
+        h = MatMul(x, w1)  a = Add(h, z)  k = MatMul(a, w2)  b = Add(k, z)  y = MatMul(b, w3) }"""
+    proto = support.model(text)
+    proto.graph.initializer.append(numpy_helper.from_array(np.zeros(8, np.float32), "z"))
+    assert support.analysed(proto, {"x": np.ones((2, 4), np.float32)}).widths in ([8], [])

@@ -5,12 +5,14 @@ The passes, in the order of ``canonicalize``:
 * local functions are inlined: the rules know operators, not functions;
 * operators on constants alone are evaluated (``folding``), so that weights behind a Transpose can be sliced;
 * integers that follow from fixed lengths become constants, so that a Reshape target can be edited; what is
-  made of them is evaluated in turn.
+  made of them is evaluated in turn;
+* small constants of one value (biases of zero, scales of one) that exporters share are separated, because
+  layers that share a constant live and die together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from heapq import heappop, heappush
 from math import prod
 
@@ -20,6 +22,7 @@ import onnx.inliner
 import onnx_graphsurgeon as gs
 
 from onnxmerge.errors import ModelError
+from onnxmerge.graph.constants import is_sparse
 from onnxmerge.graph.folding import fold_constants
 from onnxmerge.graph.inference import fill_types, infer
 from onnxmerge.graph.shape_values import ShapeValues, value_of
@@ -28,6 +31,8 @@ from onnxmerge.graph.working import import_model
 
 # A length that becomes known makes further shapes known: chains of chunks and views need a round per link.
 MOST_ROUNDS = 32
+# Copies of constants that are larger would be felt in the file.
+MOST_UNIFORM = 4096
 
 
 def canonicalize(proto: onnx.ModelProto, scratch: Scratch | None = None) -> gs.Graph:
@@ -57,6 +62,7 @@ def canonicalize(proto: onnx.ModelProto, scratch: Scratch | None = None) -> gs.G
             break
         known |= found | fold_constants(graph, scratch)
         inferred = infer(proto, known)
+    separate_uniform(graph, {value.name for value in proto.graph.input})
     # Dead nodes go, and the order of the others stays.
     graph.cleanup(recurse_subgraphs=False, recurse_functions=False)
     return graph
@@ -108,6 +114,36 @@ def _make_constant(node: gs.Node, values: np.ndarray) -> None:
     node.outputs.clear()
     node.inputs.clear()
     tensor.to_constant(values)
+
+
+def separate_uniform(graph: gs.Graph, inputs: Collection[str]) -> None:
+    """Give every node its own copy of a small floating-point constant whose elements are all alike.
+
+    Args:
+        inputs: names that whoever runs the model may give other values.
+    """
+    names = graph.tensors().keys()
+    own = {id(node) for node in graph.nodes}
+    for name, tensor in graph.tensors().items():
+        users = list({id(node): node for node in tensor.outputs}.values())
+        if len(users) < 2 or name in inputs or not all(id(user) in own for user in users):
+            continue
+        if not _is_uniform(tensor):
+            continue
+        for number, user in enumerate(users[1:]):
+            copy = f"{name}__of_{number}"
+            if copy not in names:
+                alone = gs.Constant(copy, tensor.values)
+                for place, x in enumerate(user.inputs):
+                    if x is tensor:
+                        user.inputs[place] = alone
+
+
+def _is_uniform(tensor: gs.Tensor) -> bool:
+    if not isinstance(tensor, gs.Constant) or is_sparse(tensor) or not 1 < prod(tensor.shape) <= MOST_UNIFORM:
+        return False
+    values = tensor.values
+    return values.dtype.kind == "f" and bool((values == values.reshape(-1)[0]).all())
 
 
 def _sort(graph: gs.Graph) -> None:
