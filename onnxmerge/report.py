@@ -115,7 +115,7 @@ def describe_inspection(prepared: Prepared) -> Report:
         "reach": explanation.reach,
         "groups": [
             {"name": g.name, "channels": g.channels, "macs_share": g.macs,
-             "params_share": g.params, "nodes": list(g.nodes)}
+             "params_share": g.params, "may_go": g.may_go, "nodes": list(g.nodes)}
             for g in explanation.groups if g.name in scope
         ],
         "frozen": _frozen(prepared),

@@ -16,7 +16,7 @@ from onnxmerge.channels.sites import FoldSite, fold_sites
 from onnxmerge.graph import GraphView, LoadedModel, canonicalize, export_model, weights
 from onnxmerge.graph.weights import Scratch
 from onnxmerge.plan import Selection
-from onnxmerge.rewrite import Fold, apply_folds, mask, resize
+from onnxmerge.rewrite import Fold, apply_folds, mask, resize, vanish
 from onnxmerge.rewrite.editing import Editor
 from onnxmerge.runtime import Runtime
 
@@ -71,7 +71,9 @@ class Subject:
         """The model with the folds applied and the removed channels cut out, new weights in ``scratch``."""
         editor = Editor(self.canonical, scratch)
         apply_folds(editor, folds)
-        resize(editor, self.channels, self.removed(selection))
+        removed = self.removed(selection)
+        resize(editor, self.channels, removed)
+        vanish(editor, self.channels, removed)
         return export_model(editor.graph, self.loaded.proto)
 
     def masked(self, selection: Selection, folds: Iterable[Fold]) -> onnx.ModelProto:

@@ -69,12 +69,13 @@ class Terminal:
         """What could be removed, and what stays."""
         if self._quiet:
             return
-        table = Table("group", "channels", "MACs each", "parameters each", "nodes")
+        table = Table("group", "channels", "MACs each", "parameters each", "may go", "nodes")
         for group in report["groups"]:
             nodes = group["nodes"] if self._verbose else group["nodes"][:3]
             more = f" and {len(group['nodes']) - len(nodes)} more" if len(nodes) < len(group["nodes"]) else ""
             shares = (f"{group['macs_share']:.3%}", f"{group['params_share']:.3%}")
-            table.add_row(group["name"], str(group["channels"]), *shares, ", ".join(nodes) + more)
+            may_go = "yes" if group["may_go"] else ""
+            table.add_row(group["name"], str(group["channels"]), *shares, may_go, ", ".join(nodes) + more)
         self._out.print(table)
         self._out.print(_frozen(report))
         self._out.print(
