@@ -91,6 +91,7 @@ def describe(prepared: Prepared, decision: Decision, proof: Proof) -> Report:
              "nodes": list(group.nodes)}
             for name, group in facts.items()
         ],
+        "emptied": _emptied(prepared, decision),
         "frozen": _frozen(prepared),
         "reach": prepared.explanation.reach,
         "calibration": {"source": prepared.data.source, "samples": len(prepared.data),
@@ -150,6 +151,15 @@ def describe_sweep(prepared: Prepared, trial: Trial, points: Sequence[tuple[Deci
         "warnings": list(prepared.warnings),
         "seconds": _seconds(prepared),
     })  # fmt: skip
+
+
+def _emptied(prepared: Prepared, decision: Decision) -> str | None:
+    """What left altogether, in a line; None where every group kept a channel."""
+    gone = sum(not len(keep) for keep in decision.candidate.selection.keep.values())
+    may_go = len(prepared.subject.depth.names)
+    return (
+        f"{gone} of {may_go} groups that may go left altogether, and their layers with them" if gone else None
+    )
 
 
 def _frozen(prepared: Prepared) -> list[dict[str, Any]]:

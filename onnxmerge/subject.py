@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 
 from onnxmerge.channels import Channels, analyse
 from onnxmerge.channels.cost import CostModel, removed_channels
+from onnxmerge.channels.depth import Depth
 from onnxmerge.channels.sites import FoldSite, fold_sites
 from onnxmerge.graph import GraphView, LoadedModel, canonicalize, export_model, weights
 from onnxmerge.graph.weights import Scratch
@@ -52,6 +53,11 @@ class Subject:
     @cached_property
     def cost(self) -> CostModel:
         return CostModel(self.channels)
+
+    @cached_property
+    def depth(self) -> Depth:
+        """Which groups may be left without a channel."""
+        return Depth(self.channels)
 
     @cached_property
     def sites(self) -> list[FoldSite]:

@@ -57,6 +57,8 @@ class Terminal:
                 f"latency: {latency['predicted_ratio']:.1%} predicted, {latency['ratio']:.1%} measured",
                 markup=False,
             )
+        if report["emptied"] is not None:
+            self._out.print(report["emptied"], markup=False)
         if self._verbose:
             self._out.print(_groups(report))
             self._out.print(_frozen(report))

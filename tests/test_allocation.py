@@ -65,7 +65,7 @@ def scores_of(analysed, *prices: float) -> Scores:
     """The i-th worst channel of a group costs i times the group's price."""
     values, curves = {}, {}
     for group, price in zip(analysed.channels.groups, prices, strict=True):
-        steps = price * np.arange(1, len(group))
+        steps = price * np.arange(1, len(group) + 1)
         values[group.name] = np.random.default_rng(0).permutation(len(group)).astype(float)
         curves[group.name] = np.concatenate([np.cumsum(steps)[::-1], [0.0]])
     return Scores(values, curves)

@@ -11,6 +11,8 @@ from onnxmerge.rewrite.editing import Editor
 
 # Doing them twice is doing them once.
 _IDEMPOTENT = ("Clip", "Relu")
+# BatchNormalization is always per channel since this opset.
+_PER_CHANNEL = 9
 # Operators that add their third input per channel (axis 1).
 _WITH_BIAS = ("BatchNormalization", "Conv", "ConvTranspose")
 
@@ -28,6 +30,8 @@ def simplify(editor: Editor, changed: Iterable[gs.Node]) -> None:
         kept = _passed(editor, node)
         if kept is None and node.op == "Add":
             kept = _into_producer(editor, node)
+        if kept is None and node.op == "Add":
+            _as_normalization(editor, node)
         if kept is not None:
             open_nodes |= {id(user) for user in node.outputs[0].outputs}
             _bypass(editor, node, kept)
@@ -93,6 +97,29 @@ def _add_to_bias(editor: Editor, maker: gs.Node, values: np.ndarray) -> bool:
     like = f"{maker.inputs[1].name}_bias" if bias is None else bias.name
     editor.set_input(maker, 2, editor.new_constant(like, new))
     return True
+
+
+def _as_normalization(editor: Editor, node: gs.Node) -> None:
+    """Add a constant per channel of an image the way a kernel in blocks of channels can.
+
+    As a BatchNormalization with nothing to normalise: an Add of one number per channel would bring its
+    other operand, and all behind it, back into the plain layout first.
+    """
+    for number, tensor in enumerate(node.inputs):
+        values = editor.values(tensor)
+        if values is None or values.ndim != 4 or values.shape[1] != values.size:
+            continue
+        if values.dtype != np.float32 or (editor.graph.opset or 0) < _PER_CHANNEL:
+            continue
+        shift = values.reshape(-1)
+        one, zero = np.ones_like(shift), np.zeros_like(shift)
+        parameters = [one, shift, zero, one]
+        node.inputs = [
+            node.inputs[1 - number],
+            *(editor.new_constant(tensor.name, value) for value in parameters),
+        ]
+        node.op, node.attrs = "BatchNormalization", {"epsilon": 0.0}
+        return
 
 
 def _rank(maker: gs.Node) -> int | None:
