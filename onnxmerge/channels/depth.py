@@ -49,7 +49,8 @@ class Depth:
     """What can be left out of a model altogether."""
 
     channels: Channels
-    _known: dict[frozenset[str], Fate] = field(default_factory=dict, repr=False)
+    _known: dict[frozenset[int], Fate] = field(default_factory=dict, repr=False)
+    _named: dict[frozenset[str], Fate] = field(default_factory=dict, repr=False)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -81,21 +82,27 @@ class Depth:
 
     def of(self, names: Iterable[str]) -> Fate:
         """What becomes of the graph when these groups go."""
-        key = frozenset(names)
-        if key not in self._known:
+        gone = frozenset(names)
+        if gone not in self._named:
             removed = np.zeros(self.channels.count, dtype=bool)
             for group in self.channels.groups:
-                removed[group.channels] = group.name in key
-            self._known[key] = self.fate(removed)
-        return self._known[key]
+                removed[group.channels] = group.name in gone
+            self._named[gone] = self.fate(removed)
+        return self._named[gone]
 
     def fate(self, removed: np.ndarray) -> Fate:
         """What becomes of the graph when the channels in bool [channels.count] go."""
         gone, sizes = removed[self.channels.label], self.channels.classes.size
         counts = np.add.reduceat(gone, self.channels.classes.offset) if len(gone) else sizes
-        emptied = np.flatnonzero((counts == sizes) & (sizes > 0))
-        empty = frozenset(name for number in emptied for name in self._tensors.get(int(number), ()))
-        return _Descent(self, empty).fate()
+        return self.without(np.flatnonzero((counts == sizes) & (sizes > 0)))
+
+    def without(self, classes: Iterable[int]) -> Fate:
+        """What becomes of the graph when nothing is left of some axis classes."""
+        key = frozenset(int(number) for number in classes)
+        if key not in self._known:
+            empty = frozenset(name for number in key for name in self._tensors.get(number, ()))
+            self._known[key] = _Descent(self, empty).fate()
+        return self._known[key]
 
     @cached_property
     def contracts(self) -> Mapping[int, list[Contract]]:
