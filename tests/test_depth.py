@@ -10,6 +10,8 @@ import onnx
 import pytest
 import support
 
+import onnxmerge
+from onnxmerge import pipeline
 from onnxmerge.calibration import Dataset
 from onnxmerge.channels.depth import Depth
 from onnxmerge.graph import load
@@ -264,3 +266,45 @@ def test_the_bias_carries_the_mean_of_what_went(text: str, width: int):
     axes = (0, *range(2, before.ndim)) if before.ndim == 4 else tuple(range(before.ndim - 1))
     np.testing.assert_allclose(after.mean(axis=axes), before.mean(axis=axes), atol=1e-3)
     assert np.linalg.norm(after - before) < 0.9 * np.linalg.norm(bare - before)
+
+
+# --- the whole program --------------------------------------------------------------------------------
+
+DIGITS = Path(__file__).parents[1] / "models" / "digits.onnx"
+IMAGES = np.load(DIGITS.parent / "digits_calib.npz")
+IMAGES = IMAGES[IMAGES.files[0]][:64]
+BLOCK = "/block2/conv1/Conv"
+
+
+def planned(name: str, **method: object) -> pipeline.Result:
+    """A run that applies a plan in which one group keeps no channel."""
+    whole = onnxmerge.optimize(DIGITS, calibration=IMAGES, ratio=0.0, device="cpu", threads=1).plan
+    plan = onnxmerge.Plan(whole.fingerprint, {name: ()}, method)
+    again = onnxmerge.Plan.from_json(plan.to_json())
+    return onnxmerge.optimize(DIGITS, calibration=IMAGES, plan=again, device="cpu", threads=1)
+
+
+@pytest.mark.parametrize("compensation", ["lstsq", "bias", "none", "merge", "gaussian"])
+def test_a_plan_can_leave_out_a_layer(compensation: str):
+    result = planned(BLOCK, compensation=compensation)
+    group = next(g for g in result.report["groups"] if g["name"] == BLOCK)
+    assert group["after"] == 0 and result.plan.keep[BLOCK] == ()
+    assert str(result.report["emptied"]).startswith("1 of ")
+    assert not any("left whole" in warning for warning in result.report["warnings"])
+    assert len(result.model.graph.node) < len(onnx.load(DIGITS).graph.node)
+    assert result.report["reached"]["macs"] < 1
+
+
+def test_a_plan_cannot_leave_out_what_something_needs():
+    with pytest.raises(onnxmerge.OnnxMergeError, match=r"keeps no channel of '/fc1/Gemm'"):
+        planned("/fc1/Gemm")
+
+
+def test_no_depth_keeps_every_layer():
+    asked = {"params": 0.1, "criterion": "l1", "compensation": "none", "allocation": "curves"}
+    after = {}
+    for depth in (True, False):
+        result = onnxmerge.optimize(DIGITS, calibration=IMAGES, depth=depth, device="cpu", threads=1, **asked)
+        after[depth] = [group["after"] for group in result.report["groups"]]
+        assert (result.report["emptied"] is None) == (0 not in after[depth])
+    assert 0 not in after[False]
