@@ -38,6 +38,13 @@ def word(name: str, value: Any, known: Collection[str]) -> str:
     raise refused(name, f"one of {', '.join(known)}", value)
 
 
+def flag(name: str, value: Any) -> bool:
+    """Raises UsageError for anything but a truth value."""
+    if not isinstance(value, bool | np.bool_):
+        raise refused(name, "True or False", value)
+    return bool(value)
+
+
 def texts(name: str, value: Any) -> tuple[str, ...]:
     """Several texts; a single one would count as its letters. Raises UsageError."""
     listed = _listed(value)

@@ -156,6 +156,12 @@ def _checked(plan: Plan, prepared: Prepared) -> Selection:
     for name, keep in plan.keep.items():
         if name not in sizes:
             raise UsageError(f"the plan names the group '{name}', which this model does not have")
-        if not keep or min(keep) < 0 or max(keep) >= sizes[name]:
-            raise UsageError(f"the plan keeps none or unknown channels of '{name}', which has {sizes[name]}")
+        if keep and not 0 <= min(keep) <= max(keep) < sizes[name]:
+            raise UsageError(f"the plan keeps unknown channels of '{name}', which has {sizes[name]}")
+    gone = [name for name, keep in plan.keep.items() if not keep]
+    if not prepared.subject.depth.together(gone):
+        raise UsageError(
+            f"the plan keeps no channel of {', '.join(repr(name) for name in gone)}: something that stays "
+            "needs them"
+        )
     return plan.selection

@@ -8,7 +8,7 @@ from math import isfinite
 from typing import Any
 
 from onnxmerge.allocation import ALLOCATIONS
-from onnxmerge.arguments import lengths, named, number, refused, texts, whole, word
+from onnxmerge.arguments import flag, lengths, named, number, refused, texts, whole, word
 from onnxmerge.calibration import ImageOptions
 from onnxmerge.compensation import COMPENSATIONS
 from onnxmerge.criteria import CRITERIA
@@ -42,6 +42,8 @@ class Config:
             0.01); with one, a gate.
         threshold: merge: smallest cosine at which a channel is merged; None: per layer kind.
         trade_off: merge: lambda, the weight of the cosine against the BatchNorm shift.
+        depth: whether groups may be left without a channel, so that whole layers go, where that costs less
+            than narrower ones; under a ``ratio`` and ``uniform`` or ``global`` widths every group keeps one.
         scope: ``all``, or ``chain`` for groups that no sum and no concat couples.
         skip, only: globs of node or tensor names.
         criterion, allocation, compensation: a method by name, or ``auto``.
@@ -72,6 +74,7 @@ class Config:
     allocation: str = "auto"
     align: int | str = "auto"
     target: str = "auto"
+    depth: bool = True
     scope: str = "all"
     skip: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
@@ -112,6 +115,7 @@ class Config:
             check("align", whole, 1, "'auto' or a whole number of at least 1")
         for name, known in _WORDS.items():
             check(name, word, known)
+        check("depth", flag)
         for name in ("skip", "only"):
             check(name, texts)
         for name, least in (("samples", 1), ("patches", 1), ("seed", 0)):

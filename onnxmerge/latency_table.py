@@ -64,8 +64,26 @@ class LatencyTable:
 
     def seconds(self, lengths: np.ndarray) -> np.ndarray:
         """Predicted seconds of one run at axis lengths [..., classes]; float64 [...]."""
-        layers = _interpolated(self._work(lengths), *self._layer_points).sum(axis=-1)
-        return layers + np.interp(self._activations(lengths), *self._rest_points)
+        live = self._live(lengths)
+        layers = _interpolated(self._work(lengths), *self._layer_points)
+        # A layer that is gone takes no time at all, and neither do its activation and its sum.
+        layers = np.where(live[..., [term.node.index for term in self._terms]], layers, 0.0).sum(axis=-1)
+        made = self._output_table.products(lengths)
+        left = np.where(live[..., [term.node.index for term in self._outputs]], made, 0.0).sum(axis=-1)
+        rest = np.interp(made.sum(axis=-1), *self._rest_points)
+        return layers + rest * left / np.maximum(made.sum(axis=-1), 1.0)
+
+    def _live(self, lengths: np.ndarray) -> np.ndarray:
+        """Which nodes are there at axis lengths [..., classes]; bool [..., nodes]."""
+        count = len(self.subject.channels.view.nodes)
+        none_left = (lengths == 0) & (self.subject.channels.classes.size > 0)
+        if not none_left.any():
+            return np.ones((*lengths.shape[:-1], count), dtype=bool)
+        patterns, which = np.unique(none_left.reshape(-1, lengths.shape[-1]), axis=0, return_inverse=True)
+        found = np.zeros((len(patterns), count), dtype=bool)
+        for row, pattern in zip(found, patterns, strict=True):
+            row[list(self.subject.depth.without(np.flatnonzero(pattern)).live)] = True
+        return found[which.reshape(-1)].reshape(*lengths.shape[:-1], count)
 
     @cached_property
     def _whole(self) -> float:
@@ -105,12 +123,13 @@ class LatencyTable:
         return Table(np.ones(len(self._terms)), classes)
 
     @cached_property
-    def _output_table(self) -> Table:
+    def _outputs(self) -> list[Term]:
         """All computed tensors."""
-        outputs = [
-            Term(1, tuple(y.axes), n) for n in self.subject.channels.view for y in n.y if y is not None
-        ]
-        return Table.of(outputs, self.subject.channels)
+        return [Term(1, tuple(y.axes), n) for n in self.subject.channels.view for y in n.y if y is not None]
+
+    @cached_property
+    def _output_table(self) -> Table:
+        return Table.of(self._outputs, self.subject.channels)
 
     def _work(self, lengths: np.ndarray) -> np.ndarray:
         """Multiplications with all padding, up to a constant per layer: [..., classes] -> [..., layers]."""

@@ -101,7 +101,7 @@ def in_flags(message: str) -> str:
 _CONFIG = {
     "ratio", "macs", "params", "latency", "tolerance", "criterion", "compensation", "threshold",
     "trade_off", "target", "allocation", "align", "patches", "scope", "skip", "only", "samples", "seed",
-    "shapes", "output_kinds", "threads", "device",
+    "depth", "shapes", "output_kinds", "threads", "device",
 }  # fmt: skip
 _IMAGES = ("mean", "std", "scale", "order", "layout", "resize")
 
@@ -143,6 +143,9 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
     _add(method, "--target", "what to align for: auto, cpu, cuda or tensorrt (default %(default)s)",
          default="auto")  # fmt: skip
     _add_scope(method)
+    method.add_argument(
+        "--no-depth", dest="depth", action="store_false", help="keep every layer: only make layers narrower"
+    )
 
 
 def _add_scope(group) -> None:

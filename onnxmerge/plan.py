@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxmerge.channels.depth import Depth
 from onnxmerge.errors import UsageError
 
 PLAN_VERSION = 1
@@ -21,8 +22,8 @@ PLAN_VERSION = 1
 class Scores:
     """Saliency of every channel, float64 [C] per group name: larger is more worth keeping.
 
-    ``curves`` says, where the criterion knows, what keeping only the best 1, 2, .., C channels of a
-    group costs, float64 [C] per group name, in a unit that is the same for all groups.
+    ``curves`` says, where the criterion knows, what keeping only the best 0, 1, .., C channels of a
+    group costs, float64 [C + 1] per group name, in a unit that is the same for all groups.
     """
 
     values: Mapping[str, np.ndarray]
@@ -50,11 +51,13 @@ class Budget:
         value: the share, 0..1.
         share: but for a ratio, what remains as a share of the input model, at the lengths of all axis
             classes: [..., classes] -> float64 [...].
+        depth: which groups may be left without a channel; None: every group keeps one.
     """
 
     kind: str
     value: float
     share: Callable[[np.ndarray], np.ndarray] | None = None
+    depth: Depth | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from onnxmerge.allocation import ALLOCATIONS, SLACK, Alignment, next_wider, top_
 from onnxmerge.calibration import Dataset
 from onnxmerge.calibration.statistics import Statistics, collect
 from onnxmerge.channels.cost import kept_lengths
+from onnxmerge.channels.depth import Depth
 from onnxmerge.clock import Clock
 from onnxmerge.compensation import COMPENSATIONS, Compensator, MeanBias, Merge
 from onnxmerge.config import Config
@@ -103,7 +104,7 @@ class Recipe:
         if kind in ("macs", "params") and self.config.align == "auto":
             with self.clock("select"):
                 order = {name: np.argsort(v, kind="stable")[::-1] for name, v in self._scores.values.items()}
-                budget = Budget(kind, value, self._share(kind))
+                budget = self._budget(kind, value)
                 selection = top_up(self.subject.channels, selection, order, self._alignment, budget)
         return selection
 
@@ -112,7 +113,7 @@ class Recipe:
         if kind not in ("macs", "params") or (kept := self.share(kind, selection)) >= value - SLACK:
             return None
         ladders = replace(self._any_alignment, step=1) if self.config.align == "auto" else self._alignment
-        budget = Budget(kind, value, self._share(kind))
+        budget = self._budget(kind, value)
         channels = self.subject.channels
         wider = next_wider(channels, selection, ladders.ladders(channels), budget)
         return None if wider is None else Shortfall(kind, value, kept, *wider)
@@ -127,7 +128,7 @@ class Recipe:
         """
         scores = self._scores
         with self.clock("select"):
-            budget = Budget(kind, value, None if kind == "ratio" else self._share(kind))
+            budget = self._budget(kind, value)
             allocate = ALLOCATIONS[self.method.allocation]
             try:
                 return allocate(self._alignment)(self.subject.channels, scores, budget)
@@ -172,11 +173,24 @@ class Recipe:
     def smallest(self, kind: str) -> float:
         """The share of ``kind`` that remains with every group at the smallest width it may have."""
         ladders = self._any_alignment.ladders(self.subject.channels)
-        return self.share(kind, Selection({name: np.arange(ladder[0]) for name, ladder in ladders.items()}))
+        gone = self._depth.most(self._depth.names) if self._depth is not None else ()
+        least = {name: 0 if name in gone else ladder[0] for name, ladder in ladders.items()}
+        return self.share(kind, Selection({name: np.arange(count) for name, count in least.items()}))
 
     def share(self, kind: str, selection: Selection) -> float:
         """The share of ``kind`` that a selection keeps; of ``latency`` as the table predicts it."""
         return float(self._share(kind)(kept_lengths(self.subject.channels, self.subject.removed(selection))))
+
+    def _budget(self, kind: str, value: float) -> Budget:
+        if kind == "ratio":
+            return Budget(kind, value)
+        return Budget(kind, value, self._share(kind), self._depth)
+
+    @property
+    def _depth(self) -> Depth | None:
+        """What may be left out altogether; None where every group keeps a channel."""
+        may_go = self.config.depth and ALLOCATIONS[self.method.allocation].empties
+        return self.subject.depth if may_go else None
 
     def _share(self, kind: str) -> Callable[[np.ndarray], np.ndarray]:
         return self._latency_table.share if kind == "latency" else partial(self.subject.cost.share, kind)

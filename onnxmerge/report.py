@@ -91,6 +91,7 @@ def describe(prepared: Prepared, decision: Decision, proof: Proof) -> Report:
              "nodes": list(group.nodes)}
             for name, group in facts.items()
         ],
+        "emptied": _emptied(prepared, decision),
         "frozen": _frozen(prepared),
         "reach": prepared.explanation.reach,
         "calibration": {"source": prepared.data.source, "samples": len(prepared.data),
@@ -115,7 +116,7 @@ def describe_inspection(prepared: Prepared) -> Report:
         "reach": explanation.reach,
         "groups": [
             {"name": g.name, "channels": g.channels, "macs_share": g.macs,
-             "params_share": g.params, "nodes": list(g.nodes)}
+             "params_share": g.params, "may_go": g.may_go, "nodes": list(g.nodes)}
             for g in explanation.groups if g.name in scope
         ],
         "frozen": _frozen(prepared),
@@ -150,6 +151,15 @@ def describe_sweep(prepared: Prepared, trial: Trial, points: Sequence[tuple[Deci
         "warnings": list(prepared.warnings),
         "seconds": _seconds(prepared),
     })  # fmt: skip
+
+
+def _emptied(prepared: Prepared, decision: Decision) -> str | None:
+    """What left altogether, in a line; None where every group kept a channel."""
+    gone = sum(not len(keep) for keep in decision.candidate.selection.keep.values())
+    may_go = len(prepared.subject.depth.names)
+    return (
+        f"{gone} of {may_go} groups that may go left altogether, and their layers with them" if gone else None
+    )
 
 
 def _frozen(prepared: Prepared) -> list[dict[str, Any]]:

@@ -12,11 +12,12 @@ import onnx_graphsurgeon as gs
 
 from onnxmerge.channels import Channels, analyse
 from onnxmerge.channels.cost import CostModel, removed_channels
+from onnxmerge.channels.depth import Depth
 from onnxmerge.channels.sites import FoldSite, fold_sites
 from onnxmerge.graph import GraphView, LoadedModel, canonicalize, export_model, weights
 from onnxmerge.graph.weights import Scratch
 from onnxmerge.plan import Selection
-from onnxmerge.rewrite import Fold, apply_folds, mask, resize
+from onnxmerge.rewrite import Fold, apply_folds, mask, resize, vanish
 from onnxmerge.rewrite.editing import Editor
 from onnxmerge.runtime import Runtime
 
@@ -54,6 +55,11 @@ class Subject:
         return CostModel(self.channels)
 
     @cached_property
+    def depth(self) -> Depth:
+        """Which groups may be left without a channel."""
+        return Depth(self.channels)
+
+    @cached_property
     def sites(self) -> list[FoldSite]:
         return fold_sites(self.channels)
 
@@ -71,7 +77,9 @@ class Subject:
         """The model with the folds applied and the removed channels cut out, new weights in ``scratch``."""
         editor = Editor(self.canonical, scratch)
         apply_folds(editor, folds)
-        resize(editor, self.channels, self.removed(selection))
+        removed = self.removed(selection)
+        resize(editor, self.channels, removed)
+        vanish(editor, self.channels, removed)
         return export_model(editor.graph, self.loaded.proto)
 
     def masked(self, selection: Selection, folds: Iterable[Fold]) -> onnx.ModelProto:

@@ -57,6 +57,8 @@ class Terminal:
                 f"latency: {latency['predicted_ratio']:.1%} predicted, {latency['ratio']:.1%} measured",
                 markup=False,
             )
+        if report["emptied"] is not None:
+            self._out.print(report["emptied"], markup=False)
         if self._verbose:
             self._out.print(_groups(report))
             self._out.print(_frozen(report))
@@ -69,12 +71,13 @@ class Terminal:
         """What could be removed, and what stays."""
         if self._quiet:
             return
-        table = Table("group", "channels", "MACs each", "parameters each", "nodes")
+        table = Table("group", "channels", "MACs each", "parameters each", "may go", "nodes")
         for group in report["groups"]:
             nodes = group["nodes"] if self._verbose else group["nodes"][:3]
             more = f" and {len(group['nodes']) - len(nodes)} more" if len(nodes) < len(group["nodes"]) else ""
             shares = (f"{group['macs_share']:.3%}", f"{group['params_share']:.3%}")
-            table.add_row(group["name"], str(group["channels"]), *shares, ", ".join(nodes) + more)
+            may_go = "yes" if group["may_go"] else ""
+            table.add_row(group["name"], str(group["channels"]), *shares, may_go, ", ".join(nodes) + more)
         self._out.print(table)
         self._out.print(_frozen(report))
         self._out.print(

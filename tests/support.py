@@ -29,6 +29,7 @@ from onnxmerge.rewrite.editing import Editor
 from onnxmerge.rewrite.fold import Fold, apply_folds
 from onnxmerge.rewrite.mask import mask
 from onnxmerge.rewrite.resize import resize
+from onnxmerge.rewrite.vanish import vanish
 from onnxmerge.runtime import Runtime, Session
 
 RUNTIME = Runtime.create("cpu", 1)
@@ -143,7 +144,7 @@ class Analysed:
         return folds
 
     def prune(self, selection: Selection, folds: Sequence[Fold] = ()) -> onnx.ModelProto:
-        return self._rewritten(resize, selection, folds)
+        return self._rewritten(_cut, selection, folds)
 
     def mask(self, selection: Selection, folds: Sequence[Fold] = ()) -> onnx.ModelProto:
         return self._rewritten(mask, selection, folds)
@@ -153,6 +154,11 @@ class Analysed:
         apply_folds(editor, folds)
         rewrite(editor, self.channels, removed_channels(self.channels, selection.keep))
         return export_model(editor.graph, self.original)
+
+
+def _cut(editor: Editor, channels: Channels, removed: np.ndarray) -> None:
+    resize(editor, channels, removed)
+    vanish(editor, channels, removed)
 
 
 def _chosen(rng: np.random.Generator, count: int, least: float) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,6 +11,7 @@ import support
 
 from onnxmerge.allocation import ALLOCATIONS, Alignment, CostCurves
 from onnxmerge.allocation.met import share
+from onnxmerge.channels.depth import Depth
 from onnxmerge.channels.spans import Span, spans
 from onnxmerge.errors import BudgetError
 from onnxmerge.plan import Budget, Scores, Selection
@@ -65,7 +67,7 @@ def scores_of(analysed, *prices: float) -> Scores:
     """The i-th worst channel of a group costs i times the group's price."""
     values, curves = {}, {}
     for group, price in zip(analysed.channels.groups, prices, strict=True):
-        steps = price * np.arange(1, len(group))
+        steps = price * np.arange(1, len(group) + 1)
         values[group.name] = np.random.default_rng(0).permutation(len(group)).astype(float)
         curves[group.name] = np.concatenate([np.cumsum(steps)[::-1], [0.0]])
     return Scores(values, curves)
@@ -178,3 +180,56 @@ def test_spans_count_positions_per_channel():
 
 def spans_of(text: str) -> list[Span]:
     return list(spans(support.analysed(support.model(text)).channels).values())
+
+
+# --- depth --------------------------------------------------------------------------------------------
+
+DEEP = """net (float[N,3,4,4] x) => (float[N,5,4,4] y)
+<float[16,3,1,1] w0, float[24,16,1,1] w1, float[16,24,1,1] w2, float[8,16,1,1] w3, float[20,8,1,1] w4,
+ float[16,20,1,1] w5, float[5,16,1,1] w6> {
+  s = Conv(x, w0)
+  a = Conv(s, w1)  b = Relu(a)  c = Conv(b, w2)  t = Add(s, c)
+  d = Conv(t, w3)  e = Relu(d)  f = Conv(e, w4)  g = Relu(f)  h = Conv(g, w5)  u = Add(t, h)
+  y = Conv(u, w6)
+}"""
+TWO_BRANCHES = """net (float[N,3,4,4] x) => (float[N,5,4,4] y)
+<float[24,3,1,1] w1, float[16,24,1,1] w2, float[20,3,1,1] w3, float[16,20,1,1] w4, float[5,16,1,1] w5> {
+  a = Conv(x, w1)  b = Relu(a)  c = Conv(b, w2)  d = Conv(x, w3)  e = Relu(d)  f = Conv(e, w4)
+  s = Add(c, f)  y = Conv(s, w5)
+}"""
+
+
+def allocated(text: str, free: tuple[int, ...], value: float, *, deep: bool = True) -> dict[int, int]:
+    """Widths before and after; doing without a group of a width in ``free`` costs next to nothing."""
+    model = support.analysed(support.model(text))
+    prices = [1e-6 if len(group) in free else 1.0 for group in model.channels.groups]
+    budget = replace(budget_of(model, "macs", value), depth=Depth(model.channels) if deep else None)
+    found = CostCurves()(model.channels, scores_of(model, *prices), budget)
+    assert share(model.channels, found, budget) <= value
+    return {len(group): len(found.keep[group.name]) for group in model.channels.groups}
+
+
+def test_a_group_that_costs_nothing_goes():
+    assert allocated(DEEP, (24,), 0.5)[24] == 0
+    assert allocated(DEEP, (24,), 0.5, deep=False)[24] == 1, "without depth every group keeps a channel"
+    assert allocated(DEEP, (), 0.95)[24] > 0, "nor does one go that is worth its multiplications"
+
+
+def test_what_nothing_reads_goes_with_it():
+    """Of the two groups of a branch that follow one another, the first is of no use without the second."""
+    found = allocated(DEEP, (20,), 0.69)
+    assert (found[20], found[8]) == (0, 0) and found[24] > 0
+
+
+def test_branches_of_one_sum_do_not_both_go():
+    found = allocated(TWO_BRANCHES, (24, 20), 0.1)
+    assert sorted([found[24] == 0, found[20] == 0]) == [False, True]
+
+
+def test_the_smallest_share_is_that_of_what_can_go_together():
+    with pytest.raises(BudgetError) as without:
+        allocated(DEEP, (), 0.0001, deep=False)
+    with pytest.raises(BudgetError) as deep:
+        allocated(DEEP, (), 0.0001)
+    smallest = [float(str(e.value).split("smallest width ")[1].split()[0]) for e in (deep, without)]
+    assert smallest[0] < smallest[1]

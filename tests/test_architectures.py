@@ -18,6 +18,9 @@ pytest.importorskip("onnxscript", reason="the exporters belong to the test extra
 import exporting
 from exporting import ARCHITECTURES
 
+from onnxmerge.channels.depth import Depth
+from onnxmerge.plan import Selection
+
 
 @cache
 def exported(name: str, dynamo: bool) -> onnx.ModelProto:
@@ -40,6 +43,24 @@ def test_reach_and_equality(name: str, dynamo: bool):
     before = support.RUNTIME.session(model.proto).run(model.feed)
     after = support.RUNTIME.session(model.prune(model.selection(0))).run(model.feed)
     assert not all(np.allclose(before[k], after[k]) for k in before), "the removed channels carried nothing"
+
+
+# How many groups may be left empty: blocks, branches of Concat, gates, attention heads, feed-forward layers.
+MAY_GO = {
+    "resnet": 6, "regnet": 6, "densenet": 4, "inception": 8, "mobilenet_v2": 1, "mobilenet_v3": 2,
+    "efficientnet": 4, "convnext": 3, "unet": 2, "yolo": 7, "vit": 4, "gpt": 4, "llama": 4,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_layers_that_go(name: str):
+    """Every group that may go, each alone and all together: what is left equals the masked reference."""
+    model = analysed(name, exported(name, True))
+    depth = Depth(model.channels)
+    assert len(depth.names) == MAY_GO.get(name, 0)
+    for names in [*([one] for one in depth.names), depth.most(depth.names)]:
+        empty = Selection({one: np.zeros(0, dtype=np.int64) for one in names})
+        assert support.difference(model, empty) <= support.TOLERANCE
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ WRONG = {
     "allocation": ("", 0, None),
     "align": ("1", "8", True, 0, -8, 1.0, 8.5, NAN, None),
     "target": ("gpu", None, 1),
+    "depth": ("yes", None, 1),
     "scope": ("chains", None, 0),
     "skip": ("conv1", None, [1], ("a", None)),
     "only": ("conv1", 3, [b"a"]),

@@ -410,11 +410,13 @@ def test_inspect_shows_groups_and_reasons(tmp_path, capsys):
     report = tmp_path / "r.json"
     assert run("inspect", DIGITS, "--report", report) == 0
     content = json.loads(report.read_text())
-    assert {g["name"] for g in content["groups"]} >= {"/stem/Conv", "/fc1/Gemm"}
+    may_go = {g["name"]: g["may_go"] for g in content["groups"]}
+    assert not may_go["/fc1/Gemm"] and may_go["/block2/conv1/Conv"], "the branch of a block, but no trunk"
+    assert not may_go["/stem/Conv"]
     assert content["reach"] > 0.99
     assert any("graph output" in entry["reason"] for entry in content["frozen"])
     printed = capsys.readouterr().out
-    assert "/stem/Conv" in printed and "reach" in printed
+    assert "/stem/Conv" in printed and "reach" in printed and "may go" in printed
 
 
 def test_sweep_measures_a_curve(tmp_path, capsys):

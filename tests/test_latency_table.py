@@ -81,6 +81,22 @@ def test_less_than_a_block_is_read_as_it_is_and_written_as_a_block(prepared, pro
     assert proportional.share(lengths) == pytest.approx([block, half, none]), "many widths at once"
 
 
+def test_a_layer_that_is_gone_takes_no_time(prepared, proportional):
+    """With it go its activation and its sum: of everything else, the share of the tensors that are left."""
+    channels = prepared.subject.channels
+    keep = {GROUP: np.zeros(0, dtype=np.int64)}
+    number = next(i for i, group in enumerate(channels.groups) if group.name == GROUP)
+    consumer = next(s for s in prepared.subject.sites if (channels.group_of[s.channel] == number).any())
+    gone = {consumer.node.index} | {n.index for n in channels.view if n.name == GROUP}
+    whole = sum(term.value for term in prepared.subject.cost.layers)
+    left = sum(term.value for term in prepared.subject.cost.layers if term.node.index not in gone)
+    assert share(prepared, proportional, keep) == pytest.approx(left / whole, rel=1e-6)
+    others = replace(proportional, layers={}, rest=(1.0,) * LEVELS)
+    assert 0.5 < share(prepared, others, keep) < 1.0
+    many = np.stack([lengths_of(prepared, {}), lengths_of(prepared, keep)])
+    assert others.share(many) == pytest.approx([1.0, share(prepared, others, keep)])
+
+
 GROUP = "/block2/conv1/Conv"
 
 

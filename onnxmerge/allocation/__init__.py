@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from onnxmerge.allocation.alignment import Alignment
 from onnxmerge.allocation.cost_curves import CostCurves
@@ -16,14 +16,22 @@ from onnxmerge.plan import Budget, Scores, Selection
 class Allocator(Protocol):
     """Chooses the channels of every group so that the budget is met.
 
+    ``empties`` says whether it leaves groups without a channel where the budget's depth allows it.
+
     Raises:
         BudgetError: the budget cannot be met; the message says what is reachable.
     """
 
+    empties: ClassVar[bool]
+
     def __call__(self, channels: Channels, scores: Scores, budget: Budget) -> Selection: ...
 
 
-ALLOCATIONS = {"curves": CostCurves, "uniform": Uniform, "global": Global}
+ALLOCATIONS: dict[str, type[CostCurves] | type[Uniform] | type[Global]] = {
+    "curves": CostCurves,
+    "uniform": Uniform,
+    "global": Global,
+}
 
 __all__ = [
     "ALLOCATIONS",

@@ -52,7 +52,8 @@ class Cost:
             axes[group.name], column = np.unique(class_of[own], return_inverse=True)
             counts = np.zeros((len(group), len(axes[group.name])), dtype=np.int64)
             np.add.at(counts, (place[channels.label[own]], column), 1)
-            lengths[group.name] = counts.cumsum(axis=0)[ladders[group.name] - 1]
+            kept = np.concatenate([np.zeros((1, counts.shape[1]), np.int64), counts.cumsum(axis=0)])
+            lengths[group.name] = kept[ladders[group.name]]
         rest = np.bincount(class_of[owner < 0], minlength=len(channels.classes.size))
         return Cost(budget.share, rest, axes, lengths)
 

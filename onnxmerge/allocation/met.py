@@ -89,7 +89,9 @@ def top_up(
     step = alignment.step
     while not used_up(selection):
         step = max(step // 2, 1)
-        ladders = Alignment(step).ladders(channels)
+        every = Alignment(step).ladders(channels)
+        # What is gone stays gone.
+        ladders = {name: ladder for name, ladder in every.items() if len(selection.keep[name])}
         changes = _Changes(channels, order, ladders, budget)
         for offers in (changes.wider, changes.exchanged) if step == 1 else (changes.wider,):
             while not used_up(selection) and (found := changes.closest(offers(selection), selection)):
@@ -152,7 +154,7 @@ def next_wider(
     shares = {}
     for name, keep in selection.keep.items():
         rungs = ladders[name][ladders[name] > len(keep)]
-        if len(rungs):
+        if len(keep) and len(rungs):
             missing = np.setdiff1d(np.arange(ladders[name][-1]), keep)
             more = np.concatenate([keep, missing[: rungs[0] - len(keep)]])
             shares[name] = share(channels, Selection({**selection.keep, name: more}), budget)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -24,6 +25,7 @@ class Global:
     """
 
     alignment: Alignment = field(default_factory=Alignment)
+    empties: ClassVar[bool] = False
 
     def __call__(self, channels: Channels, scores: Scores, budget: Budget) -> Selection:
         relative = {name: values / (values.mean() or 1.0) for name, values in scores.values.items()}

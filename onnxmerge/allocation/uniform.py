@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -26,6 +27,7 @@ class Uniform:
     """
 
     alignment: Alignment = field(default_factory=Alignment)
+    empties: ClassVar[bool] = False
 
     def __call__(self, channels: Channels, scores: Scores, budget: Budget) -> Selection:
         order = {name: np.argsort(values, kind="stable")[::-1] for name, values in scores.values.items()}

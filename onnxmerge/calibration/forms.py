@@ -76,6 +76,8 @@ class LinearForm:
         Args:
             taken: bool, the positions of the data axis that matter, as many in every block; None: all.
         """
+        if taken is not None and not taken.any():
+            return np.zeros((self.blocks, len(chosen), 0), dtype=np.float32)
         return self._gather(x, y_shape, chosen, np.s_[:] if taken is None or taken.all() else taken)
 
     def targets(self, y: np.ndarray, chosen: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxmerge.channels.cost import CostModel, removed_channels
+from onnxmerge.channels.depth import Depth
 from onnxmerge.channels.groups import Channels, Said
 from onnxmerge.graph.view import Axis, GraphView, NodeView
 from onnxmerge.operators.fixed import made_axis
@@ -29,6 +30,7 @@ class GroupEntry:
     Attributes:
         macs: share (0..1) of the model's multiplications that goes with one channel, all others kept.
         params: the same for parameters.
+        may_go: whether all of them may go, and the layers that make and read them with them.
         nodes: names of the nodes that the channels pass through, in order.
     """
 
@@ -36,6 +38,7 @@ class GroupEntry:
     channels: int
     macs: float
     params: float
+    may_go: bool
     nodes: tuple[str, ...]
 
 
@@ -85,6 +88,7 @@ def explain(channels: Channels, cost: CostModel) -> Explanation:
 
 
 def _groups(channels: Channels, cost: CostModel) -> Iterator[GroupEntry]:
+    may_go = set(Depth(channels).names)
     for group in channels.groups:
         removed = np.zeros(channels.count, dtype=bool)
         removed[group.channels[0]] = True
@@ -93,6 +97,7 @@ def _groups(channels: Channels, cost: CostModel) -> Iterator[GroupEntry]:
             channels=len(group),
             macs=1 - cost.macs_kept(removed) / max(cost.macs, 1),
             params=1 - cost.params_kept(removed) / max(cost.params, 1),
+            may_go=group.name in may_go,
             nodes=group.nodes,
         )
 

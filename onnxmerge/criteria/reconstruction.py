@@ -53,17 +53,17 @@ class Reconstruction:
             mine = reading.get(number, [])
             if len(group) > MOST_COMPARED and not any(statistics.features[s.node.index].grams for s in mine):
                 energy = np.sum([_energies(channels, s, group, statistics, demanded) for s in mine], axis=0)
-                order = np.argsort(energy, kind="stable")[:-1]
+                order = np.argsort(energy, kind="stable")
                 costs = np.cumsum(energy[order])
             else:
                 regressions = [
                     r for s in mine for r in _regressions(channels, s, group, statistics, demanded)
                 ]
-                order, costs = eliminate(regressions, len(group))
+                order, costs = eliminate(regressions, len(group), 0)
             weights.release()
             costs = costs if group.chain else self.joined * costs
-            # What goes last is worth most; the best channel never goes and tops them all.
-            score = np.full(len(group), 2 * costs.max(initial=0.0) + 1e-30)
+            # What goes last is worth most.
+            score = np.empty(len(group))
             score[order] = costs + np.arange(1, len(costs) + 1) * 1e-30
             values[group.name] = score
             curves[group.name] = np.concatenate([costs[::-1], [0.0]])

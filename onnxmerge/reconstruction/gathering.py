@@ -161,7 +161,9 @@ class _Collector:
         if self._wide:
             self._sample = replace(sample, per_batch=min(sample.per_batch, ceil(_MOST_ROWS / sample.batches)))
         positions = prod(shapes[site.data.tensor]) // site.data.size
-        self._mixes = bool(self._going.any()) and sample.tells(site.data.size, positions)
+        # What goes is mixed out of what may stay: where nothing does, the bias carries its mean.
+        some = bool(self._going.any() and self._staying.any())
+        self._mixes = some and sample.tells(site.data.size, positions)
         # Of one tap, features are data positions: rows and products serve both regressions, the positions
         # that may go as further targets.
         self._joint = self._mixes and form is not None and form.taps == 1 and not self._wide

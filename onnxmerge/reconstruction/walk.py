@@ -218,6 +218,7 @@ class _Walk:
             number
             for number, group in enumerate(channels.groups)
             if len(self.keep.get(group.name, group.channels)) < len(group)
+            and len(self.keep[group.name])
             and len(users[number]) == 1
             and users[number][0] in regressed
         }
@@ -227,6 +228,8 @@ class _Walk:
         shared = Counter(r.site.weight.name for r in everything)
         found, begun = [], False
         for request in everything:
+            if self._is_unread(request):
+                continue
             channel = request.site.channel
             loses = (
                 not self._kept[channel].all()
@@ -242,6 +245,11 @@ class _Walk:
         # Sites that share the weight of one that changes change with it.
         names = {r.site.weight.name for r in found}
         return [r for r in everything if r in found or r.site.weight.name in names]
+
+    def _is_unread(self, request: Request) -> bool:
+        """Whether nothing is left that a site computes."""
+        output = request.site.output
+        return output is not None and not self._likely[self._channels.of(output)].any()
 
     def _mask_products(self, everything: list[Request]) -> None:
         """Contractions without a weight that could be refitted read zeros for removed channels."""

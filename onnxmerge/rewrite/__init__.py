@@ -3,5 +3,6 @@
 from onnxmerge.rewrite.fold import Fold, apply_folds
 from onnxmerge.rewrite.mask import mask
 from onnxmerge.rewrite.resize import resize
+from onnxmerge.rewrite.vanish import vanish
 
-__all__ = ["Fold", "apply_folds", "mask", "resize"]
+__all__ = ["Fold", "apply_folds", "mask", "resize", "vanish"]
