@@ -49,6 +49,7 @@ def test_reach_and_equality(name: str, dynamo: bool):
 MAY_GO = {
     "resnet": 6, "regnet": 6, "densenet": 4, "inception": 8, "mobilenet_v2": 1, "mobilenet_v3": 2,
     "efficientnet": 4, "convnext": 3, "unet": 2, "yolo": 7, "vit": 4, "gpt": 4, "llama": 4,
+    "deit": 4, "encoder": 1,
 }  # fmt: skip
 
 
