@@ -214,12 +214,13 @@ def measured(prepared: Prepared, decision: Decision) -> Proof:
     same = decision.unchanged
     tried = prepared.reference if same else prepared.session(decision.tried)
     parity = prepared.parity(tried, decision.trial.judged)
-    written = tried if same or decision.tried is decision.candidate else prepared.session(decision.candidate)
     with prepared.clock("latency"):
         if prepared.config.latency is not None and not same:
             made, judged = decision.candidate, decision.trial.judged
             latency = middle([in_new_sessions(prepared, made, judged) for _ in range(SESSIONS)])
         else:
+            own = same or decision.tried is decision.candidate
+            written = tried if own else prepared.session(decision.candidate)
             feed = next(iter(decision.trial.judged.feeds(batch=1)))
             latency = compare_latency(prepared.reference, written, feed, seconds=0.5)
     return Proof(parity, latency)

@@ -235,7 +235,7 @@ def _warnings(prepared: Prepared, decision: Decision, proof: Proof) -> list[str]
             "which numbers the model expects its pixels to be is not certain, so everything was done for all "
             f"that is plausible: {listed}; mean=, std=, scale= and order= settle it"
         )
-    if found is not None and found.meaningful is False:
+    if found is not None and found.meaningful is False and prepared.data_kind == "generic":
         warnings.append(
             "the model makes nothing of photographs (it may be made for faces, digits, text or other "
             "pictures): how its answers to real inputs change could not be checked"
@@ -256,7 +256,7 @@ def _warnings(prepared: Prepared, decision: Decision, proof: Proof) -> list[str]
     elif proof.latency.ratio > SLOWER and not decision.unchanged:
         warnings.append(
             f"the output took {proof.latency.ratio:.2f} of the input's time here: its widths do not suit "
-            "this machine's kernels, or the machine was busy; --latency asks for time"
+            "this machine's kernels, or the machine was busy; latency= asks for time"
         )
     if not prepared.subject.channels.groups:
         warnings.append("no channel of this model can be removed: see what is frozen and why")

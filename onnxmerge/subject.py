@@ -79,7 +79,7 @@ class Subject:
         apply_folds(editor, folds)
         removed = self.removed(selection)
         resize(editor, self.channels, removed)
-        vanish(editor, self.channels, removed)
+        vanish(editor, self.depth, removed)
         return export_model(editor.graph, self.loaded.proto)
 
     def masked(self, selection: Selection, folds: Iterable[Fold]) -> onnx.ModelProto:

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxmerge.channels import Channels, analyse
 from onnxmerge.channels.cost import CostModel, removed_channels
+from onnxmerge.channels.depth import Depth
 from onnxmerge.channels.sites import fold_sites
 from onnxmerge.graph import GraphView, canonicalize, export_model, load
 from onnxmerge.graph.view import Axis, NodeView
@@ -158,7 +159,7 @@ class Analysed:
 
 def _cut(editor: Editor, channels: Channels, removed: np.ndarray) -> None:
     resize(editor, channels, removed)
-    vanish(editor, channels, removed)
+    vanish(editor, Depth(channels), removed)
 
 
 def _chosen(rng: np.random.Generator, count: int, least: float) -> np.ndarray:

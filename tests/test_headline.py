@@ -211,6 +211,17 @@ def test_images_whose_numbers_nobody_stated_are_taken_every_plausible_way(tmp_pa
     assert any("order=" in warning for warning in report["warnings"])
 
 
+def test_images_of_the_user_s_own_are_no_photographs_that_stand_in(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number, pixels in enumerate(digits()[:40, 0]):
+        Image.fromarray((255 * pixels).astype(np.uint8)).save(folder / f"{number:03}.png")
+    report = onnxmerge.optimize(DIGITS, macs=0.7, calibration=folder, threads=1).report
+    assert report["parity"]["basis"] == "held out" and len(report["parity"]["conventions"]) > 1
+    said = [report["headline"]["answers"], *report["warnings"]]
+    assert not any("could not be checked" in words for words in said)
+
+
 def test_images_whose_numbers_are_stated_are_taken_so(tmp_path):
     folder = photographs(tmp_path / "images", 40)
     options = onnxmerge.ImageOptions(mean=(103.939, 116.779, 123.68), order="bgr")

@@ -40,6 +40,17 @@ class Convention:
             values = (values * np.float32(self.scale) - mean) / std
         return values[..., ::-1] if self.order == "bgr" else values
 
+    def values(self, pixels: np.ndarray, planes: bool, dtype: np.dtype) -> np.ndarray:
+        """RGB pixels [N, height, width, channels] in 0..255 as an input takes them.
+
+        Integer types are rounded and clipped. With ``planes`` the result is [N, channels, height, width].
+        """
+        values = self.apply(pixels)
+        if dtype.kind in "iu":
+            limits = np.iinfo(dtype)
+            values = np.clip(np.rint(values), limits.min, limits.max)
+        return np.ascontiguousarray(values.transpose(0, 3, 1, 2) if planes else values, dtype)
+
     def __str__(self) -> str:
         return self.name if self.order == "grey" else f"{self.name}, {self.order.upper()}"
 

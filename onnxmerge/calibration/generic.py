@@ -172,13 +172,7 @@ class _Entry:
 
     def values(self, pixels: np.ndarray, convention: Convention) -> np.ndarray:
         """Pixels [N, height, width, channels] as the input takes them."""
-        values = convention.apply(pixels)
-        if self.dtype.kind in "iu":
-            limits = np.iinfo(self.dtype)
-            values = np.clip(np.rint(values), limits.min, limits.max)
-        if self.target.layout == "nchw":
-            values = values.transpose(0, 3, 1, 2)
-        return np.ascontiguousarray(values, self.dtype)
+        return convention.values(pixels, self.target.layout == "nchw", self.dtype)
 
     def dataset(self, pixels: np.ndarray, convention: Convention, source: str) -> Dataset:
         """The images, beside the made-up values of the other inputs where there are any."""

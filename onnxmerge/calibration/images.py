@@ -107,9 +107,10 @@ def load_images(
     size open, and an input that is no image.
     """
     frame = _frame(name, shape, options)
+    convention = options.convention(frame.channels)
     stacked: np.ndarray | None = None
     for i, path in enumerate(paths):
-        pixels = _normalised(_load(path, frame, options), options, frame, dtype)
+        pixels = convention.values(_load(path, frame, options)[None], not frame.last, dtype)[0]
         if stacked is None:
             ensure_fits(len(paths) * pixels.nbytes, f"{len(paths)} images")
             stacked = np.empty((len(paths), *pixels.shape), dtype)
@@ -178,11 +179,3 @@ def _load(path: Path, frame: _Frame, options: ImageOptions) -> np.ndarray:
     top, left = (height - goal_h) // 2, (width - goal_w) // 2
     pixels = np.asarray(image.crop((left, top, left + goal_w, top + goal_h)))
     return pixels.reshape(goal_h, goal_w, frame.channels)
-
-
-def _normalised(pixels: np.ndarray, options: ImageOptions, frame: _Frame, dtype: np.dtype) -> np.ndarray:
-    values = options.convention(frame.channels).apply(pixels[None])[0]
-    if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        values = np.clip(np.rint(values), limits.min, limits.max)
-    return (values if frame.last else values.transpose(2, 0, 1)).astype(dtype)

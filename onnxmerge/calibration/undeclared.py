@@ -45,9 +45,6 @@ def _under(raw: Dataset, target: ImageInput, convention: Convention) -> Dataset:
     assert raw.arrays is not None
     pixels = raw.arrays[target.name]
     planes = target.layout == "nchw"
-    values = convention.apply(pixels.transpose(0, 2, 3, 1) if planes else pixels)
-    if pixels.dtype.kind in "iu":
-        limits = np.iinfo(pixels.dtype)
-        values = np.clip(np.rint(values), limits.min, limits.max)
-    values = np.ascontiguousarray(values.transpose(0, 3, 1, 2) if planes else values, pixels.dtype)
+    rows = pixels.transpose(0, 2, 3, 1) if planes else pixels
+    values = convention.values(rows, planes, pixels.dtype)
     return replace(raw, arrays={target.name: values}, conventions=(str(convention),))

@@ -20,17 +20,17 @@ from onnxmerge.rewrite.simplify import simplify
 from onnxmerge.runtime import Runtime
 
 
-def vanish(editor: Editor, channels: Channels, removed: np.ndarray) -> None:
+def vanish(editor: Editor, depth: Depth, removed: np.ndarray) -> None:
     """Take the layers without channels out of a graph under edit that was cut already.
 
     Args:
         removed: bool [channels.count], True where a channel went.
     """
-    fate = Depth(channels).fate(removed)
+    fate = depth.fate(removed)
     if not fate.empty:
         return
     assert fate.possible, "these groups cannot all go"
-    changed = _Constants(editor, channels, fate).propagate()
+    changed = _Constants(editor, depth.channels, fate).propagate()
     # What nobody reads goes first: a producer with one reader left can take a constant into its bias.
     editor.graph.cleanup(recurse_subgraphs=False, recurse_functions=False)
     simplify(editor, changed)
