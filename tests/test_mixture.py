@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+import support
 
 import onnxmerge
 from onnxmerge.calibration import Dataset, statistics
 from onnxmerge.calibration.dataset import mixture
 from onnxmerge.calibration.moments import Accumulator, equalising_weight, merged, products
 from onnxmerge.channels.sites import fold_sites
-from tests import support
 
 RNG = np.random.default_rng(0)
 
