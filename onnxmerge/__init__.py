@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from onnxmerge.calibration import ImageOptions
     from onnxmerge.config import Config
+    from onnxmerge.data import ImageOptions
     from onnxmerge.errors import OnnxMergeError
     from onnxmerge.pipeline import Result, optimize
     from onnxmerge.plan import Plan
@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 # Loaded on first use: the command line answers --help and Ctrl-C before onnxruntime is imported.
 _HOMES = {
     "Config": "onnxmerge.config",
-    "ImageOptions": "onnxmerge.calibration",
+    "ImageOptions": "onnxmerge.data",
     "OnnxMergeError": "onnxmerge.errors",
     "Plan": "onnxmerge.plan",
     "Report": "onnxmerge.report",

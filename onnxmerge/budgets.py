@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from onnxmerge.calibration import Dataset
+from onnxmerge.data import Dataset
 from onnxmerge.deadline import within_latency
 from onnxmerge.errors import BudgetError, UsageError
 from onnxmerge.operators.fixed import is_fixed

@@ -8,13 +8,13 @@ from math import isfinite
 from typing import Any
 
 from onnxmerge.allocation import ALLOCATIONS
+from onnxmerge.allocation.targets import TARGETS
 from onnxmerge.arguments import flag, lengths, named, number, refused, texts, whole, word
-from onnxmerge.calibration import ImageOptions
 from onnxmerge.compensation import COMPENSATIONS
 from onnxmerge.criteria import CRITERIA
+from onnxmerge.data import ImageOptions
 from onnxmerge.errors import UsageError
 from onnxmerge.runtime import DEVICES
-from onnxmerge.targets import TARGETS
 from onnxmerge.validation import KINDS
 
 DEFAULT_TOLERANCE = 0.01

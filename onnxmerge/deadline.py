@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxmerge.clock import Progress
 from onnxmerge.errors import BudgetError
 from onnxmerge.plan import Selection
+from onnxmerge.progress import Progress
 from onnxmerge.recipe import Candidate, Recipe
 
 # Widths that are tried, but for the smallest ones.

@@ -15,7 +15,6 @@ from typing import Any
 import onnx
 
 from onnxmerge.budgets import decide, in_new_sessions
-from onnxmerge.clock import Clock, Progress
 from onnxmerge.config import Config
 from onnxmerge.deadline import SESSIONS
 from onnxmerge.errors import InternalError, ModelError, ToleranceExceeded, UsageError
@@ -24,6 +23,7 @@ from onnxmerge.graph.weights import Scratch
 from onnxmerge.method import as_planned, recorded
 from onnxmerge.plan import Plan
 from onnxmerge.preparation import prepare
+from onnxmerge.progress import Clock, Progress
 from onnxmerge.report import Report, describe, describe_inspection, describe_sweep
 from onnxmerge.stages import SEARCHED, Decision, Prepared, Proof, Trial
 from onnxmerge.validation import check_model, compare_latency, middle

@@ -8,25 +8,16 @@ from typing import Any
 
 import onnx
 
-from onnxmerge.calibration import (
-    Dataset,
-    Plausible,
-    conventions_of,
-    generic_dataset,
-    holds_images,
-    made_up_inputs,
-    read_calibration,
-    under_conventions,
-    under_each,
-)
-from onnxmerge.calibration.image_inputs import ImageInput
 from onnxmerge.channels.explain import explain
 from onnxmerge.channels.scope import in_scope
-from onnxmerge.clock import Clock
 from onnxmerge.config import Config
+from onnxmerge.data import Dataset, holds_images, made_up_inputs, read_calibration
+from onnxmerge.data.generic import Plausible, conventions_of, generic_dataset, under_conventions, under_each
+from onnxmerge.data.image_inputs import ImageInput
 from onnxmerge.errors import ModelError
 from onnxmerge.graph.io import load
 from onnxmerge.method import choose_method
+from onnxmerge.progress import Clock
 from onnxmerge.runtime import Runtime, Session
 from onnxmerge.stages import HELD_OUT, Prepared
 from onnxmerge.subject import Subject

@@ -10,25 +10,25 @@ import numpy as np
 import onnx
 
 from onnxmerge.allocation import ALLOCATIONS, SLACK, Alignment, next_wider, top_up
-from onnxmerge.calibration import Dataset
-from onnxmerge.calibration.statistics import Statistics, collect
+from onnxmerge.allocation.latency_table import LatencyTable, latency_table
+from onnxmerge.allocation.targets import NARROWEST, step_of
 from onnxmerge.channels.cost import kept_lengths
 from onnxmerge.channels.depth import Depth
-from onnxmerge.clock import Clock
 from onnxmerge.compensation import COMPENSATIONS, Compensator, MeanBias, Merge
 from onnxmerge.config import Config
 from onnxmerge.criteria import CRITERIA, Criterion, Random
+from onnxmerge.data import Dataset
 from onnxmerge.errors import BudgetError
 from onnxmerge.graph import weights
 from onnxmerge.graph.weights import Scratch
-from onnxmerge.latency_table import LatencyTable, latency_table
 from onnxmerge.method import Method
 from onnxmerge.plan import Budget, Scores, Selection
+from onnxmerge.progress import Clock
 from onnxmerge.reconstruction import Options, reconstruct
 from onnxmerge.rewrite import Fold
 from onnxmerge.runtime import Runtime
+from onnxmerge.statistics.dense import Statistics, collect
 from onnxmerge.subject import Subject
-from onnxmerge.targets import NARROWEST, step_of
 
 
 @dataclass(frozen=True, eq=False)

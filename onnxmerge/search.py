@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxmerge.clock import Clock
 from onnxmerge.plan import Selection
+from onnxmerge.progress import Clock
 from onnxmerge.recipe import Candidate, Recipe
 from onnxmerge.validation import Parity
 

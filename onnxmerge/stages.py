@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from onnxmerge.calibration import Dataset, Plausible
 from onnxmerge.channels.explain import Explanation
-from onnxmerge.clock import Clock
 from onnxmerge.config import DEFAULT_TOLERANCE, Config
+from onnxmerge.data import Dataset
+from onnxmerge.data.generic import Plausible
 from onnxmerge.errors import InternalError, ModelError
 from onnxmerge.graph.io import LoadedModel
 from onnxmerge.method import Method
+from onnxmerge.progress import Clock
 from onnxmerge.recipe import Candidate, Recipe, Shortfall
 from onnxmerge.runtime import Runtime, Session
 from onnxmerge.search import Found

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import onnxmerge
-from onnxmerge.calibration import ImageOptions
 from onnxmerge.cli import main
+from onnxmerge.cli.options import in_flags
 from onnxmerge.config import Config
+from onnxmerge.data import ImageOptions
 from onnxmerge.errors import UsageError
-from onnxmerge.options import in_flags
 from onnxmerge.runtime import Runtime
 
 DIGITS = Path(__file__).parents[1] / "models" / "digits.onnx"

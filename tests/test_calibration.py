@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from onnxmerge.calibration import Dataset, ImageOptions, read_calibration
+from onnxmerge.data import Dataset, ImageOptions, read_calibration
 from onnxmerge.errors import CalibrationError, UsageError
-from onnxmerge.runtime_types import TensorInfo
+from onnxmerge.runtime.tensor_info import TensorInfo
 
 RNG = np.random.default_rng(0)
 

@@ -12,12 +12,12 @@ from onnx import helper
 
 import onnxmerge
 from onnxmerge.cli import main
-from onnxmerge.clock import Clock
 from onnxmerge.config import Config
 from onnxmerge.errors import BudgetError
 from onnxmerge.operators import table
 from onnxmerge.operators.relations import Tie
 from onnxmerge.preparation import prepare
+from onnxmerge.progress import Clock
 
 DIGITS = Path(__file__).parents[1] / "models" / "digits.onnx"
 

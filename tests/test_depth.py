@@ -12,8 +12,8 @@ import support
 
 import onnxmerge
 from onnxmerge import pipeline
-from onnxmerge.calibration import Dataset
 from onnxmerge.channels.depth import Depth
+from onnxmerge.data import Dataset
 from onnxmerge.graph import load
 from onnxmerge.plan import Selection
 from onnxmerge.reconstruction import Options, reconstruct

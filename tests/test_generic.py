@@ -9,15 +9,15 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import onnxmerge
-from onnxmerge.calibration.conventions import COLOUR, GREY, candidates
-from onnxmerge.calibration.generic import generic_dataset
-from onnxmerge.calibration.image_inputs import image_input
-from onnxmerge.calibration.images import ImageOptions
-from onnxmerge.calibration.pictures import generic_images
+from onnxmerge.data.conventions import COLOUR, GREY, candidates
+from onnxmerge.data.generic.photographs import generic_images
+from onnxmerge.data.generic.stand_ins import generic_dataset
+from onnxmerge.data.image_inputs import image_input
+from onnxmerge.data.images import ImageOptions
 from onnxmerge.runtime import Runtime
 from onnxmerge.validation import output_kinds
 
-PACK = Path(__file__).parents[1] / "onnxmerge" / "calibration" / "generic_images"
+PACK = Path(__file__).parents[1] / "onnxmerge" / "data" / "generic" / "images"
 SHARED = Path(__file__).parents[2] / "shared"
 BYTES, CAFFE, UNIT, _, SYMMETRIC, IMAGENET, CIFAR = COLOUR[:7]
 

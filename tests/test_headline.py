@@ -12,12 +12,12 @@ from PIL import Image
 import onnxmerge
 from onnxmerge import budgets, pipeline
 from onnxmerge.budgets import decide
-from onnxmerge.calibration.pictures import generic_images
 from onnxmerge.cli import main
-from onnxmerge.clock import Clock
 from onnxmerge.config import Config
+from onnxmerge.data.generic.photographs import generic_images
 from onnxmerge.errors import ToleranceExceeded
 from onnxmerge.preparation import prepare
+from onnxmerge.progress import Clock
 
 MODELS = Path(__file__).parents[1] / "models"
 DIGITS = MODELS / "digits.onnx"

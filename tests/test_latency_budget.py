@@ -11,10 +11,10 @@ import pytest
 
 import onnxmerge
 from onnxmerge import pipeline
+from onnxmerge.allocation.targets import step_of
 from onnxmerge.deadline import ATTEMPTS, MOST_WRONG, SESSIONS, Timed, within_latency
 from onnxmerge.errors import BudgetError, UsageError
 from onnxmerge.plan import Selection
-from onnxmerge.targets import step_of
 
 MODELS = Path(__file__).parents[1] / "models"
 

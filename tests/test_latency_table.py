@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxmerge import latency_table as latency_table_module
+from onnxmerge.allocation import latency_table as latency_table_module
+from onnxmerge.allocation.latency_table import LEVELS, LatencyTable, latency_table, levels
 from onnxmerge.channels.cost import kept_lengths
-from onnxmerge.clock import Clock
 from onnxmerge.config import Config
-from onnxmerge.latency_table import LEVELS, LatencyTable, latency_table, levels
 from onnxmerge.plan import Selection
 from onnxmerge.preparation import prepare
+from onnxmerge.progress import Clock
 
 DIGITS = Path(__file__).parents[1] / "models" / "digits.onnx"
 
@@ -36,7 +36,7 @@ def test_every_linear_layer_is_found_in_the_profile_and_remembered(prepared, tmp
     def fail(*_, **__):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr("onnxmerge.latency_table._measured", fail)
+    monkeypatch.setattr("onnxmerge.allocation.latency_table._measured", fail)
     again = latency_table(prepared.subject, prepared.runtime, feed, step=8)
     assert again.layers == table.layers and again.rest == table.rest
 

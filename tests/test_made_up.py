@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxmerge.calibration import made_up_inputs
+from onnxmerge.data import made_up_inputs
 from onnxmerge.errors import ModelError, UsageError
 from onnxmerge.runtime import Runtime
 

@@ -5,10 +5,11 @@ import pytest
 import support
 
 import onnxmerge
-from onnxmerge.calibration import Dataset, statistics
-from onnxmerge.calibration.dataset import mixture
-from onnxmerge.calibration.moments import Accumulator, equalising_weight, merged, products
 from onnxmerge.channels.sites import fold_sites
+from onnxmerge.data import Dataset
+from onnxmerge.data.dataset import mixture
+from onnxmerge.statistics import dense as statistics
+from onnxmerge.statistics.moments import Accumulator, equalising_weight, merged, products
 
 RNG = np.random.default_rng(0)
 
@@ -130,9 +131,9 @@ def test_a_mixture_is_fitted_for_both_and_judged_by_the_worse():
         from dataclasses import replace
 
         from onnxmerge.budgets import decide
-        from onnxmerge.clock import Clock
         from onnxmerge.config import Config
         from onnxmerge.preparation import prepare
+        from onnxmerge.progress import Clock
 
         prepared = prepare(model, small, None, Config(macs=0.6, align=1, threads=1), Clock())
         return decide(replace(prepared, data=data, evaluation=data, evaluation_given=True), None).candidate

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from scipy import stats
 
-from onnxmerge.calibration import Dataset
+from onnxmerge.data import Dataset
 from onnxmerge.errors import ModelError
 from onnxmerge.runtime import Runtime
 from onnxmerge.validation import Judgement, check_model, compare, measure

@@ -12,12 +12,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxmerge
 from onnxmerge.channels.groups import analyse
-from onnxmerge.clock import Clock
 from onnxmerge.config import Config
 from onnxmerge.errors import BudgetError, CalibrationError, UsageError
 from onnxmerge.graph.view import GraphView
 from onnxmerge.plan import Plan
 from onnxmerge.preparation import prepare
+from onnxmerge.progress import Clock
 from onnxmerge.runtime import Runtime
 
 MODELS = Path(__file__).parents[1] / "models"

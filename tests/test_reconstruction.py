@@ -12,15 +12,15 @@ import support
 from onnx import numpy_helper
 
 from onnxmerge.allocation import CostCurves
-from onnxmerge.calibration import Dataset
-from onnxmerge.calibration.forms import linear_form
-from onnxmerge.calibration.statistics import collect
 from onnxmerge.channels.cost import CostModel
 from onnxmerge.channels.sites import fold_sites
 from onnxmerge.criteria import Reconstruction
+from onnxmerge.data import Dataset
 from onnxmerge.graph import load
 from onnxmerge.plan import Budget, Selection
 from onnxmerge.reconstruction import Options, reconstruct
+from onnxmerge.statistics.dense import collect
+from onnxmerge.statistics.regression import linear_form
 from onnxmerge.subject import Subject
 
 RUNTIME = support.RUNTIME

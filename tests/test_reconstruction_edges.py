@@ -8,7 +8,7 @@ import support
 from onnx import numpy_helper
 
 import onnxmerge
-from onnxmerge.calibration import Dataset
+from onnxmerge.data import Dataset
 from onnxmerge.graph import load
 from onnxmerge.plan import Selection
 from onnxmerge.reconstruction import reconstruct

@@ -10,9 +10,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxmerge import runtime as runtime_module
 from onnxmerge.errors import DeviceError, ModelError, UsageError
 from onnxmerge.runtime import Runtime
+from onnxmerge.runtime import runtime as runtime_module
 
 SHARED = Path(__file__).parents[2] / "shared"
 CPU = Runtime.create("cpu", threads=1)

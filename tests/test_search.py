@@ -11,8 +11,8 @@ import pytest
 
 import onnxmerge
 from onnxmerge import recipe as recipes
-from onnxmerge.clock import Clock
 from onnxmerge.plan import Selection
+from onnxmerge.progress import Clock
 from onnxmerge.search import CLOSED, CONFIRMED, SCREENS, STEPS, search
 
 MODELS = Path(__file__).parents[1] / "models"

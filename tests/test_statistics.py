@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import support
 
-from onnxmerge.calibration import Dataset, statistics
-from onnxmerge.calibration.batching import batches_of, open_batch
-from onnxmerge.calibration.segments import Segments
-from onnxmerge.calibration.statistics import _Sums
 from onnxmerge.channels.residual import feeds
 from onnxmerge.channels.sites import fold_sites
 from onnxmerge.criteria import Reconstruction
+from onnxmerge.data import Dataset
+from onnxmerge.data.batching import batches_of, open_batch
 from onnxmerge.errors import UsageError
+from onnxmerge.runtime.partial import Segments
+from onnxmerge.statistics import dense as statistics
+from onnxmerge.statistics.dense import _Sums
 
 TEXT = """net (float[BATCH,3,6,6] x) => (float[BATCH,5] y)
 <float[8,3,3,3] w1, float[4,8,1,1] w2, float[4] scale, float[4] shift, float[4] mean, float[4] var,

@@ -26,11 +26,11 @@ from onnx import numpy_helper
 from scipy.optimize import minimize
 
 import onnxmerge
-from onnxmerge.calibration import ImageOptions
-from onnxmerge.calibration import plausible as inference
-from onnxmerge.calibration.conventions import COLOUR, GREY, Convention
-from onnxmerge.calibration.evidence import Evidence
-from onnxmerge.calibration.generic import look
+from onnxmerge.data import ImageOptions
+from onnxmerge.data.conventions import COLOUR, GREY, Convention
+from onnxmerge.data.generic import plausible as inference
+from onnxmerge.data.generic.evidence import Evidence
+from onnxmerge.data.generic.stand_ins import look
 from onnxmerge.runtime import Runtime
 from onnxmerge.validation import output_kinds
 

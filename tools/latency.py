@@ -27,11 +27,11 @@ import onnx
 from accuracy import SHARES, load_bench
 
 import onnxmerge
-from onnxmerge.clock import Clock
 from onnxmerge.config import Config
 from onnxmerge.errors import OnnxMergeError
 from onnxmerge.plan import Selection
 from onnxmerge.preparation import prepare
+from onnxmerge.progress import Clock
 from onnxmerge.runtime import Runtime
 from onnxmerge.validation import SLOWER, compare_latency
 

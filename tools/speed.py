@@ -24,14 +24,14 @@ from scipy.linalg.lapack import dpotrf
 from threadpoolctl import threadpool_limits
 
 import onnxmerge
-from onnxmerge.calibration.forms import linear_form
-from onnxmerge.calibration.statistics import MOST_FEATURES
 from onnxmerge.channels.filters import Filters, channel_filters
-from onnxmerge.clock import Clock
 from onnxmerge.config import Config
 from onnxmerge.graph.io import load
 from onnxmerge.preparation import prepare
+from onnxmerge.progress import Clock
 from onnxmerge.stages import Prepared
+from onnxmerge.statistics.dense import MOST_FEATURES
+from onnxmerge.statistics.regression import linear_form
 
 # Stages of a run that are not the work itself.
 APART = ("parity", "latency")

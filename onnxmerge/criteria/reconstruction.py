@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxmerge.calibration.statistics import Features, Statistics
-from onnxmerge.calibration.threads import one_blas_thread
 from onnxmerge.channels import Channels, Group
 from onnxmerge.channels.demand import demand, energies, parts, row_weights
 from onnxmerge.channels.residual import feeds
@@ -16,6 +14,8 @@ from onnxmerge.criteria.elimination import Regression, eliminate
 from onnxmerge.errors import UsageError
 from onnxmerge.graph import weights
 from onnxmerge.plan import Scores
+from onnxmerge.runtime.threads import one_blas_thread
+from onnxmerge.statistics.dense import Features, Statistics
 
 # Wider groups without any covariance are not eliminated step by step: nothing would change on the way.
 MOST_COMPARED = 2048

@@ -9,16 +9,16 @@ from math import ceil, prod
 import numpy as np
 import onnx
 
-from onnxmerge.calibration.batching import batches_of
-from onnxmerge.calibration.dataset import Dataset
-from onnxmerge.calibration.segments import Segments
-from onnxmerge.calibration.threads import side_by_side
 from onnxmerge.channels import Channels
+from onnxmerge.data.batching import batches_of
+from onnxmerge.data.dataset import Dataset
 from onnxmerge.graph.weights import Scratch
 from onnxmerge.reconstruction.gathering import Sample, gather
 from onnxmerge.reconstruction.paired import Paired
 from onnxmerge.reconstruction.requests import Request
 from onnxmerge.runtime import Runtime
+from onnxmerge.runtime.partial import Segments
+from onnxmerge.runtime.threads import side_by_side
 
 # Tensors as large as the largest one that the two models have in memory while they run.
 _ON_THE_WAY = 4

@@ -8,7 +8,10 @@ from math import ceil, prod
 
 import numpy as np
 
-from onnxmerge.calibration.moments import (
+from onnxmerge.reconstruction.paired import Mixing, Paired, Rows, Split
+from onnxmerge.reconstruction.requests import Fit, Request
+from onnxmerge.runtime.threads import in_order
+from onnxmerge.statistics.moments import (
     Accumulator,
     Products,
     equalising_weight,
@@ -16,9 +19,6 @@ from onnxmerge.calibration.moments import (
     merged,
     products,
 )
-from onnxmerge.calibration.threads import in_order
-from onnxmerge.reconstruction.paired import Mixing, Paired, Rows, Split
-from onnxmerge.reconstruction.requests import Fit, Request
 
 Values = dict[str, np.ndarray]
 

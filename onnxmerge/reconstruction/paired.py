@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxmerge.calibration.moments import Moments, pooled
 from onnxmerge.reconstruction.requests import Fit
+from onnxmerge.statistics.moments import Moments, pooled
 
 
 @dataclass(frozen=True, eq=False)

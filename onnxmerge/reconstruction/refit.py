@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from onnxmerge.calibration.forms import LinearForm
-from onnxmerge.calibration.moments import Moments
 from onnxmerge.channels.demand import row_weights
 from onnxmerge.channels.sites import FoldSite
 from onnxmerge.compensation.lstsq import held_out_error, ridge, ridge_rows
@@ -17,6 +15,8 @@ from onnxmerge.criteria.elimination import TINY, Regression, eliminate, precisio
 from onnxmerge.graph import weights
 from onnxmerge.reconstruction.paired import Mixing, Paired, Rows, Split
 from onnxmerge.reconstruction.requests import Fit
+from onnxmerge.statistics.moments import Moments
+from onnxmerge.statistics.regression import LinearForm
 
 # Strengths of the ridge, as shares of the mean variance of the features, tried on held-out samples.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)

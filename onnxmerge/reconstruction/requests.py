@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxmerge.calibration.forms import LinearForm, linear_form
 from onnxmerge.channels.residual import Feeds, feeds
 from onnxmerge.channels.sites import FoldSite
 from onnxmerge.graph.view import GraphView
+from onnxmerge.statistics.regression import LinearForm, linear_form
 
 # A per-channel scale below this share of the largest one is not divided by.
 _SMALL_SCALE = 1e-6

@@ -12,22 +12,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
-from onnxmerge.calibration.dataset import Dataset
-from onnxmerge.calibration.threads import one_blas_thread
 from onnxmerge.channels import Channels
 from onnxmerge.channels.cost import removed_channels
 from onnxmerge.channels.demand import demand
 from onnxmerge.channels.sites import fold_sites
-from onnxmerge.clock import Progress
+from onnxmerge.data.dataset import Dataset
 from onnxmerge.graph import weights
 from onnxmerge.graph.weights import Scratch
 from onnxmerge.plan import Selection
+from onnxmerge.progress import Progress
 from onnxmerge.reconstruction.execution import TwoModels
 from onnxmerge.reconstruction.paired import Paired, Split, pool
 from onnxmerge.reconstruction.refit import choose_channels, mixed, rebias, refit
 from onnxmerge.reconstruction.requests import Fit, Request, requests
 from onnxmerge.rewrite import Fold
 from onnxmerge.runtime import Runtime
+from onnxmerge.runtime.threads import one_blas_thread
 
 # Channels are chosen again only where there are so many rows per feature, and so few features.
 ROWS_TO_CHOOSE = 8

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxmerge.calibration.dataset import Dataset
+from onnxmerge.data.dataset import Dataset
 from onnxmerge.graph import weights
 from onnxmerge.graph.weights import Scratch
 from onnxmerge.runtime import Session

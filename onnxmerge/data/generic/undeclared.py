@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxmerge.calibration.conventions import Convention
-from onnxmerge.calibration.dataset import Dataset, mixture
-from onnxmerge.calibration.image_inputs import ImageInput
-from onnxmerge.calibration.plausible import Plausible
+from onnxmerge.data.conventions import Convention
+from onnxmerge.data.dataset import Dataset, mixture
+from onnxmerge.data.generic.plausible import Plausible
+from onnxmerge.data.image_inputs import ImageInput
 
 
 def under_conventions(

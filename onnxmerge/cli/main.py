@@ -8,8 +8,8 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from onnxmerge.cli.options import config_of, in_flags, inspect_parser, optimize_parser, sweep_parser
 from onnxmerge.errors import InternalError, ModelError, OnnxMergeError, UsageError
-from onnxmerge.options import config_of, in_flags, inspect_parser, optimize_parser, sweep_parser
 
 INTERRUPTED = 130
 
@@ -56,9 +56,9 @@ def _fail(message: str, code: int) -> int:
 
 
 def _optimize(options: argparse.Namespace) -> None:
+    from onnxmerge.cli.terminal import Terminal
     from onnxmerge.graph.output import check_output
     from onnxmerge.pipeline import optimize
-    from onnxmerge.terminal import Terminal
 
     source, target = Path(options.model), Path(options.output)
     check_output(source, target, clobber=not options.no_clobber)
@@ -77,8 +77,8 @@ def _optimize(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
+    from onnxmerge.cli.terminal import Terminal
     from onnxmerge.pipeline import inspect
-    from onnxmerge.terminal import Terminal
 
     source = Path(options.model)
     _check_side_outputs(options.report, source=source)
@@ -91,8 +91,8 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> None:
+    from onnxmerge.cli.terminal import Terminal
     from onnxmerge.pipeline import sweep
-    from onnxmerge.terminal import Terminal
 
     source = Path(options.model)
     _check_side_outputs(options.report, options.plot, source=source)
@@ -109,7 +109,7 @@ def _sweep(options: argparse.Namespace) -> None:
     if options.report is not None:
         report.save(options.report)
     if options.plot is not None:
-        from onnxmerge.plot import save_curve
+        from onnxmerge.cli.plot import save_curve
 
         save_curve(report, Path(options.plot))
     terminal.curve(report)

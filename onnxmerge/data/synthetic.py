@@ -15,13 +15,13 @@ import numpy as np
 import onnx
 
 from onnxmerge.arguments import whole
-from onnxmerge.calibration.dataset import Dataset, Feed, stack
-from onnxmerge.calibration.files import ensure_fits
-from onnxmerge.calibration.fitting import fixed_batch
-from onnxmerge.calibration.roles import Role, roles
+from onnxmerge.data.dataset import Dataset, Feed, stack
+from onnxmerge.data.files import ensure_fits
+from onnxmerge.data.input_roles import Role, roles
+from onnxmerge.data.model_inputs import fixed_batch
 from onnxmerge.errors import ModelError, UsageError
 from onnxmerge.runtime import Runtime, Session
-from onnxmerge.runtime_types import TensorInfo
+from onnxmerge.runtime.tensor_info import TensorInfo
 
 _SIZES = (
     *(1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448, 480, 512),

@@ -9,17 +9,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
-from onnxmerge.calibration.conventions import Convention, candidates
-from onnxmerge.calibration.dataset import Dataset, Feed, mixture
-from onnxmerge.calibration.evidence import Evidence, Witness
-from onnxmerge.calibration.image_inputs import ImageInput, image_input
-from onnxmerge.calibration.images import ImageOptions
-from onnxmerge.calibration.made_up import made_up_inputs
-from onnxmerge.calibration.pictures import generic_images
-from onnxmerge.calibration.plausible import Plausible, assumed, plausible
+from onnxmerge.data.conventions import Convention, candidates
+from onnxmerge.data.dataset import Dataset, Feed, mixture
+from onnxmerge.data.generic.evidence import Evidence, Witness
+from onnxmerge.data.generic.photographs import generic_images
+from onnxmerge.data.generic.plausible import Plausible, assumed, plausible
+from onnxmerge.data.image_inputs import ImageInput, image_input
+from onnxmerge.data.images import ImageOptions
+from onnxmerge.data.synthetic import made_up_inputs
 from onnxmerge.errors import ModelError
 from onnxmerge.runtime import Runtime
-from onnxmerge.runtime_types import TensorInfo
+from onnxmerge.runtime.tensor_info import TensorInfo
 
 # Sides tried where the model leaves the size open: what classifiers and detectors are usually fed first.
 _SIDES = (224, 256, 320, 192, 160, 128, 96, 64, 48, 32, 512)

@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnxmerge.calibration.dataset import Feed
+from onnxmerge.data.dataset import Feed
 from onnxmerge.graph import weights
 from onnxmerge.runtime import Runtime
 

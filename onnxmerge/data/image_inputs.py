@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from onnxmerge.runtime_types import TensorInfo
+from onnxmerge.runtime.tensor_info import TensorInfo
 
 # What may stand between the pixels and the first convolution: values are moved or rescaled one by one.
 _PASSES = frozenset(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from onnxmerge.runtime_types import TensorInfo
+from onnxmerge.runtime.tensor_info import TensorInfo
 
 # Operators whose first output has the values of their first input, only elsewhere or of another type.
 _MOVES = frozenset(

@@ -10,8 +10,8 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxmerge.errors import DeviceError, ModelError
-from onnxmerge.runtime_errors import sentence
-from onnxmerge.runtime_types import TensorInfo, tensor_info
+from onnxmerge.runtime.messages import sentence
+from onnxmerge.runtime.tensor_info import TensorInfo, tensor_info
 
 try:
     import onnxruntime as ort
@@ -21,6 +21,8 @@ except ImportError as missing:  # pragma: no cover - the tests need a runtime
     ) from missing
 
 CUDA = "CUDAExecutionProvider"
+# Inputs of one run by name.
+Feed = dict[str, np.ndarray]
 
 
 class Session:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxmerge.calibration.conventions import Convention
-from onnxmerge.calibration.evidence import Evidence
+from onnxmerge.data.conventions import Convention
+from onnxmerge.data.generic.evidence import Evidence
 
 # Below this probability a convention is left out, and above this one it stands alone.
 LEAST, CLEAR = 0.02, 0.95

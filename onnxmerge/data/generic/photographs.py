@@ -58,7 +58,7 @@ def generic_images(count: int, size: tuple[int, int], channels: int = 3, seed: i
 @functools.cache
 def _pack() -> tuple[tuple[Image.Image, ...], ...]:
     """Every picture at full size, half, a quarter, ...: large regions are scaled from the smaller copies."""
-    folder = resources.files("onnxmerge.calibration") / "generic_images"
+    folder = resources.files("onnxmerge.data.generic") / "images"
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".webp")), key=lambda f: f.name)
     pictures = []
     for file in files:

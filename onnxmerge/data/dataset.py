@@ -10,8 +10,7 @@ import numpy as np
 
 from onnxmerge.arguments import whole
 from onnxmerge.errors import CalibrationError, UsageError
-
-Feed = dict[str, np.ndarray]
+from onnxmerge.runtime.session import Feed
 
 _MOST_PER_FEED = 32  # bounds the activations that are alive at once
 

@@ -9,17 +9,17 @@ from math import ceil, prod
 import numpy as np
 import onnx
 
-from onnxmerge.calibration.dataset import Dataset, Feed
-from onnxmerge.calibration.forms import LinearForm, linear_form
-from onnxmerge.calibration.moments import Accumulator, Products, first_means, products
-from onnxmerge.calibration.threads import in_order, one_blas_thread, side_by_side
 from onnxmerge.channels import Channels
 from onnxmerge.channels.residual import feeds
 from onnxmerge.channels.sites import FoldSite
-from onnxmerge.clock import Progress
+from onnxmerge.data.dataset import Dataset, Feed
 from onnxmerge.graph import weights
+from onnxmerge.progress import Progress
 from onnxmerge.runtime import Runtime, Session
-from onnxmerge.runtime_bytes import opened, patch
+from onnxmerge.runtime.model_bytes import opened, patch
+from onnxmerge.runtime.threads import in_order, one_blas_thread, side_by_side
+from onnxmerge.statistics.moments import Accumulator, Products, first_means, products
+from onnxmerge.statistics.regression import LinearForm, linear_form
 
 Key = tuple[str, int]
 

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from onnxmerge.arguments import lengths, number, numbers, word
-from onnxmerge.calibration.conventions import Convention
-from onnxmerge.calibration.files import ensure_fits
+from onnxmerge.data.conventions import Convention
+from onnxmerge.data.files import ensure_fits
 from onnxmerge.errors import CalibrationError, UsageError
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"))

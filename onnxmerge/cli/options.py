@@ -79,8 +79,8 @@ def config_of(options: argparse.Namespace) -> Config:
     Raises:
         UsageError: options that are out of range or contradict one another.
     """
-    from onnxmerge.calibration import ImageOptions
     from onnxmerge.config import Config
+    from onnxmerge.data import ImageOptions
 
     given = {name: value for name, value in vars(options).items() if name in _CONFIG}
     for name in ("skip", "only"):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from onnxmerge.errors import CalibrationError
-from onnxmerge.runtime_types import TensorInfo
+from onnxmerge.runtime.tensor_info import TensorInfo
 
 
 def fit_names(given: Mapping[str, Any], inputs: Sequence[TensorInfo], source: str) -> None:

@@ -23,17 +23,17 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from onnxmerge.allocation import Alignment
+from onnxmerge.allocation.targets import NARROWEST
 from onnxmerge.channels import Channels
 from onnxmerge.channels.cost import Table, Term, kept_lengths
-from onnxmerge.clock import Progress
 from onnxmerge.errors import OutputError
 from onnxmerge.graph.output import atomic_write
 from onnxmerge.graph.view import GraphView, NodeView
 from onnxmerge.operators.table import lookup
 from onnxmerge.plan import Selection
+from onnxmerge.progress import Progress
 from onnxmerge.runtime import Runtime
 from onnxmerge.subject import Subject
-from onnxmerge.targets import NARROWEST
 from onnxmerge.validation.latency import median_seconds
 
 # Shares of every group's channels at which the model is profiled; then at the narrowest aligned

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnxmerge.calibration.dataset import Dataset, Feed
+from onnxmerge.data.dataset import Dataset, Feed
 from onnxmerge.errors import ModelError
 from onnxmerge.graph import weights
 from onnxmerge.runtime import Runtime

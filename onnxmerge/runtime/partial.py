@@ -15,10 +15,10 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxmerge.calibration.dataset import Feed
 from onnxmerge.graph import weights
 from onnxmerge.graph.weights import Scratch, Stored
-from onnxmerge.runtime import Runtime, Session
+from onnxmerge.runtime.runtime import Runtime
+from onnxmerge.runtime.session import Feed, Session
 
 # A frontier above this many bytes is not kept, in memory or in files: the nodes before it run again when
 # they are needed.

@@ -24,9 +24,9 @@ from onnx import TensorProto, helper
 
 from onnxmerge.arguments import whole, word
 from onnxmerge.errors import DeviceError, ModelError
-from onnxmerge.runtime_bytes import Model, Source, opened, patch, source_of, tensors
-from onnxmerge.runtime_errors import sentence
-from onnxmerge.runtime_session import CUDA, Session, ort
+from onnxmerge.runtime.messages import sentence
+from onnxmerge.runtime.model_bytes import Model, Source, opened, patch, source_of, tensors
+from onnxmerge.runtime.session import CUDA, Session, ort
 
 DEVICES = ("auto", "cpu", "cuda")
 

@@ -1,0 +1,1 @@
+"""What the data tell of the activations: moments, and regressions of what contractions compute."""
