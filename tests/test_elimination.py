@@ -7,9 +7,9 @@ import pytest
 import support
 from onnx import numpy_helper
 
-from onnxmerge.channels.demand import demand, row_weights
+from onnxmerge.channels.sensitivity import demand, row_weights
 from onnxmerge.channels.sites import fold_sites
-from onnxmerge.compensation.lstsq import mixing, ridge, ridge_rows
+from onnxmerge.compensation.solvers import mixing, ridge, ridge_rows
 from onnxmerge.criteria.elimination import TINY, Regression, eliminate
 
 

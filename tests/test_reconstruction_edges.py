@@ -8,13 +8,13 @@ import support
 from onnx import numpy_helper
 
 import onnxmerge
+from onnxmerge.compensation.least_squares import lowest
 from onnxmerge.data import Dataset
 from onnxmerge.graph import load
 from onnxmerge.plan import Selection
 from onnxmerge.reconstruction import reconstruct
-from onnxmerge.reconstruction.gathering import Sample
-from onnxmerge.reconstruction.refit import lowest
 from onnxmerge.runtime import Runtime
+from onnxmerge.statistics.gathering import Sample
 from onnxmerge.subject import Subject
 
 RNG = np.random.default_rng(0)

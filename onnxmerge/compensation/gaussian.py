@@ -18,8 +18,8 @@ from onnx.reference import ReferenceEvaluator
 
 from onnxmerge.channels.filters import channel_filters
 from onnxmerge.channels.sites import FoldSite
-from onnxmerge.compensation.lstsq import ridge
 from onnxmerge.compensation.mixing import mix_positions, through_weight
+from onnxmerge.compensation.solvers import ridge
 from onnxmerge.graph.view import NodeView, TensorView
 from onnxmerge.operators import pointwise
 from onnxmerge.operators.table import lookup

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from onnxmerge.channels import Channels, Group
-from onnxmerge.channels.demand import demand, energies, parts, row_weights
 from onnxmerge.channels.residual import feeds
+from onnxmerge.channels.sensitivity import demand, energies, parts, row_weights
 from onnxmerge.channels.sites import FoldSite, fold_sites
-from onnxmerge.criteria.elimination import Regression, eliminate
+from onnxmerge.criteria.elimination import TINY, Regression, eliminate, precision
 from onnxmerge.errors import UsageError
 from onnxmerge.graph import weights
 from onnxmerge.plan import Scores
 from onnxmerge.runtime.threads import one_blas_thread
 from onnxmerge.statistics.dense import Features, Statistics
+from onnxmerge.statistics.moments import Moments, submatrix
+from onnxmerge.statistics.requests import Fit
 
 # Wider groups without any covariance are not eliminated step by step: nothing would change on the way.
 MOST_COMPARED = 2048
@@ -68,6 +71,44 @@ class Reconstruction:
             values[group.name] = score
             curves[group.name] = np.concatenate([costs[::-1], [0.0]])
         return Scores(values, curves)
+
+
+def choose_channels(
+    fit: Fit,
+    moments: Sequence[Moments],
+    present: np.ndarray,
+    kept: np.ndarray,
+    likely: np.ndarray,
+    demanded: np.ndarray,
+    candidates: np.ndarray,
+    width: int,
+) -> np.ndarray:
+    """The places of the ``width`` channels that the site's targets need most, ascending.
+
+    Args:
+        moments: of every block.
+        present: the features that they describe, int64, places in ``fit.form.channel``.
+        kept: bool [channels], candidates included; others may have gone since the data was seen.
+        likely: bool [channels], those whose values will be asked for.
+        demanded: what is made of each channel, see ``channels.sensitivity``.
+        candidates: channel numbers of the group.
+    """
+    form, site = fit.form, fit.form.site
+    place = np.full(len(likely), -1, dtype=np.int64)
+    place[candidates] = np.arange(len(candidates))
+    rows = likely[site.channels.of(form.output)]
+    weight = (fit.fed.scale * rows * row_weights(site, demanded)).reshape(form.blocks, form.outputs)
+    here = np.flatnonzero(kept[form.channel[present]])
+    owner = place[form.channel[present[here]]]
+    regressions = []
+    for block, scale in zip(moments, weight, strict=True):
+        # Least squares on the rows themselves, where there are fewer of them, would believe the noise.
+        strength = TINY + max(0.0, len(here) / block.rows - 0.1)
+        gram = submatrix(block.gram, here)
+        coefficients = (block.cross[:, here] * scale[:, None]) @ precision(gram, strength)
+        regressions.append(Regression(gram, coefficients, owner, block.rows))
+    gone, _ = eliminate(regressions, len(candidates), width)
+    return np.setdiff1d(np.arange(len(candidates)), gone)
 
 
 def _regressions(

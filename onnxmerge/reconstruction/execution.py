@@ -13,12 +13,12 @@ from onnxmerge.channels import Channels
 from onnxmerge.data.batching import batches_of
 from onnxmerge.data.dataset import Dataset
 from onnxmerge.graph.weights import Scratch
-from onnxmerge.reconstruction.gathering import Sample, gather
-from onnxmerge.reconstruction.paired import Paired
-from onnxmerge.reconstruction.requests import Request
 from onnxmerge.runtime import Runtime
 from onnxmerge.runtime.partial import Segments
 from onnxmerge.runtime.threads import side_by_side
+from onnxmerge.statistics.gathering import Sample, gather
+from onnxmerge.statistics.paired import Paired
+from onnxmerge.statistics.requests import Request
 
 # Tensors as large as the largest one that the two models have in memory while they run.
 _ON_THE_WAY = 4

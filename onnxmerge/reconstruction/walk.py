@@ -14,20 +14,21 @@ import onnx
 
 from onnxmerge.channels import Channels
 from onnxmerge.channels.cost import removed_channels
-from onnxmerge.channels.demand import demand
+from onnxmerge.channels.sensitivity import demand
 from onnxmerge.channels.sites import fold_sites
+from onnxmerge.compensation.least_squares import mixed, rebias, refit
+from onnxmerge.criteria.reconstruction import choose_channels
 from onnxmerge.data.dataset import Dataset
 from onnxmerge.graph import weights
 from onnxmerge.graph.weights import Scratch
 from onnxmerge.plan import Selection
 from onnxmerge.progress import Progress
 from onnxmerge.reconstruction.execution import TwoModels
-from onnxmerge.reconstruction.paired import Paired, Split, pool
-from onnxmerge.reconstruction.refit import choose_channels, mixed, rebias, refit
-from onnxmerge.reconstruction.requests import Fit, Request, requests
 from onnxmerge.rewrite import Fold
 from onnxmerge.runtime import Runtime
 from onnxmerge.runtime.threads import one_blas_thread
+from onnxmerge.statistics.paired import Paired, Split, pool
+from onnxmerge.statistics.requests import Fit, Request, requests
 
 # Channels are chosen again only where there are so many rows per feature, and so few features.
 ROWS_TO_CHOOSE = 8

@@ -81,6 +81,11 @@ def _weighted(weights: Sequence[float], values: Sequence[np.ndarray]) -> np.ndar
     return total
 
 
+def submatrix(square: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """These rows and columns; the matrix itself where they are all of them."""
+    return square if len(places) == len(square) else square[np.ix_(places, places)]
+
+
 # Rows of a matrix that are worked on at a time: covariances of thousands of features are hundreds of MB.
 _ROWS = 256
 

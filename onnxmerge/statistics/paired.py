@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxmerge.reconstruction.requests import Fit
 from onnxmerge.statistics.moments import Moments, pooled
+from onnxmerge.statistics.requests import Fit
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,17 +6,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from onnxmerge.channels.demand import row_weights
 from onnxmerge.channels.sites import FoldSite
-from onnxmerge.compensation.lstsq import held_out_error, ridge, ridge_rows
-from onnxmerge.compensation.lstsq import mixing as mixture
 from onnxmerge.compensation.mixing import mix_positions
-from onnxmerge.criteria.elimination import TINY, Regression, eliminate, precision
+from onnxmerge.compensation.solvers import held_out_error, ridge, ridge_rows
+from onnxmerge.compensation.solvers import mixing as mixture
 from onnxmerge.graph import weights
-from onnxmerge.reconstruction.paired import Mixing, Paired, Rows, Split
-from onnxmerge.reconstruction.requests import Fit
-from onnxmerge.statistics.moments import Moments
+from onnxmerge.statistics.moments import Moments, submatrix
+from onnxmerge.statistics.paired import Mixing, Paired, Rows, Split
 from onnxmerge.statistics.regression import LinearForm
+from onnxmerge.statistics.requests import Fit
 
 # Strengths of the ridge, as shares of the mean variance of the features, tried on held-out samples.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -25,44 +23,6 @@ DEFAULT_STRENGTH = 1e-3
 MOST_PROBED = 1 << 16
 # Weights that are fitted from rows at a time.
 MOST_AT_ONCE = 1 << 22
-
-
-def choose_channels(
-    fit: Fit,
-    moments: Sequence[Moments],
-    present: np.ndarray,
-    kept: np.ndarray,
-    likely: np.ndarray,
-    demanded: np.ndarray,
-    candidates: np.ndarray,
-    width: int,
-) -> np.ndarray:
-    """The places of the ``width`` channels that the site's targets need most, ascending.
-
-    Args:
-        moments: of every block.
-        present: the features that they describe, int64, places in ``fit.form.channel``.
-        kept: bool [channels], candidates included; others may have gone since the data was seen.
-        likely: bool [channels], those whose values will be asked for.
-        demanded: what is made of each channel, see ``channels.demand``.
-        candidates: channel numbers of the group.
-    """
-    form, site = fit.form, fit.form.site
-    place = np.full(len(likely), -1, dtype=np.int64)
-    place[candidates] = np.arange(len(candidates))
-    rows = likely[site.channels.of(form.output)]
-    weight = (fit.fed.scale * rows * row_weights(site, demanded)).reshape(form.blocks, form.outputs)
-    here = np.flatnonzero(kept[form.channel[present]])
-    owner = place[form.channel[present[here]]]
-    regressions = []
-    for block, scale in zip(moments, weight, strict=True):
-        # Least squares on the rows themselves, where there are fewer of them, would believe the noise.
-        strength = TINY + max(0.0, len(here) / block.rows - 0.1)
-        gram = submatrix(block.gram, here)
-        coefficients = (block.cross[:, here] * scale[:, None]) @ precision(gram, strength)
-        regressions.append(Regression(gram, coefficients, owner, block.rows))
-    gone, _ = eliminate(regressions, len(candidates), width)
-    return np.setdiff1d(np.arange(len(candidates)), gone)
 
 
 def mixed(site: FoldSite, paired: Paired, kept: np.ndarray) -> np.ndarray:
@@ -124,11 +84,6 @@ def lowest(error: Callable[[float], float], values: Sequence[float], begin: int)
     while (best := min((place, place - 1, place + 1), key=at)) != place:
         place = best
     return values[place]
-
-
-def submatrix(square: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """These rows and columns; the matrix itself where they are all of them."""
-    return square if len(places) == len(square) else square[np.ix_(places, places)]
 
 
 def refit(form: LinearForm, paired: Paired, kept: np.ndarray, start: np.ndarray) -> np.ndarray:

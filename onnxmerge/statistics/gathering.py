@@ -8,8 +8,6 @@ from math import ceil, prod
 
 import numpy as np
 
-from onnxmerge.reconstruction.paired import Mixing, Paired, Rows, Split
-from onnxmerge.reconstruction.requests import Fit, Request
 from onnxmerge.runtime.threads import in_order
 from onnxmerge.statistics.moments import (
     Accumulator,
@@ -19,6 +17,8 @@ from onnxmerge.statistics.moments import (
     merged,
     products,
 )
+from onnxmerge.statistics.paired import Mixing, Paired, Rows, Split
+from onnxmerge.statistics.requests import Fit, Request
 
 Values = dict[str, np.ndarray]
 
