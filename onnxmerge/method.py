@@ -8,8 +8,11 @@ from typing import Any
 
 from onnxmerge.channels import Channels
 from onnxmerge.channels.sites import fold_sites
+from onnxmerge.compensation import COMPENSATIONS
 from onnxmerge.config import Config
+from onnxmerge.criteria import CRITERIA
 from onnxmerge.errors import UsageError
+from onnxmerge.statistics import Needs
 
 # What a plan records of a configuration: the methods, and every option that changes what they compute.
 _RECORDED = ("criterion", "allocation", "compensation", "threshold", "trade_off", "patches", "seed")
@@ -27,7 +30,8 @@ class Method:
     @property
     def fits_data(self) -> bool:
         """Whether anything is fitted to the values of the data."""
-        return self.criterion == "reconstruction" or self.compensation in ("lstsq", "bias")
+        needs = CRITERIA[self.criterion].needs, COMPENSATIONS[self.compensation].needs
+        return needs != (Needs.NOTHING, Needs.NOTHING)
 
 
 def choose_method(config: Config, channels: Channels, data_kind: str) -> Method:

@@ -12,11 +12,12 @@ import onnx
 from onnxmerge.allocation import ALLOCATIONS, SLACK, Alignment, next_wider, top_up
 from onnxmerge.allocation.latency_table import LatencyTable, latency_table
 from onnxmerge.allocation.targets import NARROWEST, step_of
+from onnxmerge.arguments import made
 from onnxmerge.channels.cost import kept_lengths
 from onnxmerge.channels.depth import Depth
-from onnxmerge.compensation import COMPENSATIONS, Compensator, MeanBias, Merge
+from onnxmerge.compensation import COMPENSATIONS, Compensation, PairedCompensation
 from onnxmerge.config import Config
-from onnxmerge.criteria import CRITERIA, Criterion, Random
+from onnxmerge.criteria import CRITERIA, Criterion, choosing_again
 from onnxmerge.data import Dataset
 from onnxmerge.errors import BudgetError
 from onnxmerge.graph import weights
@@ -24,9 +25,10 @@ from onnxmerge.graph.weights import Scratch
 from onnxmerge.method import Method
 from onnxmerge.plan import Budget, Scores, Selection
 from onnxmerge.progress import Clock
-from onnxmerge.reconstruction import Options, reconstruct
+from onnxmerge.reconstruction import reconstruct
 from onnxmerge.rewrite import Fold
 from onnxmerge.runtime import Runtime
+from onnxmerge.statistics import Needs
 from onnxmerge.statistics.dense import Statistics, collect
 from onnxmerge.subject import Subject
 
@@ -78,7 +80,7 @@ class Recipe:
     @property
     def fits(self) -> bool:
         """Whether every candidate is fitted to the data, so that more of them take longer."""
-        return self.method.compensation == "lstsq"
+        return self._compensation.needs is Needs.PAIRED
 
     def with_samples(self, samples: int) -> Recipe:
         """One that chooses the same widths, and fits them to fewer samples and rows."""
@@ -103,7 +105,7 @@ class Recipe:
         selection = self.select(kind, value)
         if kind in ("macs", "params") and self.config.align == "auto":
             with self.clock("select"):
-                order = {name: np.argsort(v, kind="stable")[::-1] for name, v in self._scores.values.items()}
+                order = self._scores.best_first()
                 budget = self._budget(kind, value)
                 selection = top_up(self.subject.channels, selection, order, self._alignment, budget)
         return selection
@@ -150,15 +152,15 @@ class Recipe:
         scratch = self.subject.scratch()
         if not self.subject.removed(selection).any():
             folds = ()
-        elif self.fits:
+        elif (compensation := self._compensation).needs is Needs.PAIRED:
             with self.clock("reconstruct"):
-                selection, folds = self._reconstructed(selection, replay, scratch)
+                selection, folds = self._reconstructed(selection, compensation, replay, scratch)
         else:
-            mean = self._means.mean if self._needs_means else lambda site: None
+            statistics = self._dense if compensation.needs is Needs.DENSE else None
             with self.clock("compensate"):
                 kept = ~self.subject.removed(selection)
                 folds = tuple(
-                    Fold.of(site, *self._compensator(site, kept, mean(site)), scratch)
+                    Fold.of(site, *compensation(site, kept, statistics), scratch)
                     for site in self.subject.sites
                 )
         with self.clock("rewrite"):
@@ -196,31 +198,27 @@ class Recipe:
         return self._latency_table.share if kind == "latency" else partial(self.subject.cost.share, kind)
 
     def _reconstructed(
-        self, selection: Selection, replay: bool, scratch: Scratch | None
+        self, selection: Selection, compensation: PairedCompensation, replay: bool, scratch: Scratch | None
     ) -> tuple[Selection, tuple[Fold, ...]]:
-        options = Options(
-            patches=self.config.patches,
-            reselect=self.method.criterion == "reconstruction",
-            replay=replay,
-            seed=self.config.seed,
-        )
         chosen, folds = reconstruct(
             self.subject.channels,
+            self.subject.sites,
             self.subject.proto,
             selection,
             self.data,
             self.runtime,
-            options,
+            compensation,
+            choosing_again(self._criterion, self.subject.sensitivity),
             self.clock.step,
             scratch,
+            replay=replay,
         )
         weights.trim()
         return chosen, tuple(folds)
 
     @cached_property
     def _criterion(self) -> Criterion:
-        chosen = CRITERIA[self.method.criterion]
-        return chosen(self.config.seed) if chosen is Random else chosen()
+        return made(CRITERIA[self.method.criterion], vars(self.config))
 
     @cached_property
     def _alignment(self) -> Alignment:
@@ -247,9 +245,8 @@ class Recipe:
             return latency_table(self.subject, self.runtime, feed, self._step, self.clock.step)
 
     @cached_property
-    def _compensator(self) -> Compensator:
-        chosen = COMPENSATIONS[self.method.compensation]
-        return chosen(self.config.threshold, self.config.trade_off) if chosen is Merge else chosen()
+    def _compensation(self) -> Compensation | PairedCompensation:
+        return made(COMPENSATIONS[self.method.compensation], vars(self.config))
 
     @property
     def _scores(self) -> Scores:
@@ -257,20 +254,16 @@ class Recipe:
 
     @cached_property
     def _scored(self) -> tuple[Scores, Statistics | None]:
-        """The scores; and the statistics behind them, without the covariances that only scores need."""
+        """The scores; and the statistics behind them, where the compensation needs them, too."""
         if self.scored_by is not None:
             return self.scored_by._scored
-        statistics = self._collected() if self.method.criterion == "reconstruction" else None
+        statistics = self._collected() if self._criterion.needs is Needs.DENSE else None
         with self.clock("score"):
             scores = self._criterion(self.subject.channels, statistics)
-        return scores, None if statistics is None else replace(statistics, features={})
-
-    @property
-    def _needs_means(self) -> bool:
-        return isinstance(self._compensator, MeanBias)
+        return scores, statistics if self._compensation.needs is Needs.DENSE else None
 
     @cached_property
-    def _means(self) -> Statistics:
+    def _dense(self) -> Statistics:
         return self._scored[1] or self._collected()
 
     def _collected(self) -> Statistics:
@@ -278,6 +271,7 @@ class Recipe:
             return collect(
                 self.subject.channels,
                 self.subject.sites,
+                self.subject.sensitivity,
                 self.subject.proto,
                 self.data,
                 self.runtime,

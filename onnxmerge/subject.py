@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 from onnxmerge.channels import Channels, analyse
 from onnxmerge.channels.cost import CostModel, removed_channels
 from onnxmerge.channels.depth import Depth
+from onnxmerge.channels.sensitivity import output_sensitivity
 from onnxmerge.channels.sites import FoldSite, fold_sites
 from onnxmerge.graph import GraphView, LoadedModel, canonicalize, export_model, weights
 from onnxmerge.graph.weights import Scratch
@@ -62,6 +63,11 @@ class Subject:
     @cached_property
     def sites(self) -> list[FoldSite]:
         return fold_sites(self.channels)
+
+    @cached_property
+    def sensitivity(self) -> np.ndarray:
+        """How sensitive the output is to errors in every channel, float64 [channels.count]."""
+        return output_sensitivity(self.channels, self.sites)
 
     def removed(self, selection: Selection) -> np.ndarray:
         """bool [channels], True where a channel goes."""

@@ -16,7 +16,6 @@ from onnxmerge.channels.depth import Depth
 from onnxmerge.data import Dataset
 from onnxmerge.graph import load
 from onnxmerge.plan import Selection
-from onnxmerge.reconstruction import Options, reconstruct
 from onnxmerge.subject import Subject
 
 SHARED = Path(__file__).parents[2] / "shared" / "models"
@@ -237,14 +236,7 @@ def reconstructed(text: str, width: int) -> tuple[np.ndarray, np.ndarray, np.nda
     feed = support.random_feed(session, seed=1, sizes=64)
     subject = Subject.of(load(proto), {name: value[:1] for name, value in feed.items()}, support.RUNTIME)
     name = next(group.name for group in subject.channels.groups if len(group) == width)
-    selection, folds = reconstruct(
-        subject.channels,
-        subject.proto,
-        without(name),
-        Dataset("random", arrays=feed),
-        support.RUNTIME,
-        Options(),
-    )
+    selection, folds = support.reconstructed(subject, without(name), Dataset("random", arrays=feed))
     assert len(selection.keep[name]) == 0
     pruned, masked, bare = (
         support.RUNTIME.session(model).run(feed)["y"]

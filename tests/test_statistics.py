@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import support
 
-from onnxmerge.channels.residual import feeds
+from onnxmerge.channels.residual import destination
+from onnxmerge.channels.sensitivity import output_sensitivity
 from onnxmerge.channels.sites import fold_sites
 from onnxmerge.criteria import Reconstruction
 from onnxmerge.data import Dataset
@@ -40,8 +41,9 @@ def analysed():
 def collected(analysed, **options):
     sites = fold_sites(analysed.channels)
     data = Dataset("random", arrays=FEED)
+    sensitivity = output_sensitivity(analysed.channels, sites)
     return sites, statistics.collect(
-        analysed.channels, sites, analysed.proto, data, support.RUNTIME, **options
+        analysed.channels, sites, sensitivity, analysed.proto, data, support.RUNTIME, **options
     )
 
 
@@ -67,13 +69,13 @@ def test_covariances_of_receptive_fields(analysed):
     np.testing.assert_allclose(found.features[site.node.index].grams[0], expected, atol=1e-4)
 
 
-def test_what_a_site_feeds(analysed):
+def test_where_the_output_of_a_site_goes(analysed):
     site = next(s for s in fold_sites(analysed.channels) if s.data.tensor == "a")
-    fed = feeds(site)
+    to = destination(site)
     g, t, s = values(analysed, "g", "t", "s")
-    assert (fed.total, fed.other) == ("t", "s")
+    assert (to.total, to.other) == ("t", "s")
     shape = (1, -1, 1, 1)
-    np.testing.assert_allclose(fed.scale.reshape(shape) * g + fed.shift.reshape(shape) + s, t, atol=1e-4)
+    np.testing.assert_allclose(to.scale.reshape(shape) * g + to.shift.reshape(shape) + s, t, atol=1e-4)
 
 
 @pytest.mark.parametrize("limit", ["MOST_FEATURES", "_MOST_POSITIONS"])
