@@ -17,7 +17,7 @@ import onnx
 import onnx.parser
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxmerge.channels import Channels, analyse
+from onnxmerge.channels import Channels, find_channels
 from onnxmerge.channels.cost import CostModel, removed_channels
 from onnxmerge.channels.depth import Depth
 from onnxmerge.channels.sites import fold_sites
@@ -174,7 +174,7 @@ def analysed(source, feed: Feed | None = None, *, sizes: Mapping[str, int] | int
     proto = export_model(graph, original)
     if feed is None:
         feed = random_feed(RUNTIME.session(proto), sizes=sizes)
-    return Analysed(original, proto, analyse(GraphView(graph, RUNTIME.trace(proto, feed))), feed)
+    return Analysed(original, proto, find_channels(GraphView(graph, RUNTIME.trace(proto, feed))), feed)
 
 
 # --- comparing ----------------------------------------------------------------------------------------
