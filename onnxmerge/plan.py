@@ -1,4 +1,4 @@
-"""What is decided about a model, as data: scores, budget, selection, and the plan that can be saved.
+"""What is decided about a model, as data: scores, selection, and the plan that can be saved.
 
 ``keep`` is always integer indices into a group's channels, in ascending order.
 """
@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from onnxmerge.channels.depth import Depth
 from onnxmerge.errors import UsageError
 
 PLAN_VERSION = 1
@@ -51,25 +50,6 @@ class Selection:
     def removes(self, sizes: Mapping[str, int]) -> bool:
         """Whether anything goes, given the number of channels of every group."""
         return any(len(index) < sizes[name] for name, index in self.keep.items())
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What may remain.
-
-    Attributes:
-        kind: ``ratio`` (share of channels removed per group), ``macs``, ``params`` or ``latency``
-            (share of the model's total that is kept).
-        value: the share, 0..1.
-        share: but for a ratio, what remains as a share of the input model, at the lengths of all axis
-            classes: [..., classes] -> float64 [...].
-        depth: which groups may be left without a channel; None: every group keeps one.
-    """
-
-    kind: str
-    value: float
-    share: Callable[[np.ndarray], np.ndarray] | None = None
-    depth: Depth | None = None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ import onnx
 import onnx.parser
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxmerge.channels import Channels, analyse
+from onnxmerge.channels import Channels, find_channels
+from onnxmerge.channels.analysis import Analysis
 from onnxmerge.channels.cost import CostModel, removed_channels
 from onnxmerge.channels.depth import Depth
 from onnxmerge.channels.sites import fold_sites
@@ -36,7 +37,6 @@ from onnxmerge.rewrite.mask import mask
 from onnxmerge.rewrite.resize import resize
 from onnxmerge.rewrite.vanish import vanish
 from onnxmerge.runtime import Runtime, Session
-from onnxmerge.subject import Subject
 
 RUNTIME = Runtime.create("cpu", 1)
 TOLERANCE = 1e-4
@@ -164,16 +164,23 @@ class Analysed:
 
 
 def reconstructed(
-    subject: Subject,
+    analysis: Analysis,
     selection: Selection,
     data: Dataset,
     runtime: Runtime = RUNTIME,
     compensation: PairedCompensation = FITTED,
 ) -> tuple[Selection, list[Fold]]:
     """What a walk over the whole model keeps and folds, channels chosen again on the way."""
-    choose_again = choosing_again(Reconstruction(), subject.sensitivity)
+    choose_again = choosing_again(Reconstruction(), analysis.sensitivity)
     return reconstruct(
-        subject.channels, subject.sites, subject.proto, selection, data, runtime, compensation, choose_again
+        analysis.channels,
+        analysis.sites,
+        analysis.proto,
+        selection,
+        data,
+        runtime,
+        compensation,
+        choose_again,
     )
 
 
@@ -194,7 +201,7 @@ def analysed(source, feed: Feed | None = None, *, sizes: Mapping[str, int] | int
     proto = export_model(graph, original)
     if feed is None:
         feed = random_feed(RUNTIME.session(proto), sizes=sizes)
-    return Analysed(original, proto, analyse(GraphView(graph, RUNTIME.trace(proto, feed))), feed)
+    return Analysed(original, proto, find_channels(GraphView(graph, RUNTIME.trace(proto, feed))), feed)
 
 
 # --- comparing ----------------------------------------------------------------------------------------

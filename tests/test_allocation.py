@@ -11,10 +11,11 @@ import support
 
 from onnxmerge.allocation import ALLOCATIONS, Alignment, CostCurves
 from onnxmerge.allocation.alignment import Span, spans
+from onnxmerge.allocation.budget import Budget
 from onnxmerge.allocation.met import share
 from onnxmerge.channels.depth import Depth
 from onnxmerge.errors import BudgetError
-from onnxmerge.plan import Budget, Scores, Selection
+from onnxmerge.plan import Scores, Selection
 
 TEXT = """net (float[N,3,8,8] x) => (float[N,5,8,8] y)
 <float[16,3,3,3] w1, float[24,16,3,3] w2, float[5,24,3,3] w3> {

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import support
 from onnx import numpy_helper
 
 import onnxmerge
+from onnxmerge import rewrite
+from onnxmerge.channels.analysis import Analysis
 from onnxmerge.compensation.least_squares import lowest
 from onnxmerge.data import Dataset
 from onnxmerge.graph import load
 from onnxmerge.plan import Selection
 from onnxmerge.runtime import Runtime
 from onnxmerge.statistics.gathering import RowSample
-from onnxmerge.subject import Subject
 
 RNG = np.random.default_rng(0)
 TWO_LAYERS = """net ({0} x) => ({1} y) <float[16,32] w, float[32,5] v> {{
@@ -31,9 +34,9 @@ def normal(*shape: int) -> np.ndarray:
 
 def halved(proto, feed, data: Dataset, runtime: Runtime = support.RUNTIME):
     """The model with every group at half its width."""
-    subject = Subject.of(load(proto), feed, runtime)
+    subject = Analysis.of(load(proto), partial(runtime.trace, feed=feed))
     half = Selection({g.name: np.arange(len(g) // 2) for g in subject.channels.groups})
-    return subject.pruned(*support.reconstructed(subject, half, data, runtime))
+    return rewrite.pruned(subject, *support.reconstructed(subject, half, data, runtime))
 
 
 def test_what_one_branch_loses_the_other_keeps():

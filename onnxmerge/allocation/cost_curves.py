@@ -9,11 +9,12 @@ from typing import ClassVar
 import numpy as np
 
 from onnxmerge.allocation.alignment import Alignment
+from onnxmerge.allocation.budget import Budget
 from onnxmerge.allocation.cost import Cost, Ladders, Rungs
 from onnxmerge.allocation.met import at_most, unreachable, widths
 from onnxmerge.channels import Channels
 from onnxmerge.channels.depth import Depth
-from onnxmerge.plan import Budget, Scores, Selection
+from onnxmerge.plan import Scores, Selection
 
 # Rounding of shares that were summed in another order.
 _EXACT = 1e-12

@@ -9,9 +9,10 @@ from typing import ClassVar
 import numpy as np
 
 from onnxmerge.allocation.alignment import Alignment
+from onnxmerge.allocation.budget import Budget
 from onnxmerge.allocation.met import at_most, fill_up, share, unreachable, widths
 from onnxmerge.channels import Channels
-from onnxmerge.plan import Budget, Scores, Selection
+from onnxmerge.plan import Scores, Selection
 
 
 @dataclass(frozen=True)

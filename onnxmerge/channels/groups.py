@@ -90,7 +90,7 @@ class Channels:
         return [(s.node, s.relation) for s in self.said if s.node and isinstance(s.relation, Index)]
 
 
-def analyse(view: GraphView) -> Channels:
+def find_channels(view: GraphView) -> Channels:
     """Find the channels of a graph.
 
     Every position of every axis gets a component number; components with a frozen position stay.

@@ -11,17 +11,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
 
 from onnxmerge.channels import Channels
+from onnxmerge.channels.analysis import Analysis
 from onnxmerge.errors import ModelError
 from onnxmerge.graph import load
 from onnxmerge.graph.view import Axis, NodeView, Positions
 from onnxmerge.runtime import Runtime
-from onnxmerge.subject import Subject
 from onnxmerge.train.exporting import Example, Exporter, inputs_of
 
 # Bit patterns of float32 between the smallest normal number and infinity.
@@ -42,7 +43,7 @@ class ChannelMap:
         skipped: channels that stay without a gate, by the reason.
     """
 
-    subject: Subject
+    subject: Analysis
     component: np.ndarray
     group: np.ndarray
     index: Mapping[str, np.ndarray]
@@ -65,7 +66,7 @@ def map_channels(module: nn.Module, example: Example, exporter: Exporter) -> Cha
     runtime = Runtime.create("cpu", 1)
     names = [value.name for value in proto.graph.input]
     feed = {n: x.detach().cpu().numpy() for n, x in zip(names, inputs_of(example), strict=False)}
-    subject = Subject.of(load(proto), feed, runtime)
+    subject = Analysis.of(load(proto), partial(runtime.trace, feed=feed))
     channels = subject.channels
     starts = np.cumsum([0, *(p.numel() for p in parameters.values())])
     owner, blocked = _owners(channels, int(starts[-1]))
@@ -137,7 +138,7 @@ def _marks(node: NodeView, axis: Axis, count: int) -> np.ndarray | None:
     return marks if marks.size and marks.min() >= 0 and marks.max() < count else None
 
 
-def _compact(subject, parameters, starts, owner: np.ndarray, blocked: dict[int, str]) -> ChannelMap:
+def _compact(subject: Analysis, parameters, starts, owner: np.ndarray, blocked: dict[int, str]) -> ChannelMap:
     channels = subject.channels
     free = channels.group_of >= 0
     gated = free.copy()

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from onnxmerge.data.holdout import Holdout
 from onnxmerge.graph.output import atomic_write, measured
-from onnxmerge.headline import headline, measured_on
-from onnxmerge.recipe import Shortfall
-from onnxmerge.stages import Decision, Prepared, Proof, Trial
+from onnxmerge.report.headline import headline, measured_on
+from onnxmerge.study import Decision, Proof, Shortfall, Study
 from onnxmerge.validation import SLOWER, Latency
 
 SCHEMA_VERSION = 1
@@ -43,27 +43,27 @@ class Report:
             part.write_text(self.to_json() + "\n", encoding="utf-8")
 
 
-def describe(prepared: Prepared, decision: Decision, proof: Proof) -> Report:
+def describe(study: Study, decision: Decision, proof: Proof) -> Report:
     """The report of a run from what its stages found."""
-    subject, parity, latency = prepared.subject, proof.parity, proof.latency
-    removed = subject.removed(decision.candidate.selection)
-    params, macs = subject.cost.params_kept(removed), subject.cost.macs_kept(removed)
-    output = _size(decision, prepared)
-    facts = {group.name: group for group in subject.channels.groups}
+    analysis, parity, latency = study.analysis, proof.parity, proof.latency
+    removed = analysis.removed(decision.candidate.selection)
+    params, macs = analysis.cost.params_kept(removed), analysis.cost.macs_kept(removed)
+    output = _size(decision, study)
+    facts = {group.name: group for group in analysis.channels.groups}
     keep = decision.candidate.selection.keep
-    config = prepared.config
-    kind, value = config.budget or ("tolerance", prepared.tolerance)
+    config = study.config
+    kind, value = config.budget or ("tolerance", study.tolerance)
     return Report({
-        "headline": asdict(headline(prepared, decision, proof)),
+        "headline": asdict(headline(study, decision, proof)),
         "asked": {"kind": "plan", "value": None} if decision.planned else {"kind": kind, "value": value},
         "reached": {
-            "macs": macs / max(subject.cost.macs, 1), "params": params / max(subject.cost.params, 1),
+            "macs": macs / max(analysis.cost.macs, 1), "params": params / max(analysis.cost.params, 1),
             "latency": latency.ratio, "change": parity.change,
         },
         "schema_version": SCHEMA_VERSION,
         "input": {
-            "params": subject.cost.params, "macs": subject.cost.macs,
-            "bytes": prepared.loaded.bytes, "sha256": prepared.loaded.sha256,
+            "params": analysis.cost.params, "macs": analysis.cost.macs,
+            "bytes": study.source.loaded.bytes, "sha256": study.source.loaded.sha256,
         },
         "output": {"params": round(params), "macs": round(macs), **output},
         "unchanged": decision.unchanged,
@@ -71,7 +71,7 @@ def describe(prepared: Prepared, decision: Decision, proof: Proof) -> Report:
             "relative_error": parity.relative_error, "max_abs_error": parity.max_abs_error,
             "top1_agreement": parity.top1_agreement, "change": parity.change,
             "change_upper_90": parity.change_upper(0.9), "samples": parity.samples, "source": parity.source,
-            "basis": decision.trial.basis, "stand_in": decision.trial.stands_in,
+            "basis": decision.holdout.basis, "stand_in": decision.holdout.stands_in,
             "convention": parity.convention,
             "conventions": [
                 {"convention": p.convention, "change": p.change, "change_upper_90": p.change_upper(0.9),
@@ -85,33 +85,33 @@ def describe(prepared: Prepared, decision: Decision, proof: Proof) -> Report:
             ],
         },
         "latency": asdict(latency) | {"predicted_ratio": decision.predicted},
-        "search": _search(prepared, decision),
+        "search": _search(study, decision),
         "groups": [
             {"name": name, "before": len(group), "after": len(keep.get(name, group.channels)),
              "nodes": list(group.nodes)}
             for name, group in facts.items()
         ],
-        "emptied": _emptied(prepared, decision),
-        "frozen": _frozen(prepared),
-        "reach": prepared.explanation.reach,
-        "calibration": {"source": prepared.data.source, "samples": len(prepared.data),
-                        "kind": prepared.data_kind, "conventions": _conventions(prepared)},
-        "method": asdict(prepared.method),
+        "emptied": _emptied(study, decision),
+        "frozen": _frozen(study),
+        "reach": study.explanation.reach,
+        "calibration": {"source": study.samples.fit.source, "samples": len(study.samples.fit),
+                        "kind": study.samples.kind, "conventions": _conventions(study)},
+        "method": asdict(study.method),
         "config": config.as_dict(),
-        "warnings": [*prepared.warnings, *parity.notes, *_warnings(prepared, decision, proof)],
-        "seconds": _seconds(prepared),
+        "warnings": [*study.source.warnings, *parity.notes, *_warnings(study, decision, proof)],
+        "seconds": _seconds(study),
     })  # fmt: skip
 
 
-def describe_inspection(prepared: Prepared) -> Report:
+def describe_inspection(study: Study) -> Report:
     """What could be removed, and what stays and why."""
-    cost, explanation = prepared.subject.cost, prepared.explanation
-    scope = {group.name for group in prepared.subject.channels.groups}
+    cost, explanation = study.analysis.cost, study.explanation
+    scope = {group.name for group in study.analysis.channels.groups}
     return Report({
         "schema_version": SCHEMA_VERSION,
         "input": {
             "params": cost.params, "macs": cost.macs,
-            "bytes": prepared.loaded.bytes, "sha256": prepared.loaded.sha256,
+            "bytes": study.source.loaded.bytes, "sha256": study.source.loaded.sha256,
         },
         "reach": explanation.reach,
         "groups": [
@@ -119,19 +119,19 @@ def describe_inspection(prepared: Prepared) -> Report:
              "params_share": g.params, "may_go": g.may_go, "nodes": list(g.nodes)}
             for g in explanation.groups if g.name in scope
         ],
-        "frozen": _frozen(prepared),
-        "inputs": prepared.data.source,
-        "warnings": list(prepared.warnings),
-        "seconds": _seconds(prepared),
+        "frozen": _frozen(study),
+        "inputs": study.samples.fit.source,
+        "warnings": list(study.source.warnings),
+        "seconds": _seconds(study),
     })  # fmt: skip
 
 
-def describe_sweep(prepared: Prepared, trial: Trial, points: Sequence[tuple[Decision, Proof]]) -> Report:
+def describe_sweep(study: Study, holdout: Holdout, points: Sequence[tuple[Decision, Proof]]) -> Report:
     """The trade-off curve: one entry per budget."""
-    cost = prepared.subject.cost
+    cost = study.analysis.cost
     curve = []
     for decision, proof in points:
-        removed = prepared.subject.removed(decision.candidate.selection)
+        removed = study.analysis.removed(decision.candidate.selection)
         curve.append({
             "macs": cost.macs_kept(removed) / max(cost.macs, 1),
             "params": cost.params_kept(removed) / max(cost.params, 1),
@@ -143,39 +143,39 @@ def describe_sweep(prepared: Prepared, trial: Trial, points: Sequence[tuple[Deci
         })  # fmt: skip
     return Report({
         "schema_version": SCHEMA_VERSION,
-        "input": {"params": cost.params, "macs": cost.macs, "sha256": prepared.loaded.sha256},
+        "input": {"params": cost.params, "macs": cost.macs, "sha256": study.source.loaded.sha256},
         "points": curve,
-        "source": measured_on(points[0][1].parity, trial) if points else prepared.data.source,
-        "stand_in": trial.stands_in,
-        "config": prepared.config.as_dict(),
-        "warnings": list(prepared.warnings),
-        "seconds": _seconds(prepared),
+        "source": measured_on(points[0][1].parity, holdout) if points else study.samples.fit.source,
+        "stand_in": holdout.stands_in,
+        "config": study.config.as_dict(),
+        "warnings": list(study.source.warnings),
+        "seconds": _seconds(study),
     })  # fmt: skip
 
 
-def _emptied(prepared: Prepared, decision: Decision) -> str | None:
+def _emptied(study: Study, decision: Decision) -> str | None:
     """What left altogether, in a line; None where every group kept a channel."""
     gone = sum(not len(keep) for keep in decision.candidate.selection.keep.values())
-    may_go = len(prepared.subject.depth.names)
+    may_go = len(study.analysis.depth.names)
     return (
         f"{gone} of {may_go} groups that may go left altogether, and their layers with them" if gone else None
     )
 
 
-def _frozen(prepared: Prepared) -> list[dict[str, Any]]:
+def _frozen(study: Study) -> list[dict[str, Any]]:
     """Why channels stay: the reason, how many, which operators make them and which nodes keep them."""
     return [
         {"reason": entry.reason, "count": entry.channels, "examples": list(entry.nodes),
          "axes": list(entry.axes), "causes": list(entry.causes)}
-        for entry in prepared.explanation.frozen
+        for entry in study.explanation.frozen
     ]  # fmt: skip
 
 
-def _conventions(prepared: Prepared) -> list[dict[str, Any]]:
+def _conventions(study: Study) -> list[dict[str, Any]]:
     """The input conventions that stand-in photographs were fed under, and how probable each is."""
-    if prepared.plausible is None:
+    if study.plausible is None:
         return []
-    pairs = zip(prepared.plausible.conventions, prepared.plausible.probabilities, strict=True)
+    pairs = zip(study.plausible.conventions, study.plausible.probabilities, strict=True)
     return [
         {"name": str(c), "probability": p, "mean": list(c.mean), "std": list(c.std), "scale": c.scale,
          "order": c.order, "per_image": c.per_image}
@@ -183,29 +183,29 @@ def _conventions(prepared: Prepared) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _seconds(prepared: Prepared) -> dict[str, float]:
-    return {stage: round(value, 4) for stage, value in prepared.clock.seconds.items()}
+def _seconds(study: Study) -> dict[str, float]:
+    return {stage: round(value, 4) for stage, value in study.clock.seconds.items()}
 
 
-def _size(decision: Decision, prepared: Prepared) -> dict[str, Any]:
+def _size(decision: Decision, study: Study) -> dict[str, Any]:
     if decision.unchanged:
-        return {"bytes": prepared.loaded.bytes, "sha256": prepared.loaded.sha256}
-    size, digest = measured(decision.candidate.model, external=not prepared.loaded.self_contained)
+        return {"bytes": study.source.loaded.bytes, "sha256": study.source.loaded.sha256}
+    size, digest = measured(decision.candidate.model, external=not study.source.loaded.self_contained)
     return {"bytes": size, "sha256": digest}
 
 
-def _search(prepared: Prepared, decision: Decision) -> dict[str, Any] | None:
-    if prepared.config.budget is not None or decision.planned:
+def _search(study: Study, decision: Decision) -> dict[str, Any] | None:
+    if study.config.budget is not None or decision.planned:
         return None
-    if decision.found is None:
+    if decision.sought is None:
         return {
             "macs": 1.0,
             "change": 0.0,
             "change_upper_90": 0.0,
-            "source": prepared.data.source,
+            "source": study.samples.fit.source,
             "samples": 0,
         }
-    found = decision.found
+    found = decision.sought
     return {
         "macs": found.share,
         "change": found.parity.change,
@@ -215,18 +215,18 @@ def _search(prepared: Prepared, decision: Decision) -> dict[str, Any] | None:
     }
 
 
-def _warnings(prepared: Prepared, decision: Decision, proof: Proof) -> list[str]:
+def _warnings(study: Study, decision: Decision, proof: Proof) -> list[str]:
     warnings = [
         f"the group '{name}' was left whole: without it the model would not answer like its masked "
         "reference, which is a defect of onnxmerge; please report it"
         for name in decision.distrusted
     ]
-    if prepared.data_kind != "given":
+    if study.samples.kind != "given":
         warnings.append(
-            f"no data was given: {prepared.data.source} were used; a change measured on them proves "
+            f"no data was given: {study.samples.fit.source} were used; a change measured on them proves "
             "little: give real ones with calibration="
         )
-    found = prepared.plausible
+    found = study.plausible
     if found is not None and not found.clear:
         listed = "; ".join(
             f"{c} ({p:.0%})" for c, p in zip(found.conventions, found.probabilities, strict=True)
@@ -235,19 +235,19 @@ def _warnings(prepared: Prepared, decision: Decision, proof: Proof) -> list[str]
             "which numbers the model expects its pixels to be is not certain, so everything was done for all "
             f"that is plausible: {listed}; mean=, std=, scale= and order= settle it"
         )
-    if found is not None and found.meaningful is False and prepared.data_kind == "generic":
+    if found is not None and found.meaningful is False and study.samples.kind == "generic":
         warnings.append(
             "the model makes nothing of photographs (it may be made for faces, digits, text or other "
             "pictures): how its answers to real inputs change could not be checked"
         )
     if decision.shortfall is not None:
-        warnings.append(_in_words(decision.shortfall, prepared.config.align))
+        warnings.append(_in_words(decision.shortfall, study.config.align))
     if not proof.latency.in_turn:
         warnings.append(
             "the model is large: it and its output were timed in alternating blocks of runs, without packed "
             "weights, and not run by run"
         )
-    goal = prepared.config.latency
+    goal = study.config.latency
     if goal is not None and proof.latency.ratio > goal + REACHED:
         warnings.append(
             f"the latency is {proof.latency.ratio:.2f} of the input's, above the {goal:.2f} asked for"
@@ -258,7 +258,7 @@ def _warnings(prepared: Prepared, decision: Decision, proof: Proof) -> list[str]
             f"the output took {proof.latency.ratio:.2f} of the input's time here: its widths do not suit "
             "this machine's kernels, or the machine was busy; latency= asks for time"
         )
-    if not prepared.subject.channels.groups:
+    if not study.analysis.channels.groups:
         warnings.append("no channel of this model can be removed: see what is frozen and why")
     elif decision.unchanged:
         warnings.append("nothing was removed: the input model is the output")
