@@ -15,7 +15,7 @@ from onnxmerge.data.batching import batches_of, open_batch
 from onnxmerge.errors import UsageError
 from onnxmerge.runtime.partial import Segments
 from onnxmerge.statistics import dense as statistics
-from onnxmerge.statistics.dense import _Sums
+from onnxmerge.statistics.moments import AxisSums
 
 TEXT = """net (float[BATCH,3,6,6] x) => (float[BATCH,5] y)
 <float[8,3,3,3] w1, float[4,8,1,1] w2, float[4] scale, float[4] shift, float[4] mean, float[4] var,
@@ -78,9 +78,9 @@ def test_where_the_output_of_a_site_goes(analysed):
     np.testing.assert_allclose(to.scale.reshape(shape) * g + to.shift.reshape(shape) + s, t, atol=1e-4)
 
 
-@pytest.mark.parametrize("limit", ["MOST_FEATURES", "_MOST_POSITIONS"])
+@pytest.mark.parametrize("limit", ["MOST_FEATURES", "MOST_POSITIONS"])
 def test_large_receptive_fields_are_described_more_coarsely(analysed, limit, monkeypatch):
-    for name in ("MOST_FEATURES", "_MOST_POSITIONS") if limit == "_MOST_POSITIONS" else (limit,):
+    for name in ("MOST_FEATURES", "MOST_POSITIONS") if limit == "MOST_POSITIONS" else (limit,):
         monkeypatch.setattr(statistics, name, 5)
     _, found = collected(analysed)
     scores = Reconstruction()(analysed.channels, found)
@@ -168,7 +168,7 @@ def test_a_batch_that_is_mixed_stays_one():
 def test_sums_of_any_shape(shape, dtype):
     values = (10 * np.random.default_rng(0).standard_normal(shape)).astype(dtype)
     axis = shape.index(4)
-    found = _Sums.of(values, axis)
+    found = AxisSums.of(values, axis)
     rows = np.moveaxis(values, axis, -1).reshape(values.size // 4, 4).astype(np.float64)
     assert found.count == len(rows)
     np.testing.assert_allclose(found.sum, rows.sum(0), rtol=1e-5, atol=1e-5)

@@ -99,7 +99,8 @@ def _covariance(centred: np.ndarray, rho: np.ndarray, points: np.ndarray, weight
         power = power * rho
     # What the series leaves out of the variances belongs to higher powers of the correlation.
     left = np.sqrt(np.maximum(rest, 0))
-    return result + power * np.outer(left, left)
+    result += power * np.outer(left, left)
+    return result
 
 
 def _correlation(site: FoldSite) -> np.ndarray | None:

@@ -72,7 +72,8 @@ class LeastSquares:
         for row, block in zip(features, blocks, strict=True):
             row[statistics.present] = block.feature_mean
         found = [b.target_mean - _product(m, f) for b, m, f in zip(blocks, matrix, features, strict=True)]
-        return np.concatenate(found) - fit.bias
+        change: np.ndarray = np.concatenate(found) - fit.bias
+        return change
 
 
 def folded(site: FoldSite, paired: Paired, kept: np.ndarray) -> np.ndarray:
@@ -198,5 +199,7 @@ def lowest(error: Callable[[float], float], values: Sequence[float], begin: int)
 def _product(matrix: np.ndarray, vector: np.ndarray) -> np.ndarray:
     """The product in float64, without a float64 copy of a float32 matrix."""
     if matrix.dtype == np.float64:
-        return matrix @ vector
-    return np.einsum("of,f->o", matrix, vector, dtype=np.float64, casting="same_kind")
+        product: np.ndarray = matrix @ vector
+    else:
+        product = np.einsum("of,f->o", matrix, vector, dtype=np.float64, casting="same_kind")
+    return product

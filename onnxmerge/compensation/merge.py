@@ -121,13 +121,14 @@ def _mean(values: list[np.ndarray], filters: list[Filters], gone: np.ndarray, ke
         return values[0]
     alive = [_alive(f) for f in filters]
     counted = np.array([a[gone][:, None] & a[kept][None, :] for a in alive], dtype=np.float64)
-    return (counted * np.array(values)).sum(axis=0) / np.maximum(counted.sum(axis=0), 1)
+    mean: np.ndarray = (counted * np.array(values)).sum(axis=0) / np.maximum(counted.sum(axis=0), 1)
+    return mean
 
 
 def _alive(filters: Filters) -> np.ndarray:
     """bool [C]: whether a producer makes more than a constant of a channel."""
     size = np.linalg.norm(filters.vectors, axis=1)
-    alive = size > DEAD * size.max(initial=0)
+    alive: np.ndarray = size > DEAD * size.max(initial=0)
     if filters.batch_norm is not None:
         gamma = np.abs(filters.batch_norm.gamma)
         alive &= gamma > DEAD * gamma.max(initial=0)
@@ -139,12 +140,14 @@ def _cosines(filters: list[Filters], gone: np.ndarray, kept: np.ndarray) -> np.n
     parts = [f.vectors / max(np.linalg.norm(f.vectors), _TINY) if several else f.vectors for f in filters]
     vectors = np.concatenate(parts, axis=1)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _TINY)
-    return unit[gone] @ unit[kept].T
+    cosines: np.ndarray = unit[gone] @ unit[kept].T
+    return cosines
 
 
 def _ratios(filters: Filters, gone: np.ndarray, kept: np.ndarray) -> np.ndarray:
     length = np.linalg.norm(filters.vectors, axis=1)
-    return length[gone][:, None] / np.maximum(length[kept][None, :], _TINY)
+    ratios: np.ndarray = length[gone][:, None] / np.maximum(length[kept][None, :], _TINY)
+    return ratios
 
 
 def _scale(filters: Filters, gone: np.ndarray, kept: np.ndarray) -> np.ndarray:
@@ -154,7 +157,8 @@ def _scale(filters: Filters, gone: np.ndarray, kept: np.ndarray) -> np.ndarray:
         return ratio
     gamma_i, gamma_j = _guard(norm.gamma)[gone][:, None], norm.gamma[kept][None, :]
     sigma_i, sigma_j = norm.variance[gone][:, None], _guard(norm.variance)[kept][None, :]
-    return ratio * (gamma_j / gamma_i) * (sigma_i / sigma_j)
+    scale: np.ndarray = ratio * (gamma_j / gamma_i) * (sigma_i / sigma_j)
+    return scale
 
 
 def _shift(filters: Filters, gone: np.ndarray, kept: np.ndarray) -> np.ndarray:
@@ -164,7 +168,8 @@ def _shift(filters: Filters, gone: np.ndarray, kept: np.ndarray) -> np.ndarray:
     inner = norm.mean[gone] - sigma[gone] * norm.beta[gone] / gamma[gone]
     shift = (norm.gamma[kept] / sigma[kept])[None, :] * (ratio * inner[:, None] - norm.mean[kept][None, :])
     shift = np.abs(shift + norm.beta[kept][None, :])
-    return shift / _guard(_scale(filters, gone, kept))
+    relative: np.ndarray = shift / _guard(_scale(filters, gone, kept))
+    return relative
 
 
 def _guard(values: np.ndarray) -> np.ndarray:

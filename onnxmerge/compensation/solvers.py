@@ -31,7 +31,8 @@ def minimum_norm(gram: np.ndarray, cross: np.ndarray) -> np.ndarray:
     values, vectors = np.linalg.eigh(gram / np.outer(scale, scale))
     good = values > CUTOFF * values.max(initial=0)
     basis = vectors[:, good] / scale[:, None]
-    return ((cross @ basis) / values[good]) @ basis.T
+    coefficients: np.ndarray = ((cross @ basis) / values[good]) @ basis.T
+    return coefficients
 
 
 def ridge(gram: np.ndarray, cross: np.ndarray, start: np.ndarray, strength: float) -> np.ndarray:
@@ -59,8 +60,11 @@ def ridge(gram: np.ndarray, cross: np.ndarray, start: np.ndarray, strength: floa
         factor = cho_factor(regular, lower=True, overwrite_a=True, check_finite=False)
     except LinAlgError:  # rounding left directions of a negative variance beyond the penalty
         values, vectors = np.linalg.eigh(gram)
-        return start + ((rest @ vectors) / (np.maximum(values, 0) + penalty)) @ vectors.T
-    return start + cho_solve(factor, rest.T, check_finite=False).T
+        change = ((rest @ vectors) / (np.maximum(values, 0) + penalty)) @ vectors.T
+    else:
+        change = cho_solve(factor, rest.T, check_finite=False).T
+    weight: np.ndarray = start + change
+    return weight
 
 
 def ridge_rows(
@@ -89,7 +93,8 @@ def ridge_rows(
     if strength is None:
         return start
     regular = products + strength * unit * np.eye(len(products))
-    return start + np.linalg.solve(regular, rest).T @ features
+    weight: np.ndarray = start + np.linalg.solve(regular, rest).T @ features
+    return weight
 
 
 def _best_strength(

@@ -67,4 +67,5 @@ def _distances(vectors: np.ndarray) -> np.ndarray:
     squares = (vectors**2).sum(axis=1)
     distances = squares[:, None] + squares[None, :] - 2 * vectors @ vectors.T
     np.fill_diagonal(distances, 0)
-    return np.sqrt(np.maximum(distances, 0)).sum(axis=1)
+    total: np.ndarray = np.sqrt(np.maximum(distances, 0)).sum(axis=1)
+    return total

@@ -12,13 +12,14 @@ import onnx
 from onnxmerge.channels import Channels
 from onnxmerge.channels.residual import destination
 from onnxmerge.channels.sites import FoldSite
-from onnxmerge.data.dataset import Dataset, Feed
+from onnxmerge.data.dataset import Dataset
 from onnxmerge.graph import weights
 from onnxmerge.progress import Progress
 from onnxmerge.runtime import Runtime, Session
 from onnxmerge.runtime.model_bytes import opened, patch
+from onnxmerge.runtime.session import Feed
 from onnxmerge.runtime.threads import in_order, one_blas_thread, side_by_side
-from onnxmerge.statistics.moments import Accumulator, Products, first_means, products
+from onnxmerge.statistics.moments import Accumulator, AxisSums, Products, first_means, products
 from onnxmerge.statistics.regression import LinearForm, linear_form
 
 Key = tuple[str, int]
@@ -26,7 +27,7 @@ Key = tuple[str, int]
 # Receptive fields with more features than this are described channel by channel instead.
 MOST_FEATURES = 1536
 # Covariances of more positions than this do not fit.
-_MOST_POSITIONS = 4096
+MOST_POSITIONS = 4096
 # Activations of one batch that may be alive at once, in bytes.
 _MOST_BYTES = 96 << 20
 
@@ -118,14 +119,14 @@ def collect(
     workers = side_by_side(min(runtime.threads, len(feed_list)), at_work)
     session = _with_outputs(model, names, replace(runtime, threads=runtime.threads // workers))
     share = ceil(patches / len(feed_list))
-    sums = {key: _Sums() for key in inputs | totals}
+    sums = {key: AxisSums() for key in inputs | totals}
     grams = {i: _Grams(s, forms[i]) for i, s in watched.items()}
 
-    def look(item: tuple[int, Feed]) -> tuple[list[_Sums], list[list[Products]]]:
+    def look(item: tuple[int, Feed]) -> tuple[list[AxisSums], list[list[Products]]]:
         number, feed = item
         values = session.run(feed, [n for n in names if n not in feed]) | dict(feed)
         rng = np.random.default_rng((seed, number))
-        parts = [_Sums.of(np.asarray(values[name]), axis, equal=dataset.mixed) for name, axis in sums]
+        parts = [AxisSums.of(np.asarray(values[name]), axis, equal=dataset.mixed) for name, axis in sums]
         weight = dict(zip(sums, (part.weight for part in parts), strict=True))
         return parts, [gram.look(values, share, rng, weight[gram.destination]) for gram in grams.values()]
 
@@ -156,7 +157,7 @@ def _worth_a_covariance(channels: Channels, site: FoldSite, patches: int, sample
     """Whether there is room for a covariance of the site's positions; a big one takes rows to be worth it."""
     size = site.data.size
     rows = min(samples * prod(channels.view.shapes[site.data.tensor]) // size, patches)
-    return size <= MOST_FEATURES or (size <= _MOST_POSITIONS and 2 * rows >= size)
+    return size <= MOST_FEATURES or (size <= MOST_POSITIONS and 2 * rows >= size)
 
 
 def _size(site: FoldSite, form: LinearForm | None) -> int:
@@ -208,45 +209,6 @@ class _Grams:
 
 def _choose(count: int, most: int, rng: np.random.Generator) -> np.ndarray:
     return np.arange(count) if count <= most else np.sort(rng.choice(count, most, replace=False))
-
-
-@dataclass
-class _Sums:
-    """Count, sum and sum of squares per position of one axis; of a batch also its weight."""
-
-    count: float = 0
-    sum: np.ndarray | float = 0.0
-    squares: np.ndarray | float = 0.0
-    weight: float = 1.0
-
-    @classmethod
-    def of(cls, values: np.ndarray, axis: int, *, equal: bool = False) -> _Sums:
-        """The sums over one batch; with ``equal`` all batches weigh alike, however large their values."""
-        axis %= values.ndim
-        size = values.shape[axis]
-        x = values if values.dtype == np.float32 else values.astype(np.float32)
-        x = x.reshape(prod(values.shape[:axis]), size, prod(values.shape[axis + 1 :]))
-        # Single precision along one row at a time, double between rows.
-        sums, squares = (x, np.square(x)) if x.shape[2] == 1 else (x.sum(2), np.einsum("oci,oci->oc", x, x))
-        sums, squares = (v.reshape(len(x), size).sum(0, dtype=np.float64) for v in (sums, squares))
-        found = cls(values.size // max(size, 1), sums, squares)
-        if equal:
-            spread = float(found.variance.sum())
-            found.weight = 1.0 / spread if spread > 1e-30 else 0.0
-        return found
-
-    def add(self, other: _Sums) -> None:
-        self.count += other.weight * other.count
-        self.sum = self.sum + other.weight * other.sum
-        self.squares = self.squares + other.weight * other.squares
-
-    @property
-    def mean(self) -> np.ndarray:
-        return np.asarray(self.sum) / (self.count or 1)
-
-    @property
-    def variance(self) -> np.ndarray:
-        return np.maximum(np.asarray(self.squares) / (self.count or 1) - self.mean**2, 0)
 
 
 def _with_outputs(model: onnx.ModelProto, names: Sequence[str], runtime: Runtime) -> Session:

@@ -67,7 +67,8 @@ class Fit:
             v.astype(np.float32).reshape(form.blocks, 1, form.outputs)
             for v in (self.destination.scale, self.destination.shift)
         )
-        return (found - other - shift) / scale
+        lacking: np.ndarray = (found - other - shift) / scale
+        return lacking
 
 
 @dataclass(frozen=True, eq=False)
