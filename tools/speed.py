@@ -35,7 +35,7 @@ from onnxmerge.study import Study
 
 # Stages of a run that are not the work itself.
 APART = ("parity", "latency")
-# Rows per site behind the criterion (the default of ``calibration.statistics.collect``).
+# Rows per site behind the criterion (the default of ``statistics.dense.collect``).
 STATISTICS_ROWS = 20_000
 
 

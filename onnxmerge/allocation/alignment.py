@@ -16,7 +16,7 @@ _FEWEST_STEPS = 4
 
 
 @dataclass(frozen=True)
-class Span:
+class Extent:
     """The extent of the channels of one group.
 
     Attributes:
@@ -46,30 +46,30 @@ class Alignment:
 
     def ladders(self, channels: Channels) -> Mapping[str, np.ndarray]:
         """The widths that every group may have, int64, ascending; the last is all of its channels."""
-        found = spans(channels)
+        found = extents(channels)
         return {group.name: self.ladder(len(group), found[group.name]) for group in channels.groups}
 
-    def ladder(self, count: int, span: Span) -> np.ndarray:
+    def ladder(self, count: int, extent: Extent) -> np.ndarray:
         """The allowed numbers of channels of a group of ``count``."""
         least = self.step if self.least is None else min(self.least, self.step)
         step = self.step
-        while not span.grouped and step > least and _FEWEST_STEPS * step > count * span.positions:
+        while not extent.grouped and step > least and _FEWEST_STEPS * step > count * extent.positions:
             step = max(step // 2, least)
-        rungs = [np.arange(_channels(step, span), count + 1, _channels(step, span))]
+        rungs = [np.arange(_channels(step, extent), count + 1, _channels(step, extent))]
         while step > least:
             step = max(step // 2, least)
-            rungs.append(np.array([_channels(step, span)]))
+            rungs.append(np.array([_channels(step, extent)]))
         allowed = np.unique(np.append(np.concatenate(rungs), count))
         return allowed[allowed <= count]
 
 
-def _channels(step: int, span: Span) -> int:
+def _channels(step: int, extent: Extent) -> int:
     """The fewest channels whose positions are a multiple of ``step``."""
-    return step // gcd(step, span.positions)
+    return step // gcd(step, extent.positions)
 
 
-def spans(channels: Channels) -> Mapping[str, Span]:
-    """The span of every group, by its name."""
+def extents(channels: Channels) -> Mapping[str, Extent]:
+    """The extent of every group, by its name."""
     blocks, linear = _blocks(channels)
     classes = channels.classes
     ids = np.arange(classes.total)
@@ -85,7 +85,7 @@ def spans(channels: Channels) -> Mapping[str, Span]:
     grouped = np.zeros(channels.count, dtype=bool)
     np.logical_or.at(grouped, pairs[0], blocks[pairs[1]] > 1)
     return {
-        group.name: Span(int(fewest[group.channels].min()), bool(grouped[group.channels].any()))
+        group.name: Extent(int(fewest[group.channels].min()), bool(grouped[group.channels].any()))
         for group in channels.groups
     }
 

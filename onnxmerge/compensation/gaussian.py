@@ -50,7 +50,7 @@ class Gaussian:
         stays = kept[site.channel[site.columns]]
         if stays.all() or site.contract.blocks > 1 or site.data.axis != 1:
             return None, None
-        found = _moments(site)
+        found = moments(site)
         if found is None:
             return None, None
         mean, covariance = found
@@ -64,7 +64,7 @@ class Gaussian:
         return weight, response_to_constant(site, rest)
 
 
-def _moments(site: FoldSite) -> tuple[np.ndarray, np.ndarray] | None:
+def moments(site: FoldSite) -> tuple[np.ndarray, np.ndarray] | None:
     """Mean [C] and covariance [C, C] of the site's data channels, or None where nothing tells."""
     norm, between = _back_to_batch_norm(site)
     if norm is None:

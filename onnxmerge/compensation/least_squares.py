@@ -3,8 +3,11 @@
 Features are what the site reads in the smaller model as it has become so far, targets what the untouched
 model computed there. The weight is W = argmin |T - W P|^2 + l |W - W0|^2 on centred features P and targets
 T, the bias follows from the means. W0 is the stored weight with the columns of removed channels folded into
-those of kept ones, as an almost unregularised regression of the former on the latter tells: channels that
+those of kept ones, by an almost unregularised regression of the former on the latter: channels that
 depend exactly on others cost nothing. Strengths l are chosen on samples that are held out.
+
+Fitting pruned inputs to the original outputs is due to He et al., Channel Pruning for Accelerating Very Deep
+Neural Networks (ICCV 2017), section 3.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a criterion is: it tells how much every channel matters.
+"""What a criterion is: it scores how much every channel matters.
 
 An implementation is a frozen dataclass whose fields are its options, named like those of ``Config``; it says
 which statistics it needs.

@@ -1,4 +1,4 @@
-"""Both models under execution: what a pass of the data through them tells about one site."""
+"""Both models under execution: a pass of the data through them gives the paired statistics of one site."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ from onnxmerge.runtime.threads import side_by_side
 from onnxmerge.statistics.gathering import RowSample, Values, gather
 from onnxmerge.statistics.paired import Paired, Request
 
-# Tensors as large as the largest one that the two models have in memory while they run.
-_ON_THE_WAY = 4
+# While the two models run, they hold about so many tensors as large as the largest one.
+_ALIVE = 4
 
 
 class TwoModels:
     """The untouched model and the one that is rewritten on the way.
 
     Args:
+        channels: the analysis of the untouched model.
         model: the canonical model that ``channels`` belongs to.
+        dataset: what both models run on.
         requests: every site that will be asked for, in this order.
         patches: rows per site, spread over the samples.
         scratch: where activations wait in files; None: in memory.
@@ -65,6 +67,9 @@ class TwoModels:
         """Paired statistics of a site, see ``gathering.gather``.
 
         Args:
+            kept: bool [channels], those that may stay.
+            open_channels: bool [channels], those among them that may go.
+            seed: of the choice of rows.
             dense: for a site that is not reached yet: features come from the untouched model, too.
         """
         old, new = self._old, self.new
@@ -89,10 +94,10 @@ class TwoModels:
         return max(prod(view.shapes[node.y[0].name]) for node in view if node.y[0] is not None)
 
     def _bytes_at_work(self, request: Request) -> int:
-        """About what one batch takes: the tensors that are read or on the way, the rows, their products."""
+        """About how many bytes one batch takes: tensors that are read or alive, rows, and their products."""
         view = self._channels.view
         read = sum(prod(view.shapes[name]) for name in (*request.old_names, *request.new_names))
-        tensors = (read + _ON_THE_WAY * self._largest) * ceil(self._samples / len(self._feeds))
+        tensors = (read + _ALIVE * self._largest) * ceil(self._samples / len(self._feeds))
         features, outputs = request.site.data.size, 0
         if request.fit is not None:
             features, outputs = request.fit.form.features, request.fit.form.outputs

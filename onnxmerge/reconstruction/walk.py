@@ -29,10 +29,10 @@ from onnxmerge.runtime import Runtime
 from onnxmerge.runtime.threads import one_blas_thread
 from onnxmerge.statistics.paired import Fit, Paired, Request, SplitMoments, pool, requests
 
-# Channels are chosen again only behind so few features.
+# Channels are chosen again only where the consumer has at most so many features per block.
 FEATURES_TO_CHOOSE = 2560
-# Sites that lost nothing are refitted up to so many weights: the covariance of targets and features, in
-# float64 and several times, is of the same size.
+# Sites that lost no channel are refitted only if they have at most so many weights: several float64 arrays of
+# that size are needed.
 MOST_DOWNSTREAM = 1 << 22
 
 
@@ -165,6 +165,7 @@ class _Walk:
         self._advance(request.site, weight, bias)
 
     def _gather(self, request: Request, dense: bool = False) -> Paired:
+        """Statistics of a site; ``dense`` ones compare the untouched model with itself."""
         open_channels = np.isin(self._channels.group_of, list(self._open))
         return self._models.gather(request, self._kept, open_channels, self._compensation.seed, dense=dense)
 
@@ -196,6 +197,7 @@ class _Walk:
         self._cut(number)
 
     def _cut(self, number: int) -> None:
+        """Take the channels of a group out that are not kept."""
         group = self._channels.groups[number]
         self._kept[group.channels] = False
         self._kept[group.channels[self.keep[group.name]]] = True
@@ -255,7 +257,7 @@ class _Walk:
         return [r for r in everything if r in found or r.site.weight.name in names]
 
     def _is_unread(self, request: Request) -> bool:
-        """Whether nothing is left that a site computes."""
+        """Whether all outputs of a site are removed."""
         output = request.site.output
         return output is not None and not self._likely[self._channels.of(output)].any()
 

@@ -1,4 +1,4 @@
-"""Dense statistics: what one pass of the data through the untouched model tells about every fold site."""
+"""Dense statistics: means, variances and covariances at the fold sites of the untouched model."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def _form(site: FoldSite) -> LinearForm | None:
 
 
 def _worth_a_covariance(channels: Channels, site: FoldSite, patches: int, samples: int) -> bool:
-    """Whether there is room for a covariance of the site's positions; a big one takes rows to be worth it."""
+    """Whether a covariance of the site's positions fits; a big one also needs rows enough to be worth it."""
     size = site.data.size
     rows = min(samples * prod(channels.view.shapes[site.data.tensor]) // size, patches)
     return size <= MOST_FEATURES or (size <= MOST_POSITIONS and 2 * rows >= size)

@@ -145,7 +145,7 @@ class PositionMoments:
 
 @dataclass(frozen=True, eq=False)
 class Paired:
-    """What one pass of the data tells about a site.
+    """Statistics of one site from one pass of the data.
 
     Attributes:
         present: the features of a block that may stay, int64, places in ``form.channel``.
@@ -172,15 +172,19 @@ def pool(splits: Sequence[SplitMoments]) -> SplitMoments:
 
 
 def requests(sites: Sequence[FoldSite], *, residual: bool) -> list[Request]:
-    """One request per site, in the order of the walk (that of ``sites``).
+    """One request per site, in the order of the walk.
 
     A sum is repaired by the last of the sites that feed it directly: when that one is refitted, all
     that its other operand depends on has been rewritten.
+
+    Args:
+        sites: in topological order.
+        residual: whether sums are repaired.
     """
     made, open_nodes = [], {site.node.index for site in sites}
     varying = _varying(sites[0].channels.view) if sites else set()
     for site in sites:
-        # What is the same for every sample is as long as one sample, and no sum with others is.
+        # A value that does not depend on the input is as long as one sample, a sum with others as the batch.
         repairs = residual and site.data.tensor in varying
         made.append(Request(site, _fit(site, open_nodes, repairs)))
         open_nodes.discard(site.node.index)
