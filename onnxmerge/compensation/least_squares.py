@@ -30,7 +30,7 @@ from onnxmerge.statistics.regression import LinearForm
 # Strengths of the ridge, as shares of the mean variance of the features, tried on held-out samples.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 DEFAULT_STRENGTH = 1e-3
-# Strengths are compared on so many weights at most, of targets spread over all.
+# Strengths are compared on some of the targets, spread over all, that have at most so many weights.
 MOST_PROBED = 1 << 16
 # Weights that are fitted from rows at a time.
 MOST_AT_ONCE = 1 << 22

@@ -22,7 +22,7 @@ from onnxmerge.statistics.dense import Features, Statistics
 from onnxmerge.statistics.moments import submatrix
 from onnxmerge.statistics.paired import Paired, SplitMoments
 
-# Wider groups without any covariance are not eliminated step by step: nothing would change on the way.
+# Wider groups whose consumers have no covariance are ranked at once: the order is the same step by step.
 MOST_COMPARED = 2048
 # Channels are chosen again only where there are so many rows per feature.
 ROWS_TO_CHOOSE = 8
@@ -103,7 +103,7 @@ class Reconstruction:
         owner = place[form.channel[paired.present[here]]]
         regressions = []
         for block, scale in zip(moments, weight.reshape(form.blocks, form.outputs), strict=True):
-            # Least squares on the rows themselves, where there are fewer of them, would believe the noise.
+            # The fewer rows there are per feature, the more of what they show is noise.
             strength = TINY + max(0.0, len(here) / block.rows - 0.1)
             gram = submatrix(block.gram, here)
             coefficients = (block.cross[:, here] * scale[:, None]) @ precision(gram, strength)

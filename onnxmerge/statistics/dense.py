@@ -26,7 +26,7 @@ Key = tuple[str, int]
 
 # Receptive fields with more features than this are described channel by channel instead.
 MOST_FEATURES = 1536
-# Covariances of more positions than this do not fit.
+# Covariances of more positions than this do not fit into memory.
 MOST_POSITIONS = 4096
 # Activations of one batch that may be alive at once, in bytes.
 _MOST_BYTES = 96 << 20

@@ -21,15 +21,17 @@ from onnxmerge.statistics.paired import Fit, Paired, PositionMoments, Request, R
 
 Values = dict[str, np.ndarray]
 
-# More features than this are kept as rows instead of as a covariance. So are fewer, down to the second
-# number, where there are less than half as many rows: hundreds of MB and minutes would hold nothing more.
+# With more features than this, rows are kept instead of a covariance.
 MOST_FEATURES = 5120
+# With more features than this, rows are kept, too, where there are less than half as many of them: a
+# covariance would take hundreds of MB and minutes, and hold nothing more.
 _CHEAP_FEATURES = 1536
 # About how many rows are kept then.
 _MOST_ROWS = 2048
-# A regression whose targets differ by more than this share is not what the operator computes.
+# Where the targets differ by more than this share from what the regression gives, the operator computes
+# something else, and is not refitted.
 _FORM_TOLERANCE = 0.02
-# Looked at on so many rows.
+# How many rows that is tested on.
 _ROWS_TO_CONFIRM = 512
 
 

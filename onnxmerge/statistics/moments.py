@@ -10,6 +10,8 @@ import numpy as np
 
 # Covariances of more features than this stay in single precision: hundreds of MB each.
 WIDE = 4096
+# Rows of a covariance that are worked on at a time: a copy of the whole would take as much memory again.
+_ROWS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,10 +87,6 @@ def _weighted(weights: Sequence[float], values: Sequence[np.ndarray]) -> np.ndar
 def submatrix(square: np.ndarray, places: np.ndarray) -> np.ndarray:
     """These rows and columns; the matrix itself where they are all of them."""
     return square if len(places) == len(square) else square[np.ix_(places, places)]
-
-
-# Rows of a matrix that are worked on at a time: covariances of thousands of features are hundreds of MB.
-_ROWS = 256
 
 
 def _add_outer(matrix: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
