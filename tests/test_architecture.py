@@ -23,7 +23,8 @@ def test_imports_point_down_only():
 
 def test_public_names():
     assert onnxmerge.__all__ == [
-        "Config", "ImageOptions", "OnnxMergeError", "Plan", "Report", "Result", "optimize",
+        "Config", "Dataset", "ImageOptions", "Inspection", "OnnxMergeError", "Plan", "Report", "Result",
+        "Sweep", "inspect", "optimize", "sweep",
     ]  # fmt: skip
     for name in onnxmerge.__all__:
         assert getattr(onnxmerge, name).__name__ == name
