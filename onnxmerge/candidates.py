@@ -11,26 +11,31 @@ from onnxmerge.allocation import ALLOCATIONS, SLACK, Alignment, next_wider, shar
 from onnxmerge.allocation.budget import Budget
 from onnxmerge.allocation.latency_table import LatencyTable, latency_table
 from onnxmerge.allocation.targets import NARROWEST, step_of
-from onnxmerge.compensation import COMPENSATIONS, Compensator, MeanBias, Merge
-from onnxmerge.criteria import CRITERIA, Random
+from onnxmerge.arguments import made
+from onnxmerge.compensation import COMPENSATIONS, Compensation, PairedCompensation
+from onnxmerge.criteria import CRITERIA, Criterion, choosing_again
 from onnxmerge.data.dataset import Dataset
 from onnxmerge.errors import BudgetError
 from onnxmerge.graph import weights
 from onnxmerge.graph.weights import Scratch
 from onnxmerge.plan import Scores, Selection
-from onnxmerge.reconstruction import Options, reconstruct
+from onnxmerge.reconstruction import reconstruct
 from onnxmerge.rewrite import Fold, pruned
+from onnxmerge.statistics import Needs
 from onnxmerge.statistics.dense import Statistics, collect
 from onnxmerge.study import Candidate, Shortfall, Study
 
 
 def score(study: Study, data: Dataset) -> Scores:
     """What every channel is worth, by the criterion; it collects the statistics that it needs."""
-    chosen = CRITERIA[study.method.criterion]
-    criterion = chosen(study.config.seed) if chosen is Random else chosen()
-    statistics = collected(study, data) if study.method.criterion == "reconstruction" else None
+    criterion = _criterion(study)
+    statistics = collected(study, data) if criterion.needs is Needs.DENSE else None
     with study.clock("score"):
         return criterion(study.analysis.channels, statistics)
+
+
+def _criterion(study: Study) -> Criterion:
+    return made(CRITERIA[study.method.criterion], vars(study.config))
 
 
 def collected(study: Study, data: Dataset) -> Statistics:
@@ -40,6 +45,7 @@ def collected(study: Study, data: Dataset) -> Statistics:
         return collect(
             analysis.channels,
             analysis.sites,
+            analysis.sensitivity,
             analysis.proto,
             data,
             study.runtime,
@@ -90,8 +96,7 @@ def use_up(study: Study, scores: Scores, budget: Budget, selection: Selection) -
     if budget.kind not in ("macs", "params") or study.config.align != "auto":
         return selection
     with study.clock("select"):
-        order = {name: np.argsort(values, kind="stable")[::-1] for name, values in scores.values.items()}
-        return top_up(study.analysis.channels, selection, order, _alignment(study), budget)
+        return top_up(study.analysis.channels, selection, scores.best_first(), _alignment(study), budget)
 
 
 def shortfall(study: Study, budget: Budget, selection: Selection) -> Shortfall | None:
@@ -186,7 +191,7 @@ class Builder:
     @property
     def fits(self) -> bool:
         """Whether every candidate is fitted to the data, so that more of them take longer."""
-        return self.study.method.compensation == "lstsq"
+        return self._compensation.needs is Needs.PAIRED
 
     def with_samples(self, samples: int) -> Builder:
         """One that fits to fewer samples and rows."""
@@ -211,44 +216,45 @@ class Builder:
         scratch = study.source.loaded.new_scratch()
         folds: tuple[Fold, ...] = ()
         if study.analysis.removed(selection).any():
-            if self.fits:
+            compensation = self._compensation
+            if compensation.needs is Needs.PAIRED:
                 with study.clock("reconstruct"):
-                    selection, folds = self._reconstructed(selection, replay, scratch)
+                    selection, folds = self._reconstructed(compensation, selection, replay, scratch)
             else:
-                folds = self._compensated(selection, scratch)
+                folds = self._compensated(compensation, selection, scratch)
         with study.clock("rewrite"):
             model = pruned(study.analysis, selection, folds, scratch)
         return Candidate(selection, folds, model, scratch)
 
     def _reconstructed(
-        self, selection: Selection, replay: bool, scratch: Scratch | None
+        self, compensation: PairedCompensation, selection: Selection, replay: bool, scratch: Scratch | None
     ) -> tuple[Selection, tuple[Fold, ...]]:
-        options = Options(
-            patches=self.patches,
-            reselect=self.study.method.criterion == "reconstruction",
-            replay=replay,
-            seed=self.study.config.seed,
-        )
+        study, analysis = self.study, self.study.analysis
         chosen, folds = reconstruct(
-            self.study.analysis.channels,
-            self.study.analysis.proto,
+            analysis.channels,
+            analysis.sites,
+            analysis.proto,
             selection,
             self.data,
-            self.study.runtime,
-            options,
-            self.study.clock.step,
+            study.runtime,
+            compensation,
+            choosing_again(_criterion(study), analysis.sensitivity),
+            study.clock.step,
             scratch,
+            replay=replay,
         )
         weights.trim()
         return chosen, tuple(folds)
 
-    def _compensated(self, selection: Selection, scratch: Scratch | None) -> tuple[Fold, ...]:
-        compensator, analysis = self._compensator, self.study.analysis
-        mean = self._statistics.mean if isinstance(compensator, MeanBias) else lambda site: None
+    def _compensated(
+        self, compensation: Compensation, selection: Selection, scratch: Scratch | None
+    ) -> tuple[Fold, ...]:
+        analysis = self.study.analysis
+        statistics = self._statistics if compensation.needs is Needs.DENSE else None
         with self.study.clock("compensate"):
             kept = ~analysis.removed(selection)
             return tuple(
-                Fold.of(site, *compensator(site, kept, mean(site)), scratch) for site in analysis.sites
+                Fold.of(site, *compensation(site, kept, statistics), scratch) for site in analysis.sites
             )
 
     @cached_property
@@ -256,6 +262,6 @@ class Builder:
         return collected(self.study, self.data)
 
     @cached_property
-    def _compensator(self) -> Compensator:
-        chosen, config = COMPENSATIONS[self.study.method.compensation], self.study.config
-        return chosen(config.threshold, config.trade_off) if chosen is Merge else chosen()
+    def _compensation(self) -> Compensation | PairedCompensation:
+        options = vars(self.study.config) | {"patches": self.patches}
+        return made(COMPENSATIONS[self.study.method.compensation], options)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from onnxmerge.channels.analysis import Analysis
+from onnxmerge.compensation import COMPENSATIONS
 from onnxmerge.config import Config
+from onnxmerge.criteria import CRITERIA
+from onnxmerge.statistics import Needs
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,8 @@ class Method:
     @property
     def fits_data(self) -> bool:
         """Whether anything is fitted to the values of the data."""
-        return self.criterion == "reconstruction" or self.compensation in ("lstsq", "bias")
+        needs = CRITERIA[self.criterion].needs, COMPENSATIONS[self.compensation].needs
+        return needs != (Needs.NOTHING, Needs.NOTHING)
 
 
 def choose_method(config: Config, analysis: Analysis, data_kind: str) -> Method:

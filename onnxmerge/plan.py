@@ -19,14 +19,26 @@ PLAN_VERSION = 1
 
 @dataclass(frozen=True)
 class Scores:
-    """Saliency of every channel, float64 [C] per group name: larger is more worth keeping.
+    """How much the channels of every group matter.
 
-    ``curves`` says, where the criterion knows, what keeping only the best 0, 1, .., C channels of a
-    group costs, float64 [C + 1] per group name, in a unit that is the same for all groups.
+    Attributes:
+        values: saliency of every channel, float64 [C] per group name: larger is more worth keeping.
+        curves: where the criterion knows, what keeping only the best 0, 1, .., C channels of a group costs,
+            float64 [C + 1] per group name, in a unit that is the same for all groups.
+        order: where the criterion knows more than the values tell, a group's channels, the best first,
+            int64 [C] per group name; values do not increase along it.
     """
 
     values: Mapping[str, np.ndarray]
     curves: Mapping[str, np.ndarray] = field(default_factory=dict)
+    order: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def best_first(self) -> dict[str, np.ndarray]:
+        """The channels of every group, the best first, int64 [C]; of equal ones the higher index."""
+        return {
+            name: self.order[name] if name in self.order else np.argsort(values, kind="stable")[::-1]
+            for name, values in self.values.items()
+        }
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,19 @@ import onnx.parser
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxmerge.channels import Channels, find_channels
+from onnxmerge.channels.analysis import Analysis
 from onnxmerge.channels.cost import CostModel, removed_channels
 from onnxmerge.channels.depth import Depth
 from onnxmerge.channels.sites import fold_sites
+from onnxmerge.compensation import LeastSquares, PairedCompensation
+from onnxmerge.criteria import Reconstruction, choosing_again
+from onnxmerge.data import Dataset
 from onnxmerge.graph import GraphView, canonicalize, export_model, load
 from onnxmerge.graph.view import Axis, NodeView
 from onnxmerge.operators import table
 from onnxmerge.operators.relations import Freeze, Mix, Relation, Tie
 from onnxmerge.plan import Selection
+from onnxmerge.reconstruction import reconstruct
 from onnxmerge.rewrite.editing import Editor
 from onnxmerge.rewrite.fold import Fold, apply_folds
 from onnxmerge.rewrite.mask import mask
@@ -35,6 +40,7 @@ from onnxmerge.runtime import Runtime, Session
 
 RUNTIME = Runtime.create("cpu", 1)
 TOLERANCE = 1e-4
+FITTED = LeastSquares()
 
 Feed = Mapping[str, np.ndarray]
 
@@ -155,6 +161,27 @@ class Analysed:
         apply_folds(editor, folds)
         rewrite(editor, self.channels, removed_channels(self.channels, selection.keep))
         return export_model(editor.graph, self.original)
+
+
+def reconstructed(
+    analysis: Analysis,
+    selection: Selection,
+    data: Dataset,
+    runtime: Runtime = RUNTIME,
+    compensation: PairedCompensation = FITTED,
+) -> tuple[Selection, list[Fold]]:
+    """What a walk over the whole model keeps and folds, channels chosen again on the way."""
+    choose_again = choosing_again(Reconstruction(), analysis.sensitivity)
+    return reconstruct(
+        analysis.channels,
+        analysis.sites,
+        analysis.proto,
+        selection,
+        data,
+        runtime,
+        compensation,
+        choose_again,
+    )
 
 
 def _cut(editor: Editor, channels: Channels, removed: np.ndarray) -> None:

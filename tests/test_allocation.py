@@ -10,10 +10,10 @@ import pytest
 import support
 
 from onnxmerge.allocation import ALLOCATIONS, Alignment, CostCurves
+from onnxmerge.allocation.alignment import Span, spans
 from onnxmerge.allocation.budget import Budget
 from onnxmerge.allocation.met import share
 from onnxmerge.channels.depth import Depth
-from onnxmerge.channels.spans import Span, spans
 from onnxmerge.errors import BudgetError
 from onnxmerge.plan import Scores, Selection
 

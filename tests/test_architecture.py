@@ -41,6 +41,6 @@ def test_modules_stay_small():
     long = {
         str(path.relative_to(ROOT)): lines
         for path in (ROOT / "onnxmerge").rglob("*.py")
-        if (lines := len(path.read_text().splitlines())) > 300
+        if (lines := len(path.read_text().splitlines())) > 400
     }
     assert not long

@@ -18,7 +18,6 @@ from onnxmerge.channels.depth import Depth
 from onnxmerge.data import Dataset
 from onnxmerge.graph import load
 from onnxmerge.plan import Selection
-from onnxmerge.reconstruction import Options, reconstruct
 
 SHARED = Path(__file__).parents[2] / "shared" / "models"
 
@@ -240,14 +239,7 @@ def reconstructed(text: str, width: int) -> tuple[np.ndarray, np.ndarray, np.nda
         load(proto), partial(support.RUNTIME.trace, feed={name: x[:1] for name, x in feed.items()})
     )
     name = next(group.name for group in subject.channels.groups if len(group) == width)
-    selection, folds = reconstruct(
-        subject.channels,
-        subject.proto,
-        without(name),
-        Dataset("random", arrays=feed),
-        support.RUNTIME,
-        Options(),
-    )
+    selection, folds = support.reconstructed(subject, without(name), Dataset("random", arrays=feed))
     assert len(selection.keep[name]) == 0
     models = (
         rewrite.pruned(subject, selection, folds),

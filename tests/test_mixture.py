@@ -5,6 +5,7 @@ import pytest
 import support
 
 import onnxmerge
+from onnxmerge.channels.sensitivity import output_sensitivity
 from onnxmerge.channels.sites import fold_sites
 from onnxmerge.data import Dataset
 from onnxmerge.data.dataset import mixture
@@ -97,9 +98,12 @@ def test_no_convention_drowns_another_in_the_statistics():
       h = MatMul(x, w)  y = MatMul(h, v) }"""
     analysed = support.analysed(support.model(linear), {"x": small[:1]})
     sites = fold_sites(analysed.channels)
+    sensitivity = output_sensitivity(analysed.channels, sites)
 
     def gram(data: Dataset) -> np.ndarray:
-        found = statistics.collect(analysed.channels, sites, analysed.proto, data, support.RUNTIME)
+        found = statistics.collect(
+            analysed.channels, sites, sensitivity, analysed.proto, data, support.RUNTIME
+        )
         (features,) = found.features.values()
         return features.grams[0] / np.trace(features.grams[0])
 

@@ -111,9 +111,9 @@ def test_the_search_takes_less_than_five_runs_with_a_budget(monkeypatch):
     spent, passes, shown = [], [], []
     reconstruct, collect = candidates.reconstruct, candidates.collect
 
-    def counted(channels, model, selection, data, *rest):
+    def counted(channels, sites, model, selection, data, *rest, **options):
         spent.append(len(data))
-        return reconstruct(channels, model, selection, data, *rest)
+        return reconstruct(channels, sites, model, selection, data, *rest, **options)
 
     monkeypatch.setattr(candidates, "reconstruct", counted)
     monkeypatch.setattr(candidates, "collect", lambda *a, **k: passes.append(1) or collect(*a, **k))

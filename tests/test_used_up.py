@@ -11,9 +11,9 @@ import support
 
 import onnxmerge
 from onnxmerge.allocation import SLACK, Alignment, top_up
+from onnxmerge.allocation.alignment import Span, spans
 from onnxmerge.allocation.budget import Budget
 from onnxmerge.allocation.met import share
-from onnxmerge.channels.spans import Span, spans
 from onnxmerge.plan import Selection
 
 MODELS = Path(__file__).parents[1] / "models"

@@ -41,7 +41,7 @@ class CostCurves:
     empties: ClassVar[bool] = True
 
     def __call__(self, channels: Channels, scores: Scores, budget: Budget) -> Selection:
-        order = {name: np.argsort(values, kind="stable")[::-1] for name, values in scores.values.items()}
+        order = scores.best_first()
         curves = {name: _curve(values, scores.curves.get(name)) for name, values in scores.values.items()}
         if budget.kind == "latency":
             curves = {name: np.append(self.gone * curve[0], curve[1:]) for name, curve in curves.items()}

@@ -31,7 +31,7 @@ class Uniform:
     empties: ClassVar[bool] = False
 
     def __call__(self, channels: Channels, scores: Scores, budget: Budget) -> Selection:
-        order = {name: np.argsort(values, kind="stable")[::-1] for name, values in scores.values.items()}
+        order = scores.best_first()
         if budget.kind == "ratio":
             return _select(order, Alignment().ladders(channels), budget.value)
         ladders = self.alignment.ladders(channels)

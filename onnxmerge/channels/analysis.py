@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 from onnxmerge.channels.cost import CostModel, kept_lengths, removed_channels
 from onnxmerge.channels.depth import Depth
 from onnxmerge.channels.groups import Channels, find_channels
+from onnxmerge.channels.sensitivity import output_sensitivity
 from onnxmerge.channels.sites import FoldSite, fold_sites
 from onnxmerge.graph import GraphView, LoadedModel, canonicalize, export_model, weights
 from onnxmerge.plan import Selection
@@ -63,6 +64,11 @@ class Analysis:
     def sites(self) -> list[FoldSite]:
         """The contractions with stored weights, in topological order."""
         return fold_sites(self.channels)
+
+    @cached_property
+    def sensitivity(self) -> np.ndarray:
+        """How sensitive the output is to errors in every channel, float64 [channels.count]."""
+        return output_sensitivity(self.channels, self.sites)
 
     def with_channels(self, channels: Channels) -> Analysis:
         """The same model with other groups to choose from."""

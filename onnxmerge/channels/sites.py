@@ -8,8 +8,7 @@ from math import prod
 import numpy as np
 
 from onnxmerge.channels.groups import Channels, Group
-from onnxmerge.channels.stored import stored_values
-from onnxmerge.graph.view import Axis, NodeView, TensorView
+from onnxmerge.graph.view import Axis, GraphView, NodeView, TensorView
 from onnxmerge.operators.relations import Contract
 from onnxmerge.operators.table import lookup
 
@@ -232,3 +231,27 @@ def _batch_norm(channels: Channels, node: NodeView, rank: np.ndarray, count: int
         for values in stored
     )
     return BatchNorm(norm, gamma, beta, mean, variance, norm.attr("epsilon", 1e-5))
+
+
+def stored_values(view: GraphView, tensor: TensorView) -> np.ndarray | None:
+    """The values of a constant, or of a constant behind a DequantizeLinear; None for anything computed."""
+    if tensor.is_constant:
+        return tensor.constant
+    maker = view.producer(tensor.name)
+    if maker is None or maker.op != "DequantizeLinear" or maker.attr("block_size", 0):
+        return None
+    return _dequantized(maker)
+
+
+def _dequantized(node: NodeView) -> np.ndarray | None:
+    """(x - zero point) * scale, the parameters per tensor or along ``axis``."""
+    operands = [node.input(i) for i in range(3)]
+    values = [None if o is None else o.constant for o in operands]
+    x, scale, zero = values
+    if x is None or scale is None or (operands[2] is not None and zero is None) or scale.ndim > 1:
+        return None
+    along = [1] * x.ndim
+    if scale.size > 1:
+        along[node.attr("axis", 1)] = scale.size
+    shift = 0.0 if zero is None else np.asarray(zero, dtype=np.float64).reshape(along)
+    return (np.asarray(x, dtype=np.float64) - shift) * np.asarray(scale, dtype=np.float64).reshape(along)

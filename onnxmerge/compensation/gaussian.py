@@ -10,6 +10,7 @@ quadrature is enough.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx
@@ -18,11 +19,13 @@ from onnx.reference import ReferenceEvaluator
 
 from onnxmerge.channels.filters import channel_filters
 from onnxmerge.channels.sites import FoldSite
-from onnxmerge.compensation.lstsq import ridge
-from onnxmerge.compensation.mixing import mix_positions, through_weight
+from onnxmerge.compensation.folding import fold_predictions, response_to_constant
+from onnxmerge.compensation.solvers import ridge
 from onnxmerge.graph.view import NodeView, TensorView
 from onnxmerge.operators import pointwise
 from onnxmerge.operators.table import lookup
+from onnxmerge.statistics import Needs
+from onnxmerge.statistics.dense import Statistics
 
 _POINTS = 101
 _TERMS = 40
@@ -39,9 +42,10 @@ class Gaussian:
     """
 
     strength: float = 1e-3
+    needs: ClassVar[Literal[Needs.NOTHING]] = Needs.NOTHING
 
     def __call__(
-        self, site: FoldSite, kept: np.ndarray, statistics: np.ndarray | None = None
+        self, site: FoldSite, kept: np.ndarray, statistics: Statistics | None = None
     ) -> tuple[np.ndarray | None, np.ndarray | None]:
         stays = kept[site.channel[site.columns]]
         if stays.all() or site.contract.blocks > 1 or site.data.axis != 1:
@@ -52,12 +56,12 @@ class Gaussian:
         mean, covariance = found
         cross = covariance[np.ix_(~stays, stays)]
         factors = ridge(covariance[np.ix_(stays, stays)], cross, np.zeros(cross.shape), self.strength)
-        weight = mix_positions(site, stays, [factors])
+        weight = fold_predictions(site, stays, [factors])
         if site.rows is None:
             return weight, None
         rest = np.zeros(len(stays))
         rest[~stays] = mean[~stays] - factors @ mean[stays]
-        return weight, through_weight(site, rest)
+        return weight, response_to_constant(site, rest)
 
 
 def _moments(site: FoldSite) -> tuple[np.ndarray, np.ndarray] | None:
@@ -95,7 +99,8 @@ def _covariance(centred: np.ndarray, rho: np.ndarray, points: np.ndarray, weight
         power = power * rho
     # What the series leaves out of the variances belongs to higher powers of the correlation.
     left = np.sqrt(np.maximum(rest, 0))
-    return result + power * np.outer(left, left)
+    result += power * np.outer(left, left)
+    return result
 
 
 def _correlation(site: FoldSite) -> np.ndarray | None:

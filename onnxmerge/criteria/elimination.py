@@ -74,7 +74,8 @@ def precision(gram: np.ndarray, ridge: float) -> np.ndarray:
             break
         ridge *= 10  # rounding left a negative eigenvalue beyond the ridge
     inverse = np.tril(dpotri(factor, lower=1)[0])
-    return (inverse + np.tril(inverse, -1).T) / scale
+    whole: np.ndarray = (inverse + np.tril(inverse, -1).T) / scale
+    return whole
 
 
 def eliminate(regressions: Sequence[Regression], count: int, least: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -188,7 +189,8 @@ class _State:
     def _within(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """The blocks of a' b that lie between features of one channel, [channels, t, t]."""
         shape = len(a), len(self._channels), self._each
-        return a.reshape(shape).transpose(1, 2, 0) @ b.reshape(shape).transpose(1, 0, 2)
+        blocks: np.ndarray = a.reshape(shape).transpose(1, 2, 0) @ b.reshape(shape).transpose(1, 0, 2)
+        return blocks
 
     def _catch_up(self, room: int) -> None:
         """Do what was postponed, and drop the channels that are gone."""

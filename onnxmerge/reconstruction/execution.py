@@ -13,12 +13,11 @@ from onnxmerge.channels import Channels
 from onnxmerge.data.batching import batches_of
 from onnxmerge.data.dataset import Dataset
 from onnxmerge.graph.weights import Scratch
-from onnxmerge.reconstruction.gathering import Sample, gather
-from onnxmerge.reconstruction.paired import Paired
-from onnxmerge.reconstruction.requests import Request
 from onnxmerge.runtime import Runtime
 from onnxmerge.runtime.partial import Segments
 from onnxmerge.runtime.threads import side_by_side
+from onnxmerge.statistics.gathering import RowSample, Values, gather
+from onnxmerge.statistics.paired import Paired, Request
 
 # Tensors as large as the largest one that the two models have in memory while they run.
 _ON_THE_WAY = 4
@@ -73,12 +72,12 @@ class TwoModels:
             old, new = self._segments(request.old_names), self._segments(request.new_names)
         workers = side_by_side(min(self._runtime.threads, len(old)), self._bytes_at_work(request))
         threads = self._runtime.threads // workers
-        sample = Sample(
+        sample = RowSample(
             self._rows, len(old), self._samples, (seed, request.site.node.index), equal=self._mixed
         )
         with old.read(request.old_names, threads) as before, new.read(request.new_names, threads) as after:
 
-            def values(batch: int):
+            def values(batch: int) -> tuple[Values, Values]:
                 return before(batch), after(batch)
 
             return gather(request, values, len(old), sample, kept, open_channels, workers)
