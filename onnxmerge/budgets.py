@@ -7,7 +7,7 @@ from dataclasses import replace
 from onnxmerge.data import Dataset
 from onnxmerge.deadline import within_latency
 from onnxmerge.errors import BudgetError, UsageError
-from onnxmerge.operators.fixed import is_fixed
+from onnxmerge.operators.unprunable import is_fixed
 from onnxmerge.plan import Plan, Selection
 from onnxmerge.recipe import Candidate, Recipe
 from onnxmerge.reference import misjudged

@@ -18,8 +18,8 @@ from onnxmerge.budgets import decide, in_new_sessions
 from onnxmerge.config import Config
 from onnxmerge.deadline import SESSIONS
 from onnxmerge.errors import InternalError, ModelError, ToleranceExceeded, UsageError
+from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.graph.output import copy_file, save
-from onnxmerge.graph.weights import Scratch
 from onnxmerge.method import as_planned, recorded
 from onnxmerge.plan import Plan
 from onnxmerge.preparation import prepare

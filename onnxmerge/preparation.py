@@ -15,7 +15,7 @@ from onnxmerge.data import Dataset, holds_images, made_up_inputs, read_calibrati
 from onnxmerge.data.generic import Plausible, conventions_of, generic_dataset, under_conventions, under_each
 from onnxmerge.data.image_inputs import ImageInput
 from onnxmerge.errors import ModelError
-from onnxmerge.graph.io import load
+from onnxmerge.graph.files import load
 from onnxmerge.method import choose_method
 from onnxmerge.progress import Clock
 from onnxmerge.runtime import Runtime, Session

@@ -19,8 +19,8 @@ from onnxmerge.config import Config
 from onnxmerge.criteria import CRITERIA, Criterion, Random
 from onnxmerge.data import Dataset
 from onnxmerge.errors import BudgetError
-from onnxmerge.graph import weights
-from onnxmerge.graph.weights import Scratch
+from onnxmerge.graph import external_weights
+from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.method import Method
 from onnxmerge.plan import Budget, Scores, Selection
 from onnxmerge.progress import Clock
@@ -214,7 +214,7 @@ class Recipe:
             self.clock.step,
             scratch,
         )
-        weights.trim()
+        external_weights.trim()
         return chosen, tuple(folds)
 
     @cached_property

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from onnxmerge.errors import ModelError
-from onnxmerge.graph import weights
+from onnxmerge.graph import external_weights
 from onnxmerge.plan import Selection
 from onnxmerge.recipe import Candidate, Recipe
 
@@ -47,7 +47,7 @@ def agrees(recipe: Recipe, candidate: Candidate, feed: Mapping[str, np.ndarray])
     try:
         masked = recipe.runtime.session(recipe.subject.masked(candidate.selection, candidate.folds))
         expected, again = masked.run(feed), masked.run(feed)
-        weights.release()
+        external_weights.release()
         found = recipe.runtime.session(candidate.model).run(feed)
     except ModelError:
         return False

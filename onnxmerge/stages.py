@@ -10,7 +10,7 @@ from onnxmerge.config import DEFAULT_TOLERANCE, Config
 from onnxmerge.data import Dataset
 from onnxmerge.data.generic import Plausible
 from onnxmerge.errors import InternalError, ModelError
-from onnxmerge.graph.io import LoadedModel
+from onnxmerge.graph.files import LoadedModel
 from onnxmerge.method import Method
 from onnxmerge.progress import Clock
 from onnxmerge.recipe import Candidate, Recipe, Shortfall

@@ -14,8 +14,8 @@ from onnxmerge.channels import Channels, analyse
 from onnxmerge.channels.cost import CostModel, removed_channels
 from onnxmerge.channels.depth import Depth
 from onnxmerge.channels.sites import FoldSite, fold_sites
-from onnxmerge.graph import GraphView, LoadedModel, canonicalize, export_model, weights
-from onnxmerge.graph.weights import Scratch
+from onnxmerge.graph import GraphView, LoadedModel, canonicalize, export_model, external_weights
+from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.plan import Selection
 from onnxmerge.rewrite import Fold, apply_folds, mask, resize, vanish
 from onnxmerge.rewrite.editing import Editor
@@ -43,7 +43,7 @@ class Subject:
         graph = canonicalize(loaded.proto, loaded.scratch)
         proto = export_model(graph, loaded.proto)
         shapes = runtime.trace(proto, feed)
-        weights.release()
+        external_weights.release()
         channels = analyse(GraphView(graph, shapes))
         return Subject(loaded, graph, proto, channels)
 

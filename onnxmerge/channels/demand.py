@@ -14,7 +14,7 @@ import numpy as np
 from onnxmerge.channels.groups import Channels
 from onnxmerge.channels.residual import feeds
 from onnxmerge.channels.sites import FoldSite
-from onnxmerge.graph import weights
+from onnxmerge.graph import external_weights
 from onnxmerge.graph.view import NodeView
 
 # Weights that are copied at a time.
@@ -31,7 +31,7 @@ def demand(channels: Channels, sites: Sequence[FoldSite]) -> np.ndarray:
     for site in sites:
         scale = feeds(site).scale if site.output is not None else np.ones(1)
         np.add.at(found, site.channel[site.columns], energies(site, scale))
-        weights.release()
+        external_weights.release()
     for node in channels.view:
         kernel = _depthwise(node)
         if kernel is not None:

@@ -12,7 +12,7 @@ from onnxmerge.channels.residual import feeds
 from onnxmerge.channels.sites import FoldSite, fold_sites
 from onnxmerge.criteria.elimination import Regression, eliminate
 from onnxmerge.errors import UsageError
-from onnxmerge.graph import weights
+from onnxmerge.graph import external_weights
 from onnxmerge.plan import Scores
 from onnxmerge.runtime.threads import one_blas_thread
 from onnxmerge.statistics.dense import Features, Statistics
@@ -60,7 +60,7 @@ class Reconstruction:
                     r for s in mine for r in _regressions(channels, s, group, statistics, demanded)
                 ]
                 order, costs = eliminate(regressions, len(group), 0)
-            weights.release()
+            external_weights.release()
             costs = costs if group.chain else self.joined * costs
             # What goes last is worth most.
             score = np.empty(len(group))

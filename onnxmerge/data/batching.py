@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from onnxmerge.data.dataset import Dataset, Feed
 from onnxmerge.errors import ModelError
-from onnxmerge.graph import weights
+from onnxmerge.graph import external_weights
 from onnxmerge.runtime import Runtime
 
 # The largest activation of one batch, in bytes, and the most samples in one.
@@ -58,7 +58,7 @@ def open_batch(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in graph.node:
         if node.op_type != "Reshape" or len(node.input) < 2 or node.input[1] not in stored:
             continue
-        target = weights.values_of(stored[node.input[1]]).copy()
+        target = external_weights.values_of(stored[node.input[1]]).copy()
         if target.size > 1 and target[0] == 1:
             target[0] = 0 if -1 in target else -1
             name = f"{node.input[1]}__{node.output[0]}"

@@ -15,8 +15,14 @@ from typing import cast
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxmerge.graph.canonicalize.shape_values import (
+    CHAIN_OPERATORS,
+    SHAPE_OPERANDS,
+    Dim,
+    Element,
+    ShapeValues,
+)
 from onnxmerge.graph.constants import constant_tensor, constant_values
-from onnxmerge.graph.shape_values import CHAIN_OPERATORS, SHAPE_OPERANDS, Dim, Element, ShapeValues
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from math import prod
 from onnxmerge.graph.view import Axis, NodeView
 from onnxmerge.operators import (
     attention,
-    fixed,
     indexing,
     layout,
     linear,
@@ -22,6 +21,7 @@ from onnxmerge.operators import (
     quantization,
     recurrent,
     reduction,
+    unprunable,
 )
 from onnxmerge.operators.relations import Choice, Freeze, Option, Relation, axes_of, check
 
@@ -57,7 +57,7 @@ class Operator:
     instead_of: str | None = None
 
 
-def _fixed(rule: Rule, macs: Callable[[NodeView], int], instead_of: str) -> Operator:
+def _unprunable(rule: Rule, macs: Callable[[NodeView], int], instead_of: str) -> Operator:
     """An operator that multiplies, and of which nothing is cut."""
     return Operator(rule, products=lambda node: [(macs(node), ())], instead_of=instead_of)
 
@@ -79,7 +79,7 @@ _CONV = Linear(_conv_macs, bias=2)
 _GEMM = Linear(_product_macs, bias=2)
 _MATMUL = Linear(_product_macs)
 
-_QUANTISED_PRODUCT = _fixed(fixed.quantised, fixed.product, "MatMul")
+_QUANTISED_PRODUCT = _unprunable(unprunable.quantised, unprunable.product, "MatMul")
 
 _POINTWISE = [
     "Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BitShift", "BitwiseAnd",
@@ -122,7 +122,7 @@ _ONNX: dict[str, Operator] = {
     "Concat": Operator(indexing.concat),
     "ConstantOfShape": Operator(layout.constant_of_shape),
     "Conv": Operator(linear.conv, _CONV),
-    "ConvInteger": _fixed(fixed.quantised, partial(fixed.convolution, 1), "Conv"),
+    "ConvInteger": _unprunable(unprunable.quantised, partial(unprunable.convolution, 1), "Conv"),
     "ConvTranspose": Operator(linear.conv_transpose, Linear(_conv_transpose_macs, bias=2)),
     "DepthToSpace": Operator(layout.depth_to_space),
     "Dropout": Operator(pointwise.same_axes),
@@ -135,7 +135,7 @@ _ONNX: dict[str, Operator] = {
     "GroupNormalization": Operator(normalization.group_norm),
     "MatMul": Operator(linear.matmul, _MATMUL),
     "Pad": Operator(indexing.pad),
-    "QLinearConv": _fixed(fixed.quantised, partial(fixed.convolution, 3), "Conv"),
+    "QLinearConv": _unprunable(unprunable.quantised, partial(unprunable.convolution, 3), "Conv"),
     "ReverseSequence": Operator(layout.reverse_sequence),
     "RotaryEmbedding": Operator(attention.rotary_embedding),
     "Slice": Operator(indexing.slice_),
@@ -170,7 +170,9 @@ _ONNX["SimplifiedLayerNormalization"] = _MICROSOFT["SimplifiedLayerNormalization
 OPERATORS: dict[tuple[str, str], Operator] = {
     **{("", name): operator for name, operator in _ONNX.items()},
     **{(_CONTRIB, name): operator for name, operator in _MICROSOFT.items()},
-    ("com.microsoft.nchwc", "Conv"): _fixed(fixed.packed, partial(fixed.convolution, 1), "Conv"),
+    ("com.microsoft.nchwc", "Conv"): _unprunable(
+        unprunable.packed, partial(unprunable.convolution, 1), "Conv"
+    ),
 }
 
 

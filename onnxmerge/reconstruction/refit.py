@@ -12,7 +12,7 @@ from onnxmerge.compensation.lstsq import held_out_error, ridge, ridge_rows
 from onnxmerge.compensation.lstsq import mixing as mixture
 from onnxmerge.compensation.mixing import mix_positions
 from onnxmerge.criteria.elimination import TINY, Regression, eliminate, precision
-from onnxmerge.graph import weights
+from onnxmerge.graph import external_weights
 from onnxmerge.reconstruction.paired import Mixing, Paired, Rows, Split
 from onnxmerge.reconstruction.requests import Fit
 from onnxmerge.statistics.moments import Moments
@@ -73,7 +73,7 @@ def mixed(site: FoldSite, paired: Paired, kept: np.ndarray) -> np.ndarray:
     """
     stays = kept[site.channel[site.columns]]
     weight = np.array(site.values)
-    weights.release()
+    external_weights.release()
     if paired.mixing:
         blocks = zip(paired.mixing, np.split(stays, len(paired.mixing)), strict=True)
         weight = mix_positions(site, stays, [_mixing(mixing, here) for mixing, here in blocks])

@@ -17,8 +17,8 @@ from onnxmerge.channels.cost import removed_channels
 from onnxmerge.channels.demand import demand
 from onnxmerge.channels.sites import fold_sites
 from onnxmerge.data.dataset import Dataset
-from onnxmerge.graph import weights
-from onnxmerge.graph.weights import Scratch
+from onnxmerge.graph import external_weights
+from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.plan import Selection
 from onnxmerge.progress import Progress
 from onnxmerge.reconstruction.execution import TwoModels
@@ -88,8 +88,8 @@ def reconstruct(
         if progress is not None:
             progress("reconstruct", number, len(walk.requests))
         walk.visit(request)
-        weights.release()
-        weights.trim()
+        external_weights.release()
+        external_weights.trim()
     return Selection(walk.keep), walk.folds
 
 

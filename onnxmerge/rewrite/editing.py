@@ -6,8 +6,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxmerge.graph.constants import constant_values
+from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.graph.view import Axis, NodeView
-from onnxmerge.graph.weights import Scratch
 
 
 class Editor:

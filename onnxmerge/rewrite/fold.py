@@ -13,8 +13,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxmerge.channels.sites import FoldSite
+from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.graph.view import Axis, TensorView
-from onnxmerge.graph.weights import Scratch
 from onnxmerge.rewrite.editing import Editor
 
 

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import helper
 
 from onnxmerge.errors import ModelError
-from onnxmerge.graph import weights
+from onnxmerge.graph import external_weights
 
 Model = onnx.ModelProto | bytes | str | os.PathLike[str]
 
@@ -50,17 +50,17 @@ def source_of(model: Model) -> Source:
     """What to load for a model. Raises ModelError above protobuf's limit of 2 GB."""
     if not isinstance(model, onnx.ModelProto):
         return Source(model)
-    references = weights.references(model)
+    references = external_weights.references(model)
     if not references:
         return Source(serialized(model))
     # onnxruntime reads no absolute paths: they become relative to a folder that holds all of the files.
-    folder = weights.common_folder(references)
+    folder = external_weights.common_folder(references)
     relative = onnx.ModelProto()
     relative.CopyFrom(model)
-    for tensor in weights.references(relative):
-        path, offset, length = weights.location_of(tensor)
-        weights.locate(tensor, os.path.relpath(path, folder), offset, length or 0)
-    mapped = {tensor.name: weights.values_of(tensor) for tensor in references}
+    for tensor in external_weights.references(relative):
+        path, offset, length = external_weights.location_of(tensor)
+        external_weights.locate(tensor, os.path.relpath(path, folder), offset, length or 0)
+    mapped = {tensor.name: external_weights.values_of(tensor) for tensor in references}
     return Source(serialized(relative), folder, mapped)
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxmerge.graph import weights
-from onnxmerge.graph.weights import Scratch, Stored
+from onnxmerge.graph import external_weights
+from onnxmerge.graph.external_weights import Scratch, Stored
 from onnxmerge.runtime.runtime import Runtime
 from onnxmerge.runtime.session import Feed, Session
 
@@ -92,11 +92,11 @@ class Segments:
     def set_constant(self, name: str, values: np.ndarray) -> None:
         """Give a constant new values, for nodes that run from now on."""
         self._producer.pop(name, None)
-        self._constants[name] = weights.tensor_of(name, values)
+        self._constants[name] = external_weights.tensor_of(name, values)
 
     def constant(self, name: str) -> np.ndarray:
         """The present values of an initializer."""
-        return weights.values_of(self._constants[name])
+        return external_weights.values_of(self._constants[name])
 
     def add_to_output(self, node: int, values: np.ndarray) -> None:
         """Add a constant to the first output of a node that has not run yet.
@@ -112,7 +112,7 @@ class Segments:
             # The operator does it on the way, and what follows can still be fused with it.
             old = self.constant(bias) if bias else np.zeros((), values.dtype)
             name = f"{output}__bias"
-            self._constants[name] = weights.tensor_of(name, old + values.reshape(-1))
+            self._constants[name] = external_weights.tensor_of(name, old + values.reshape(-1))
             changed.input[:] = [*last.input[:2], name]
             self._edits[node] = [*rest, changed]
             return
@@ -233,7 +233,7 @@ class Reading:
             if batch == 0 and self._size(values) > self._segments.keep_bytes:
                 self._stored = None
         # A run brings all weights that it uses into memory.
-        weights.release()
+        external_weights.release()
         values = {**self._constants, **values}
         return {n: values[n] if n in values else _values(live[n][batch]) for n in self._names}
 
@@ -247,7 +247,7 @@ class Reading:
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *rest: object) -> None:
-        weights.release()
+        external_weights.release()
         stored = self._stored
         if failure is None and stored is not None and all(v is not None for b in stored.values() for v in b):
             self._segments.advance(self._run, self._frontier, stored)

@@ -9,7 +9,7 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError
 
 from onnxmerge.errors import ModelError
-from onnxmerge.graph import weights, wire
+from onnxmerge.graph import external_weights, wire_format
 
 
 def check_model(model: onnx.ModelProto | str | os.PathLike[str]) -> list[str]:
@@ -48,10 +48,10 @@ def _checkable(model: onnx.ModelProto) -> onnx.ModelProto:
 
     The checker refuses absolute paths, and the weights themselves are nothing to it.
     """
-    references = weights.references(model)
+    references = external_weights.references(model)
     if not references:
         return model
-    changed = wire.frame(model)
+    changed = wire_format.frame(model)
     names = {tensor.name for tensor in references}
     inputs = {value.name for value in model.graph.input}
     changed.graph.initializer.extend(t for t in model.graph.initializer if t.name not in names)

@@ -22,7 +22,7 @@ import onnx
 from onnx import helper
 
 from onnxmerge.data.dataset import Feed
-from onnxmerge.graph import weights
+from onnxmerge.graph import external_weights
 from onnxmerge.runtime import Runtime
 
 # Layers that are watched, spread over the depth of the model, and of these the ones that count as early.
@@ -220,7 +220,7 @@ def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
 
 
 def _values(tensor: onnx.TensorProto) -> np.ndarray:
-    return weights.values_of(tensor).astype(np.float64).reshape(-1)
+    return external_weights.values_of(tensor).astype(np.float64).reshape(-1)
 
 
 def _part(model: onnx.ModelProto, wanted: list[str]) -> onnx.ModelProto:

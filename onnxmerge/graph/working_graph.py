@@ -14,7 +14,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from onnxmerge.graph import weights
+from onnxmerge.graph import external_weights
 
 G_LOGGER.severity = G_LOGGER.ERROR
 
@@ -28,8 +28,8 @@ def import_model(proto: onnx.ModelProto) -> gs.Graph:
     for tensor in graph.tensors().values():
         if isinstance(tensor, gs.Constant) and isinstance(tensor._values, LazyValues):
             stored = tensor._values.tensor
-            if isinstance(stored, onnx.TensorProto) and weights.is_reference(stored):
-                tensor.values, tensor.data_location = weights.values_of(stored), None
+            if isinstance(stored, onnx.TensorProto) and external_weights.is_reference(stored):
+                tensor.values, tensor.data_location = external_weights.values_of(stored), None
     return graph
 
 
@@ -146,8 +146,8 @@ def _export_constants(
             continue
         if isinstance(tensor._values, SparseValues):
             sparse.append(OnnxExporter.export_sparse_tensor_proto(tensor))
-        elif isinstance(tensor._values, np.ndarray) and weights.is_mapped(tensor._values):
-            dense.append(weights.tensor_of(tensor.name, tensor._values))
+        elif isinstance(tensor._values, np.ndarray) and external_weights.is_mapped(tensor._values):
+            dense.append(external_weights.tensor_of(tensor.name, tensor._values))
         else:
             dense.append(OnnxExporter.export_tensor_proto(tensor))
     # What no node of the main graph ever used belongs to a subgraph, or is an output itself.

@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 from onnx.reference import ReferenceEvaluator
 
 from onnxmerge.graph.constants import constant_tensor, constant_values
-from onnxmerge.graph.weights import Scratch
+from onnxmerge.graph.external_weights import Scratch
 
 # A result larger than this, and than its inputs, would only bloat the file.
 MOST_FOLDED_ELEMENTS = 1 << 16

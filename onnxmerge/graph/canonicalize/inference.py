@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxmerge.graph import weights
-from onnxmerge.graph.stand_ins import with_stand_ins
+from onnxmerge.graph import external_weights
+from onnxmerge.graph.canonicalize.fused import with_stand_ins
 
 # Inference reads small integer tensors (shapes, axes); larger ones are weights.
 MOST_READ_ELEMENTS = 1024
@@ -89,7 +89,7 @@ def strip_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     for field in ("node", "input", "output", "value_info", "sparse_initializer"):
         getattr(graph, field).extend(getattr(source, field))
     for tensor in source.initializer:
-        if int(np.prod(tensor.dims)) <= MOST_READ_ELEMENTS and not weights.is_reference(tensor):
+        if int(np.prod(tensor.dims)) <= MOST_READ_ELEMENTS and not external_weights.is_reference(tensor):
             graph.initializer.append(tensor)
         else:
             graph.initializer.append(
