@@ -15,10 +15,10 @@ from onnxmerge.channels.cost import CostModel, removed_channels
 from onnxmerge.channels.depth import Depth
 from onnxmerge.channels.sites import FoldSite, fold_sites
 from onnxmerge.graph import GraphView, LoadedModel, canonicalize, export_model, external_weights
+from onnxmerge.graph.edit import Editor
 from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.plan import Selection
 from onnxmerge.rewrite import Fold, apply_folds, mask, resize, vanish
-from onnxmerge.rewrite.editing import Editor
 from onnxmerge.runtime import Runtime
 
 

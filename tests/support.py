@@ -22,11 +22,11 @@ from onnxmerge.channels.cost import CostModel, removed_channels
 from onnxmerge.channels.depth import Depth
 from onnxmerge.channels.sites import fold_sites
 from onnxmerge.graph import GraphView, canonicalize, export_model, load
+from onnxmerge.graph.edit import Editor
 from onnxmerge.graph.view import Axis, NodeView
 from onnxmerge.operators import table
 from onnxmerge.operators.relations import Freeze, Mix, Relation, Tie
 from onnxmerge.plan import Selection
-from onnxmerge.rewrite.editing import Editor
 from onnxmerge.rewrite.fold import Fold, apply_folds
 from onnxmerge.rewrite.mask import mask
 from onnxmerge.rewrite.resize import resize

@@ -13,9 +13,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxmerge.channels.sites import FoldSite
+from onnxmerge.graph.edit import Editor
 from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.graph.view import Axis, TensorView
-from onnxmerge.rewrite.editing import Editor
 
 
 @dataclass(frozen=True, eq=False)

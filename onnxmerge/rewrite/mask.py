@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxmerge.channels.groups import Channels
-from onnxmerge.rewrite.editing import Editor
+from onnxmerge.graph.edit import Editor
 
 
 def mask(editor: Editor, channels: Channels, removed: np.ndarray) -> None:

@@ -9,9 +9,9 @@ import onnx_graphsurgeon as gs
 
 from onnxmerge.channels.groups import Channels
 from onnxmerge.graph import external_weights
+from onnxmerge.graph.edit import Editor
 from onnxmerge.graph.view import Axis, NodeView
 from onnxmerge.operators.relations import Index, Size, Slot, positions
-from onnxmerge.rewrite.editing import Editor
 
 
 def resize(editor: Editor, channels: Channels, removed: np.ndarray) -> None:

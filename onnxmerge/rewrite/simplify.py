@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxmerge.rewrite.editing import Editor
+from onnxmerge.graph.edit import Editor
 
 # Doing them twice is doing them once.
 _IDEMPOTENT = ("Clip", "Relu")

@@ -13,9 +13,9 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from onnxmerge.channels import Channels
 from onnxmerge.channels.depth import Depth, Fate
+from onnxmerge.graph.edit import Editor
 from onnxmerge.graph.view import NodeView
 from onnxmerge.operators.uniform import value_of_nothing, value_of_uniform
-from onnxmerge.rewrite.editing import Editor
 from onnxmerge.rewrite.simplify import simplify
 from onnxmerge.runtime import Runtime
 
