@@ -10,6 +10,7 @@ from onnxmerge.channels import Channels
 from onnxmerge.channels.sites import fold_sites
 from onnxmerge.config import Config
 from onnxmerge.errors import UsageError
+from onnxmerge.operators.parameters import is_normalization
 
 # What a plan records of a configuration: the methods, and every option that changes what they compute.
 _RECORDED = ("criterion", "allocation", "compensation", "threshold", "trade_off", "patches", "seed")
@@ -51,7 +52,7 @@ def choose_method(config: Config, channels: Channels, data_kind: str) -> Method:
                 if data_kind == "given"
                 else "lstsq on generic images, for inputs are images"
             )
-        elif any(node.op == "BatchNormalization" for node in channels.view):
+        elif any(is_normalization(node) for node in channels.view):
             compensation = "gaussian"
             reasons.append(
                 "gaussian, for there are no data, but BatchNorm tells how channels are distributed"

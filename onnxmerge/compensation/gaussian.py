@@ -21,8 +21,7 @@ from onnxmerge.channels.sites import FoldSite
 from onnxmerge.compensation.lstsq import ridge
 from onnxmerge.compensation.mixing import mix_positions, through_weight
 from onnxmerge.graph.view import NodeView, TensorView
-from onnxmerge.operators import pointwise
-from onnxmerge.operators.table import lookup
+from onnxmerge.operators.parameters import is_elementwise, is_normalization, scale_and_shift
 
 _POINTS = 101
 _TERMS = 40
@@ -66,10 +65,10 @@ def _moments(site: FoldSite) -> tuple[np.ndarray, np.ndarray] | None:
     if norm is None:
         return None
     correlation = _correlation(site)
-    stored = [x.constant for i in (1, 2) if (x := norm.input(i)) is not None]
-    if correlation is None or len(stored) < 2 or any(values is None for values in stored):
+    stored = scale_and_shift(norm)
+    if correlation is None or stored is None:
         return None
-    gamma, beta = (np.asarray(values, dtype=np.float64) for values in stored)
+    gamma, beta = stored
     if len(gamma) != site.data.size:
         return None
     points, weights = np.polynomial.hermite_e.hermegauss(_POINTS)
@@ -133,13 +132,12 @@ def _back_to_batch_norm(site: FoldSite) -> tuple[NodeView | None, list[NodeView]
         if node.index in seen:
             continue
         seen.add(node.index)
-        if node.op == "BatchNormalization":
+        if is_normalization(node):
             if norm is not None and norm is not node:
                 return None, []
             norm = node
             continue
-        operator = lookup(node)
-        if operator is None or operator.rule is not pointwise.pointwise:
+        if not is_elementwise(node):
             return None, []
         between.append(node)
         open_names += [x.name for x in node.x if x is not None and not x.is_constant]

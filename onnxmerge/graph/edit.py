@@ -9,6 +9,9 @@ from onnxmerge.graph.constants import constant_values
 from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.graph.view import Axis, NodeView
 
+# The operators that edits put into a graph.
+ADD, MULTIPLY, SELECT, SHAPE = "Add", "Mul", "Where", "Shape"
+
 
 class Editor:
     """A copy of a working graph under edit; the graph it was made from is never changed.
@@ -81,12 +84,20 @@ class Editor:
         self._tensors[variable.name] = variable
         return variable
 
-    def new_node(
-        self, op: str, like: str, inputs: list[gs.Tensor], output: gs.Tensor, before: gs.Node
+    def insert(
+        self,
+        op: str,
+        like: str,
+        inputs: list[gs.Tensor],
+        output: gs.Tensor,
+        *,
+        before: gs.Node | None = None,
+        after: gs.Node | None = None,
     ) -> gs.Node:
-        """A new node that stands before another one."""
+        """A new node right before or right after another one, under a free name derived from ``like``."""
         node = gs.Node(op, self._free_name(like), inputs=inputs, outputs=[output])
-        self.graph.nodes.insert(next(i for i, n in enumerate(self.graph.nodes) if n is before), node)
+        place = next(i for i, n in enumerate(self.graph.nodes) if n is before or n is after)
+        self.graph.nodes.insert(place + (after is not None), node)
         return node
 
     def set_input(self, node: gs.Node, number: int, tensor: gs.Tensor) -> None:

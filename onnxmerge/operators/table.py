@@ -6,9 +6,8 @@ An operator that is not listed is frozen with all of its inputs and outputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from math import prod
 
 from onnxmerge.graph.view import Axis, NodeView
 from onnxmerge.operators import (
@@ -24,20 +23,10 @@ from onnxmerge.operators import (
     unprunable,
 )
 from onnxmerge.operators.relations import Choice, Freeze, Option, Relation, axes_of, check
+from onnxmerge.operators.traits import Form, Linear, Node, Normalization, domain_of, name_of
 
 Rule = Callable[[NodeView], Iterator[Relation]]
 _CONTRIB = "com.microsoft"
-
-
-@dataclass(frozen=True)
-class Linear:
-    """Which inputs of a linear operator are its data, weight and bias, and how it counts multiplications.
-
-    ``macs`` gives the number of multiplications for the concrete shapes of a node (batch 1).
-    """
-
-    macs: Callable[[NodeView], int]
-    bias: int | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +35,7 @@ class Operator:
 
     Attributes:
         linear: of those with data, weight and bias, where weights are folded.
+        normalization: of those that normalise channels with stored statistics.
         products: other multiplications: their numbers for the concrete shapes of a node, and the axes that
             these are proportional to.
         instead_of: of those that cannot be pruned, the operator that they stand for.
@@ -53,6 +43,7 @@ class Operator:
 
     rule: Rule
     linear: Linear | None = None
+    normalization: Normalization | None = None
     products: Callable[[NodeView], Iterable[tuple[int, tuple[Axis, ...]]]] | None = None
     instead_of: str | None = None
 
@@ -62,22 +53,12 @@ def _unprunable(rule: Rule, macs: Callable[[NodeView], int], instead_of: str) ->
     return Operator(rule, products=lambda node: [(macs(node), ())], instead_of=instead_of)
 
 
-def _conv_macs(node: NodeView) -> int:
-    return prod(node.y[0].shape) * prod(node.x[1].shape[1:])
-
-
-def _conv_transpose_macs(node: NodeView) -> int:
-    return prod(node.x[0].shape) * prod(node.x[1].shape[1:])
-
-
-def _product_macs(node: NodeView) -> int:
-    transposed = node.attr("transA", 0) and node.x[0].rank > 1
-    return prod(node.y[0].shape) * node.x[0].shape[-2 if transposed else -1]
-
-
-_CONV = Linear(_conv_macs, bias=2)
-_GEMM = Linear(_product_macs, bias=2)
-_MATMUL = Linear(_product_macs)
+_CONV = Linear(Form.CONVOLUTION, linear.conv_macs, linear.conv_macs_axes, bias=2)
+_CONV_TRANSPOSE = Linear(
+    Form.TRANSPOSED_CONVOLUTION, linear.conv_transpose_macs, linear.conv_transpose_macs_axes, bias=2
+)
+_MATMUL = Linear(Form.PRODUCT, linear.product_macs, linear.product_macs_axes)
+_GEMM = replace(_MATMUL, bias=2, alpha="alpha", beta="beta")
 
 _QUANTISED_PRODUCT = _unprunable(unprunable.quantised, unprunable.product, "MatMul")
 
@@ -106,7 +87,8 @@ _ONNX: dict[str, Operator] = {
     **dict.fromkeys(["CumSum", "CumProd"], Operator(pointwise.cumulative)),
     **dict.fromkeys(["ArgMax", "ArgMin"], Operator(reduction.arg_reduce)),
     **dict.fromkeys(["RoiAlign", "MaxRoiPool", "GridSample"], Operator(reduction.region_pool)),
-    **dict.fromkeys(["BatchNormalization", "InstanceNormalization"], Operator(normalization.per_channel)),
+    "BatchNormalization": Operator(normalization.per_channel, normalization=Normalization()),
+    "InstanceNormalization": Operator(normalization.per_channel),
     **dict.fromkeys(["LayerNormalization", "RMSNormalization"], Operator(normalization.layer_norm)),
     **dict.fromkeys(
         ["LpNormalization", "LRN", "MeanVarianceNormalization"], Operator(normalization.normalize_axis)
@@ -123,7 +105,7 @@ _ONNX: dict[str, Operator] = {
     "ConstantOfShape": Operator(layout.constant_of_shape),
     "Conv": Operator(linear.conv, _CONV),
     "ConvInteger": _unprunable(unprunable.quantised, partial(unprunable.convolution, 1), "Conv"),
-    "ConvTranspose": Operator(linear.conv_transpose, Linear(_conv_transpose_macs, bias=2)),
+    "ConvTranspose": Operator(linear.conv_transpose, _CONV_TRANSPOSE),
     "DepthToSpace": Operator(layout.depth_to_space),
     "Dropout": Operator(pointwise.same_axes),
     "DynamicQuantizeLinear": Operator(pointwise.dynamic_quantize),
@@ -158,9 +140,9 @@ _MICROSOFT: dict[str, Operator] = {
         _QUANTISED_PRODUCT,
     ),
     "Attention": Operator(attention.packed_attention),
-    "FusedConv": Operator(linear.conv, _CONV),
-    "FusedGemm": Operator(linear.gemm, _GEMM),
-    "FusedMatMul": Operator(linear.matmul, _MATMUL),
+    "FusedConv": Operator(linear.conv, replace(_CONV, fused=True)),
+    "FusedGemm": Operator(linear.gemm, replace(_GEMM, fused=True)),
+    "FusedMatMul": Operator(linear.matmul, replace(_MATMUL, alpha="alpha", fused=True)),
     "GroupQueryAttention": Operator(attention.grouped_attention),
     "MultiHeadAttention": Operator(attention.multi_head_attention),
     "RotaryEmbedding": Operator(attention.rotary_embedding),
@@ -176,9 +158,21 @@ OPERATORS: dict[tuple[str, str], Operator] = {
 }
 
 
-def lookup(node: NodeView) -> Operator | None:
+def lookup(node: Node) -> Operator | None:
     """The table's line for a node, or None where the operator is not listed."""
-    return OPERATORS.get(("" if node.domain == "ai.onnx" else node.domain, node.op))
+    return OPERATORS.get((domain_of(node), name_of(node)))
+
+
+def linear_of(node: Node) -> Linear | None:
+    """What is known of a node as a linear operator; None for others."""
+    operator = lookup(node)
+    return None if operator is None else operator.linear
+
+
+def normalization_of(node: Node) -> Normalization | None:
+    """The parameters of a node that normalises channels with stored statistics; None for others."""
+    operator = lookup(node)
+    return None if operator is None else operator.normalization
 
 
 def relations(node: NodeView) -> list[Relation]:

@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from onnxmerge.channels.groups import Channels
 from onnxmerge.graph import external_weights
-from onnxmerge.graph.edit import Editor
+from onnxmerge.graph.edit import SELECT, Editor
 from onnxmerge.graph.view import Axis, NodeView
 from onnxmerge.operators.relations import Index, Size, Slot, positions
 
@@ -140,7 +140,7 @@ def _override(editor: Editor, view: NodeView, node: gs.Node, place: int, new: di
         editor.new_constant(f"{operand.name}_sizes", numbers),
         operand,
     ]
-    editor.new_node("Where", f"{view.name}_shape", inputs, output, before=node)
+    editor.insert(SELECT, f"{view.name}_shape", inputs, output, before=node)
     node.inputs[place] = output
 
 

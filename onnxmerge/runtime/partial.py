@@ -16,7 +16,9 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnxmerge.graph import external_weights
+from onnxmerge.graph.edit import ADD, MULTIPLY
 from onnxmerge.graph.external_weights import Scratch, Stored
+from onnxmerge.operators.parameters import convolution_bias
 from onnxmerge.runtime.runtime import Runtime
 from onnxmerge.runtime.session import Feed, Session
 
@@ -24,8 +26,6 @@ from onnxmerge.runtime.session import Feed, Session
 # they are needed.
 MOST_KEPT = 400 << 20
 MOST_STORED = 2 << 30
-# Operators whose third input, if there is one, is added to the output per channel (axis 1).
-_WITH_BIAS = ("Conv", "ConvTranspose")
 
 
 class Segments:
@@ -107,26 +107,27 @@ class Segments:
         *rest, last = self._edits.get(node, [self._nodes[node]])
         output, changed = last.output[0], onnx.NodeProto()
         changed.CopyFrom(last)
-        bias = last.input[2] if len(last.input) > 2 else ""
-        if last.op_type in _WITH_BIAS and (not bias or bias in self._constants):
+        number = convolution_bias(last)
+        bias = last.input[number] if number is not None and len(last.input) > number else ""
+        if number is not None and (not bias or bias in self._constants):
             # The operator does it on the way, and what follows can still be fused with it.
             old = self.constant(bias) if bias else np.zeros((), values.dtype)
             name = f"{output}__bias"
             self._constants[name] = external_weights.tensor_of(name, old + values.reshape(-1))
-            changed.input[:] = [*last.input[:2], name]
+            changed.input[:] = [*last.input[:number], name]
             self._edits[node] = [*rest, changed]
             return
         inner = f"{output}__before"
         changed.output[0] = inner
         self._constants[f"{inner}_by"] = numpy_helper.from_array(values, f"{inner}_by")
-        self._edits[node] = [*rest, changed, helper.make_node("Add", [inner, f"{inner}_by"], [output])]
+        self._edits[node] = [*rest, changed, helper.make_node(ADD, [inner, f"{inner}_by"], [output])]
 
     def scale_input(self, node: int, operand: int, values: np.ndarray) -> None:
         """Multiply an input of a node by a constant (that broadcasts)."""
         first, *rest = self._edits.get(node, [self._nodes[node]])
         name = f"{first.input[operand]}__masked_{node}_{operand}"
         self._constants[f"{name}_by"] = numpy_helper.from_array(values, f"{name}_by")
-        scaled = helper.make_node("Mul", [first.input[operand], f"{name}_by"], [name])
+        scaled = helper.make_node(MULTIPLY, [first.input[operand], f"{name}_by"], [name])
         changed = onnx.NodeProto()
         changed.CopyFrom(first)
         changed.input[operand] = name
