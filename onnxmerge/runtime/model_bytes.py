@@ -18,12 +18,9 @@ from onnx import helper
 
 from onnxmerge.errors import ModelError
 from onnxmerge.graph import external_weights
+from onnxmerge.operators.values import makes_no_tensor
 
 Model = onnx.ModelProto | bytes | str | os.PathLike[str]
-
-# Operators whose results are sequences, maps or optionals: there is no shape to ask for.
-_NO_TENSORS = {"SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceMap"}
-_NO_TENSORS |= {"SplitToSequence", "Optional", "ZipMap", "CastMap"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,5 +103,5 @@ def tensors(graph: onnx.GraphProto) -> list[str]:
         name
         for node in graph.node
         for name in node.output
-        if name and node.op_type not in _NO_TENSORS and typed.get(name) in other
+        if name and not makes_no_tensor(node) and typed.get(name) in other
     ]
