@@ -12,14 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
-from onnx import helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
 from onnxmerge.channels.filters import channel_filters
 from onnxmerge.channels.sites import FoldSite
 from onnxmerge.compensation.lstsq import ridge
 from onnxmerge.compensation.mixing import mix_positions, through_weight
+from onnxmerge.graph.extract import evaluate, exported
 from onnxmerge.graph.view import NodeView, TensorView
 from onnxmerge.operators.parameters import is_elementwise, is_normalization, scale_and_shift
 
@@ -158,26 +156,8 @@ def _activated(nodes: list[NodeView], start: TensorView, points: np.ndarray, end
     constants = {name: x.constant for name, x in given.items() if x.constant is not None}
     if len(constants) < len(given):
         return None
-    graph = helper.make_graph(
-        [
-            helper.make_node(
-                n.op,
-                [x.name if x is not None else "" for x in n.x],
-                [y.name if y is not None else "" for y in n.y],
-                domain=n.domain,
-                **n.source.attrs,
-            )
-            for n in nodes
-        ],
-        "activation",
-        [helper.make_tensor_value_info(start.name, onnx.TensorProto.FLOAT, None)],
-        [onnx.ValueInfoProto(name=end)],
-        [numpy_helper.from_array(_wide(values), name) for name, values in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", nodes[0].opset)])
-    try:
-        results = ReferenceEvaluator(model).run(None, {start.name: values})
-    except Exception:  # the reference lacks the operator: the site stays as it is
+    feed = {name: _wide(values) for name, values in constants.items()} | {start.name: values}
+    results = evaluate([exported(n.source) for n in nodes], feed, [end], nodes[0].opset)
+    if results is None or results[0].size != points.size:  # the site stays as it is
         return None
-    result = np.asarray(next(iter(results)))
-    return result.reshape(points.shape).astype(np.float64) if result.size == points.size else None
+    return results[0].reshape(points.shape).astype(np.float64)

@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 from onnxmerge.graph import external_weights
 from onnxmerge.graph.edit import ADD, MULTIPLY
 from onnxmerge.graph.external_weights import Scratch, Stored
+from onnxmerge.graph.extract import extract, reads, typed
 from onnxmerge.operators.parameters import convolution_bias
 from onnxmerge.runtime.runtime import Runtime
 from onnxmerge.runtime.session import Feed, Session
@@ -67,7 +68,7 @@ class Segments:
         needed = self._needed(wanted, stop=set())
         self._users: dict[str, set[int]] = {}
         for i in needed:
-            for name in _reads(self._nodes[i]):
+            for name in reads(self._nodes[i]):
                 self._users.setdefault(name, set()).add(i)
 
     def __len__(self) -> int:
@@ -162,7 +163,7 @@ class Segments:
             if i is None or i in found:
                 continue
             found.add(i)
-            open_names += [name for name in _reads(self._nodes[i]) if name not in stop]
+            open_names += [name for name in reads(self._nodes[i]) if name not in stop]
         return found
 
     def _frontier(self, run: set[int]) -> list[str]:
@@ -174,23 +175,11 @@ class Segments:
     def _session(self, run: set[int], outputs: Sequence[str], threads: int | None) -> Session:
         nodes = [edited for i in sorted(run) for edited in self._edits.get(i, [self._nodes[i]])]
         made = {name for node in nodes for name in node.output}
-        inputs = sorted({name for node in nodes for name in _reads(node)} - made - {""})
+        inputs = sorted({name for node in nodes for name in reads(node)} - made - {""})
         constants = [self._constants[name] for name in inputs if name in self._constants]
-        graph = helper.make_graph(
-            nodes,
-            "segment",
-            [
-                helper.make_tensor_value_info(
-                    name, helper.np_dtype_to_tensor_dtype(self.live[name][0].dtype), None
-                )
-                for name in inputs
-                if name not in self._constants
-            ],
-            [onnx.ValueInfoProto(name=name) for name in outputs],
-            constants,
-        )
-        model = onnx.ModelProto(ir_version=self._model.ir_version, graph=graph)
-        model.opset_import.extend(self._model.opset_import)
+        fed = [typed(name, self.live[name][0].dtype, None) for name in inputs if name not in self._constants]
+        opsets, version = self._model.opset_import, self._model.ir_version
+        model = extract(nodes, fed, outputs, constants, opsets=opsets, ir_version=version)
         runtime = self._runtime if threads is None else replace(self._runtime, threads=threads)
         return runtime.session(model)
 
@@ -260,15 +249,3 @@ def _values(array: np.ndarray | Stored) -> np.ndarray:
 
 def _bytes(array: np.ndarray | Stored) -> int:
     return prod(array.shape) * array.dtype.itemsize
-
-
-def _reads(node: onnx.NodeProto) -> list[str]:
-    """The tensors that a node reads, those inside of its subgraphs included."""
-    names = [name for name in node.input if name]
-    for attribute in node.attribute:
-        graphs = [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else list(attribute.graphs)
-        for graph in graphs:
-            own = {t.name for t in graph.initializer} | {v.name for v in graph.input}
-            own |= {name for inner in graph.node for name in inner.output}
-            names += [name for inner in graph.node for name in _reads(inner) if name not in own]
-    return names

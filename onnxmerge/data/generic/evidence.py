@@ -19,11 +19,11 @@ from math import prod
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from onnxmerge.data.dataset import Feed
 from onnxmerge.graph import external_weights
 from onnxmerge.graph.constants import stored_tensors
+from onnxmerge.graph.extract import ancestors
 from onnxmerge.operators.parameters import convolution_bias, is_convolution
 from onnxmerge.operators.pointwise import is_add, is_copy
 from onnxmerge.operators.table import normalization_of
@@ -83,7 +83,7 @@ class Witness:
         self._scores = list(scores[:1])
         self._names = list(dict.fromkeys([*(layer.output for layer in self._layers), *self._scores]))
         self._runtime = runtime
-        self._part = _part(model, self._names) if self._names else None
+        self._part = ancestors(model, self._names) if self._names else None
         self._session = None if self._part is None else runtime.session(self._part)
         self._inputs = set() if self._session is None else {info.name for info in self._session.inputs}
 
@@ -226,26 +226,3 @@ def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
 
 def _values(tensor: onnx.TensorProto) -> np.ndarray:
     return external_weights.values_of(tensor).astype(np.float64).reshape(-1)
-
-
-def _part(model: onnx.ModelProto, wanted: list[str]) -> onnx.ModelProto:
-    """The model that computes these tensors and nothing else."""
-    needed, nodes = set(wanted), []
-    for node in reversed(model.graph.node):
-        if needed.intersection(node.output):
-            nodes.append(node)
-            needed.update(node.input)
-            for attribute in node.attribute:
-                if attribute.HasField("g"):
-                    needed.update(name for inner in attribute.g.node for name in inner.input)
-    part = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
-    part.functions.extend(model.functions)
-    part.graph.name = "witness"
-    part.graph.node.extend(reversed(nodes))
-    part.graph.input.extend(value for value in model.graph.input if value.name in needed)
-    part.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name in needed)
-    part.graph.sparse_initializer.extend(
-        tensor for tensor in model.graph.sparse_initializer if tensor.values.name in needed
-    )
-    part.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in wanted)
-    return part

@@ -14,12 +14,11 @@ from math import inf, prod
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
-from onnx.reference import ReferenceEvaluator
 
 from onnxmerge.graph.constants import constant_tensor, constant_values
 from onnxmerge.graph.external_weights import Scratch
+from onnxmerge.graph.extract import evaluate, exported
 
 # A result larger than this, and than its inputs, would only bloat the file.
 MOST_FOLDED_ELEMENTS = 1 << 16
@@ -253,19 +252,5 @@ def _evaluate(node: gs.Node, operands: Mapping[str, np.ndarray], opset: int) -> 
     if node.op == "Transpose":
         values = np.transpose(operands[node.inputs[0].name], node.attrs.get("perm"))
         return {name: np.ascontiguousarray(values) for name in made}
-    exported = gs.exporters.onnx_exporter.OnnxExporter.export_node(node)
-    inputs = [
-        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
-        for name, a in operands.items()
-    ]
-    single = onnx.helper.make_model(
-        onnx.helper.make_graph(
-            [exported], "constant", inputs, [onnx.helper.make_empty_tensor_value_info(name) for name in made]
-        ),
-        opset_imports=[onnx.helper.make_opsetid("", opset)],
-    )
-    try:
-        results = ReferenceEvaluator(single).run(None, dict(operands))
-    except Exception:  # what the reference cannot evaluate stays a node
-        return {}
-    return {name: np.asarray(value) for name, value in zip(made, results, strict=True)}
+    results = evaluate([exported(node)], operands, made, opset)
+    return {} if results is None else dict(zip(made, results, strict=True))
