@@ -1,4 +1,4 @@
-"""The table of operators: which rule speaks for which operator, and which are linear.
+"""The table of operators: which rule speaks for which operator, and its traits.
 
 An operator that is not listed is frozen with all of its inputs and outputs.
 """
@@ -57,8 +57,10 @@ _CONV = Linear(Form.CONVOLUTION, linear.conv_macs, linear.conv_macs_axes, bias=2
 _CONV_TRANSPOSE = Linear(
     Form.TRANSPOSED_CONVOLUTION, linear.conv_transpose_macs, linear.conv_transpose_macs_axes, bias=2
 )
+_GEMM = Linear(
+    Form.PRODUCT, linear.product_macs, linear.product_macs_axes, bias=2, alpha="alpha", beta="beta"
+)
 _MATMUL = Linear(Form.PRODUCT, linear.product_macs, linear.product_macs_axes)
-_GEMM = replace(_MATMUL, bias=2, alpha="alpha", beta="beta")
 
 _QUANTISED_PRODUCT = _unprunable(unprunable.quantised, unprunable.product, "MatMul")
 
