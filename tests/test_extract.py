@@ -18,10 +18,9 @@ def test_a_part_between_named_tensors_computes_what_the_whole_does():
     proto, runtime = support.model(TEXT), Runtime.create("cpu", 1)
     x = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
     h = np.random.default_rng(1).standard_normal((5, 3)).astype(np.float32)
-    part = extract(
-        proto.graph.node[1:3], [typed("h", h.dtype)], ["y"], proto.graph.initializer[1:], opsets=proto.opset_import
-    )  # fmt: skip
-    weight = onnx.numpy_helper.to_array(proto.graph.initializer[1])
+    stored, opsets = proto.graph.initializer[1], proto.opset_import
+    part = extract(proto.graph.node[1:3], [typed("h", h.dtype)], ["y"], [stored], opsets=opsets)
+    weight = onnx.numpy_helper.to_array(stored)
     assert np.allclose(runtime.session(part).run({"h": h})["y"], np.maximum(h, 0) @ weight, atol=1e-6)
     whole = runtime.session(proto).run({"x": x, "z": x})
     assert np.array_equal(runtime.session(ancestors(proto, ["y"])).run({"x": x})["y"], whole["y"])

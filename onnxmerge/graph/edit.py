@@ -106,6 +106,28 @@ class Editor:
             node.inputs.append(gs.Variable.empty())
         node.inputs[number] = tensor
 
+    def is_output(self, tensor: gs.Tensor) -> bool:
+        """Whether a tensor is an output of the graph."""
+        return any(output is tensor for output in self.graph.outputs)
+
+    def bypass(self, node: gs.Node, kept: gs.Tensor) -> None:
+        """Let the users of a node's output read ``kept``; where that is a graph output, ``kept`` takes its name.
+
+        A graph input, or another graph output, cannot: there the node stays.
+        """
+        output = node.outputs[0]
+        if self.is_output(output):
+            if len(kept.inputs) != 1 or self.is_output(kept):
+                return
+            node.outputs.clear()
+            kept.inputs[0].outputs = [output if t is kept else t for t in kept.inputs[0].outputs]
+            kept, output = output, kept
+        else:
+            node.outputs.clear()
+        for user in list(output.outputs):
+            user.inputs = [kept if t is output else t for t in user.inputs]
+        node.inputs.clear()
+
     def _free_name(self, like: str) -> str:
         name, number = like, 0
         while name in self._names:

@@ -1,8 +1,13 @@
-"""Between the file format and the working graph of onnx-graphsurgeon.
+"""Between the file format and the working graph of onnx-graphsurgeon, and all that undoes its losses.
 
-The working graph knows nodes, attributes, constants and variables. What it does not know
-(metadata, documentation, training information, attribute kinds it skips, the exact signature) is
-taken from the original when the graph is exported, so that a file keeps whatever was not changed.
+The working graph knows nodes, attributes, constants and variables. What it does not know is taken from the
+original when the graph is exported, so that a file keeps whatever was not changed:
+
+* who made the model, versions, documentation and metadata of the model, its graph and its nodes;
+* attributes of the kinds that it skips (types, sparse tensors), and their order and documentation;
+* the signature: types of inputs and outputs, names of lengths, stored tensors that are inputs too;
+* stated types and shapes of tensors between;
+* stored tensors that only subgraphs use, sparse ones, and weights that stay in files.
 """
 
 from __future__ import annotations

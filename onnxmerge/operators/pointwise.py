@@ -101,11 +101,6 @@ def is_add(node: Node) -> bool:
     return name_of(node) == "Add"
 
 
-def is_copy(node: Node) -> bool:
-    """Whether a node is an Identity."""
-    return name_of(node) == "Identity"
-
-
 def is_identity(node: Node) -> bool:
     """Whether a node hands on its first input as it is, at inference."""
     return name_of(node) in ("Dropout", "Identity")

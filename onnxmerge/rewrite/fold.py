@@ -111,8 +111,8 @@ def _set_bias(editor: Editor, site: FoldSite, node: gs.Node, linear: Linear, cha
 
 def _into_batch_norm(editor: Editor, node: gs.Node, change: np.ndarray) -> bool:
     users = node.outputs[0].outputs
-    shown = any(output is node.outputs[0] for output in editor.graph.outputs)
-    normalization = None if shown or len(users) != 1 else normalization_of(users[0])
+    alone = len(users) == 1 and not editor.is_output(node.outputs[0])
+    normalization = normalization_of(users[0]) if alone else None
     if normalization is None:
         return False
     mean = users[0].inputs[normalization.mean]

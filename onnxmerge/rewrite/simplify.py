@@ -32,14 +32,14 @@ def simplify(editor: Editor, changed: Iterable[gs.Node]) -> None:
             _as_normalization(editor, node)
         if kept is not None:
             open_nodes |= {id(user) for user in node.outputs[0].outputs}
-            _bypass(editor, node, kept)
+            editor.bypass(node, kept)
 
 
 def _into_producer(editor: Editor, node: gs.Node) -> gs.Tensor | None:
     """Let what makes one operand of a sum add the other one, a constant; None where it cannot."""
     for tensor, other in (node.inputs, reversed(list(node.inputs))):
         values = editor.values(other)
-        alone = len(tensor.inputs) == 1 and len(tensor.outputs) == 1 and not _is_output(editor, tensor)
+        alone = len(tensor.inputs) == 1 and len(tensor.outputs) == 1 and not editor.is_output(tensor)
         if values is None or not alone:
             continue
         maker = tensor.inputs[0]
@@ -101,26 +101,3 @@ def _rank(maker: gs.Node) -> int | None:
     """The number of axes of the output, where that is known: kernels have as many as what they make."""
     known = maker.outputs[0] if is_normalization(maker) else maker.inputs[1]
     return None if known.shape is None else len(known.shape)
-
-
-def _is_output(editor: Editor, tensor: gs.Tensor) -> bool:
-    return any(output is tensor for output in editor.graph.outputs)
-
-
-def _bypass(editor: Editor, node: gs.Node, kept: gs.Tensor) -> None:
-    """Let the users of a node's output read ``kept``; where that is a graph output, ``kept`` takes its name.
-
-    A graph input, or another graph output, cannot: there the node stays.
-    """
-    output = node.outputs[0]
-    if _is_output(editor, output):
-        if len(kept.inputs) != 1 or _is_output(editor, kept):
-            return
-        node.outputs.clear()
-        kept.inputs[0].outputs = [output if t is kept else t for t in kept.inputs[0].outputs]
-        kept, output = output, kept
-    else:
-        node.outputs.clear()
-    for user in list(output.outputs):
-        user.inputs = [kept if t is output else t for t in user.inputs]
-    node.inputs.clear()

@@ -25,7 +25,7 @@ from onnxmerge.graph import external_weights
 from onnxmerge.graph.constants import stored_tensors
 from onnxmerge.graph.extract import ancestors
 from onnxmerge.operators.parameters import convolution_bias, is_convolution
-from onnxmerge.operators.pointwise import is_add, is_copy
+from onnxmerge.operators.pointwise import is_add, is_identity
 from onnxmerge.operators.table import normalization_of
 from onnxmerge.runtime import Runtime
 
@@ -219,7 +219,7 @@ def _layers(graph: onnx.GraphProto) -> list[Layer]:
 def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     constants = stored_tensors(graph)
     for node in graph.node:
-        if is_copy(node) and node.input[0] in constants:
+        if is_identity(node) and node.input[0] in constants:
             constants[node.output[0]] = constants[node.input[0]]
     return constants
 
