@@ -17,8 +17,9 @@ from onnxmerge.channels.filters import channel_filters
 from onnxmerge.channels.sites import FoldSite
 from onnxmerge.compensation.lstsq import ridge
 from onnxmerge.compensation.mixing import mix_positions, through_weight
-from onnxmerge.graph.extract import evaluate, exported
+from onnxmerge.graph.extract import evaluate
 from onnxmerge.graph.view import NodeView, TensorView
+from onnxmerge.graph.working_graph import export_node
 from onnxmerge.operators.parameters import is_elementwise, is_normalization, scale_and_shift
 
 _POINTS = 101
@@ -157,7 +158,7 @@ def _activated(nodes: list[NodeView], start: TensorView, points: np.ndarray, end
     if len(constants) < len(given):
         return None
     feed = {name: _wide(values) for name, values in constants.items()} | {start.name: values}
-    results = evaluate([exported(n.source) for n in nodes], feed, [end], nodes[0].opset)
+    results = evaluate([export_node(n.source) for n in nodes], feed, [end], nodes[0].opset)
     if results is None or results[0].size != points.size:  # the site stays as it is
         return None
     return results[0].reshape(points.shape).astype(np.float64)

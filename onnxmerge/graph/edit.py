@@ -111,9 +111,10 @@ class Editor:
         return any(output is tensor for output in self.graph.outputs)
 
     def bypass(self, node: gs.Node, kept: gs.Tensor) -> None:
-        """Let the users of a node's output read ``kept``; where that is a graph output, ``kept`` takes its name.
+        """Let the users of a node's output read ``kept``.
 
-        A graph input, or another graph output, cannot: there the node stays.
+        Where that is a graph output, ``kept`` takes its name. A graph input, or another graph output, cannot:
+        there the node stays.
         """
         output = node.outputs[0]
         if self.is_output(output):

@@ -9,10 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
-from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 
 def extract(
@@ -74,11 +72,6 @@ def reads(node: onnx.NodeProto) -> list[str]:
             own |= {name for inner in graph.node for name in inner.output}
             names += [name for inner in graph.node for name in reads(inner) if name not in own]
     return names
-
-
-def exported(node: gs.Node) -> onnx.NodeProto:
-    """A node of the working graph as the file format has it."""
-    return OnnxExporter.export_node(node)
 
 
 def evaluate(

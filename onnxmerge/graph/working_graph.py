@@ -86,6 +86,12 @@ def export_model(graph: gs.Graph, original: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+def export_node(node: gs.Node) -> onnx.NodeProto:
+    """A node as the file format has it."""
+    exported: onnx.NodeProto = OnnxExporter.export_node(node)
+    return exported
+
+
 def _add_missing_domains(model: onnx.ModelProto, graph: gs.Graph) -> None:
     known = {opset.domain for opset in model.opset_import}
     for opset in graph.import_domains or ():
@@ -97,7 +103,7 @@ def _export_nodes(graph: gs.Graph, source: onnx.GraphProto) -> list[onnx.NodePro
     originals = {_first(node.output): node for node in source.node if _first(node.output)}
     nodes = []
     for node in graph.nodes:
-        exported = OnnxExporter.export_node(node)
+        exported = export_node(node)
         original = originals.get(_first(exported.output))
         if original is not None and original.op_type == exported.op_type:
             exported = _restore(exported, original)

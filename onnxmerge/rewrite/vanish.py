@@ -12,8 +12,9 @@ import onnx_graphsurgeon as gs
 from onnxmerge.channels import Channels
 from onnxmerge.channels.depth import Depth, Fate
 from onnxmerge.graph.edit import Editor
-from onnxmerge.graph.extract import exported, extract, typed
+from onnxmerge.graph.extract import extract, typed
 from onnxmerge.graph.view import NodeView
+from onnxmerge.graph.working_graph import export_node
 from onnxmerge.operators.uniform import value_of_nothing, value_of_uniform
 from onnxmerge.rewrite.simplify import simplify
 from onnxmerge.runtime import Runtime
@@ -94,7 +95,7 @@ class _Constants:
     def _run(self, node: gs.Node, operands: list[np.ndarray | None]) -> np.ndarray:
         """What a node makes of constants."""
         # By onnxruntime, for operators may be its own, and as the model itself would have computed it.
-        single = exported(node)
+        single = export_node(node)
         feed = {f"in_{i}": value for i, value in enumerate(operands) if value is not None}
         single.input[:] = ["" if value is None else f"in_{i}" for i, value in enumerate(operands)]
         single.output[:] = ["out"]

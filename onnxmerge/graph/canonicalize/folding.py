@@ -18,7 +18,8 @@ import onnx_graphsurgeon as gs
 
 from onnxmerge.graph.constants import constant_tensor, constant_values
 from onnxmerge.graph.external_weights import Scratch
-from onnxmerge.graph.extract import evaluate, exported
+from onnxmerge.graph.extract import evaluate
+from onnxmerge.graph.working_graph import export_node
 
 # A result larger than this, and than its inputs, would only bloat the file.
 MOST_FOLDED_ELEMENTS = 1 << 16
@@ -252,5 +253,5 @@ def _evaluate(node: gs.Node, operands: Mapping[str, np.ndarray], opset: int) -> 
     if node.op == "Transpose":
         values = np.transpose(operands[node.inputs[0].name], node.attrs.get("perm"))
         return {name: np.ascontiguousarray(values) for name in made}
-    results = evaluate([exported(node)], operands, made, opset)
+    results = evaluate([export_node(node)], operands, made, opset)
     return {} if results is None else dict(zip(made, results, strict=True))
