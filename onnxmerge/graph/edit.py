@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import DTypeLike
 
 from onnxmerge.graph.constants import constant_values
 from onnxmerge.graph.external_weights import Scratch
@@ -78,7 +79,7 @@ class Editor:
             self.follows[constant.name] = follows
         return constant
 
-    def new_variable(self, like: str, dtype) -> gs.Variable:
+    def new_variable(self, like: str, dtype: DTypeLike) -> gs.Variable:
         """A new variable under a free name derived from ``like``."""
         variable = gs.Variable(self._free_name(like), dtype=dtype)
         self._tensors[variable.name] = variable

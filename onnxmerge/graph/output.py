@@ -81,7 +81,8 @@ def _umask() -> int:
 
 def serialize(proto: onnx.ModelProto) -> bytes:
     """The bytes of a model; equal models give equal bytes."""
-    return proto.SerializeToString(deterministic=True)
+    data: bytes = proto.SerializeToString(deterministic=True)
+    return data
 
 
 def measured(proto: onnx.ModelProto, *, external: bool) -> tuple[int, str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -161,7 +161,7 @@ class NodeView:
         """The i-th input, or None where it is absent or left out."""
         return self.x[i] if i < len(self.x) else None
 
-    def attr(self, name: str, default=None):
+    def attr(self, name: str, default: Any = None) -> Any:
         """An attribute's value, or ``default``."""
         return self.source.attrs.get(name, default)
 

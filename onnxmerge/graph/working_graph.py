@@ -12,6 +12,8 @@ original when the graph is exported, so that a file keeps whatever was not chang
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
@@ -143,7 +145,7 @@ _KNOWN_ATTRIBUTES = {
 }
 
 
-def _first(names) -> str:
+def _first(names: Iterable[str]) -> str:
     return next((name for name in names if name), "")
 
 
@@ -179,7 +181,7 @@ def _export_value_info(graph: gs.Graph, source: onnx.GraphProto, target: onnx.Gr
             _set_shape(kept, tensor.shape)
 
 
-def _set_shape(value: onnx.ValueInfoProto, shape) -> None:
+def _set_shape(value: onnx.ValueInfoProto, shape: Sequence[int | str | None]) -> None:
     """Replace the lengths that changed; names of dynamic dimensions stay, unless the length has none now."""
     dims = value.type.tensor_type.shape.dim
     if len(dims) != len(shape):

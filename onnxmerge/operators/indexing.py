@@ -104,7 +104,7 @@ def _slice_bounds(node: NodeView) -> list[tuple[int, int, int, int]] | None:
     ]
 
 
-def _numbers(operand: TensorView | None) -> list | None:
+def _numbers(operand: TensorView | None) -> list[int] | None:
     """The stored values of an operand, flat; None where it is absent or computed."""
     stored = None if operand is None else operand.constant
     return None if stored is None else stored.reshape(-1).tolist()

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
+import onnx_graphsurgeon as gs
+
 from onnxmerge.graph.view import Axis, NodeView
 from onnxmerge.operators import (
     attention,
@@ -221,5 +223,5 @@ def _complete(choice: Choice) -> Choice:
     ))  # fmt: skip
 
 
-def _sources(node: NodeView):
+def _sources(node: NodeView) -> list[gs.Tensor]:
     return [*node.source.inputs, *node.source.outputs]

@@ -218,7 +218,7 @@ def _stored(tensor: gs.Tensor) -> gs.Constant:
 
 def _result_count(node: gs.Node, operands: Sequence[np.ndarray]) -> float:
     """About how many elements a node on constants gives, infinite where nothing sensible is stated."""
-    shapes = [operand.shape for operand in operands]
+    shapes: list[tuple[int, ...]] = [operand.shape for operand in operands]
     try:
         if node.op in ("ConstantOfShape", "Expand"):
             wanted = [int(v) for v in operands[-1].reshape(-1)]
@@ -229,14 +229,14 @@ def _result_count(node: gs.Node, operands: Sequence[np.ndarray]) -> float:
             start, limit, delta = (float(x) for x in operands)
             return abs(limit - start) / abs(delta)
         if node.op == "Gather":
-            return prod(shapes[0]) // max(shapes[0][node.attrs.get("axis", 0)], 1) * prod(shapes[1])
+            return prod(shapes[0]) // max(shapes[0][int(node.attrs.get("axis", 0))], 1) * prod(shapes[1])
         if node.op == "GatherElements":
             return prod(shapes[1])
         if node.op in ("Gemm", "MatMul"):
             return prod(shapes[0][:-1]) * prod(shapes[1]) / max(shapes[1][0 if len(shapes[1]) < 2 else -2], 1)
         if node.op.startswith("Reduce"):
             axes = operands[1].reshape(-1).tolist() if len(operands) > 1 else node.attrs.get("axes")
-            gone = {a % len(shapes[0]) for a in axes or range(len(shapes[0]))}
+            gone = {int(a) % len(shapes[0]) for a in axes or range(len(shapes[0]))}
             return prod(length for i, length in enumerate(shapes[0]) if i not in gone)
         if node.op in _REARRANGING:
             return sum(prod(shape) for shape in shapes)
