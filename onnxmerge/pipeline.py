@@ -25,9 +25,9 @@ from onnxmerge.data.dataset import Dataset
 from onnxmerge.data.gather import Reading, gather
 from onnxmerge.data.holdout import Holdout
 from onnxmerge.errors import BudgetError, InternalError, ModelError, ToleranceExceeded, UsageError
-from onnxmerge.graph.io import load
+from onnxmerge.graph.external_weights import Scratch
+from onnxmerge.graph.files import load
 from onnxmerge.graph.output import copy_file, save
-from onnxmerge.graph.weights import Scratch
 from onnxmerge.method import choose_method
 from onnxmerge.plan import Plan, Selection
 from onnxmerge.progress import Clock, Progress

@@ -12,9 +12,9 @@ from onnxmerge.channels.cost import CostModel, removed_channels
 from onnxmerge.channels.depth import Depth
 from onnxmerge.channels.groups import Channels, Said
 from onnxmerge.graph.view import Axis, GraphView, NodeView
-from onnxmerge.operators.fixed import made_axis
 from onnxmerge.operators.relations import Freeze, Mix
 from onnxmerge.operators.table import lookup
+from onnxmerge.operators.unprunable import made_axis
 
 # How many axes and nodes are named as examples of one reason.
 MOST_EXAMPLES = 5
