@@ -16,8 +16,8 @@ from onnxmerge.compensation import COMPENSATIONS, Compensation, PairedCompensati
 from onnxmerge.criteria import CRITERIA, Criterion, choosing_again
 from onnxmerge.data.dataset import Dataset
 from onnxmerge.errors import BudgetError
-from onnxmerge.graph import weights
-from onnxmerge.graph.weights import Scratch
+from onnxmerge.graph import external_weights
+from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.plan import Scores, Selection
 from onnxmerge.reconstruction import reconstruct
 from onnxmerge.rewrite import Fold, pruned
@@ -243,7 +243,7 @@ class Builder:
             scratch,
             replay=replay,
         )
-        weights.trim()
+        external_weights.trim()
         return chosen, tuple(folds)
 
     def _compensated(

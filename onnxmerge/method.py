@@ -8,6 +8,7 @@ from onnxmerge.channels.analysis import Analysis
 from onnxmerge.compensation import COMPENSATIONS
 from onnxmerge.config import Config
 from onnxmerge.criteria import CRITERIA
+from onnxmerge.operators.parameters import is_normalization
 from onnxmerge.statistics import Needs
 
 
@@ -48,7 +49,7 @@ def choose_method(config: Config, analysis: Analysis, data_kind: str) -> Method:
                 if data_kind == "given"
                 else "lstsq on generic images, for inputs are images"
             )
-        elif any(node.op == "BatchNormalization" for node in analysis.channels.view):
+        elif any(is_normalization(node) for node in analysis.channels.view):
             compensation = "gaussian"
             reasons.append(
                 "gaussian, for there are no data, but BatchNorm tells how channels are distributed"

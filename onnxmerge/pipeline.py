@@ -25,13 +25,13 @@ from onnxmerge.data.dataset import Dataset
 from onnxmerge.data.gather import Reading, gather
 from onnxmerge.data.holdout import Holdout
 from onnxmerge.errors import BudgetError, InternalError, ModelError, ToleranceExceeded, UsageError
-from onnxmerge.graph.io import load
+from onnxmerge.graph.external_weights import Scratch
+from onnxmerge.graph.files import load
 from onnxmerge.graph.output import copy_file, save
-from onnxmerge.graph.weights import Scratch
 from onnxmerge.method import choose_method
 from onnxmerge.plan import Plan, Selection
 from onnxmerge.progress import Clock, Progress
-from onnxmerge.report import Report, describe, describe_inspection, describe_sweep
+from onnxmerge.report import Inspection, Report, Sweep, describe, describe_inspection, describe_sweep
 from onnxmerge.rewrite import masked
 from onnxmerge.runtime import Runtime
 from onnxmerge.study import Candidate, Decision, Proof, Source, Study
@@ -124,7 +124,7 @@ def inspect(
     config: Config | None = None,
     progress: Progress | None = None,
     **options: Any,
-) -> Report:
+) -> Inspection:
     """Which channels of a model could be removed, and what stays and why; nothing is changed.
 
     Raises:
@@ -143,7 +143,7 @@ def sweep(
     config: Config | None = None,
     progress: Progress | None = None,
     **options: Any,
-) -> Report:
+) -> Sweep:
     """The trade-off curve: for shares of MACs kept the measured change and latency; writes no model.
 
     Without evaluation data the change is measured on a part of the data that is held out. Shares that

@@ -14,8 +14,8 @@ from onnxmerge.data.dataset import Dataset
 from onnxmerge.data.generic import Plausible
 from onnxmerge.data.holdout import CHOOSING, Holdout, Samples
 from onnxmerge.errors import InternalError, ModelError
-from onnxmerge.graph.io import LoadedModel
-from onnxmerge.graph.weights import Scratch
+from onnxmerge.graph.external_weights import Scratch
+from onnxmerge.graph.files import LoadedModel
 from onnxmerge.method import Method
 from onnxmerge.plan import Selection
 from onnxmerge.progress import Clock

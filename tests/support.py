@@ -26,12 +26,12 @@ from onnxmerge.compensation import LeastSquares, PairedCompensation
 from onnxmerge.criteria import Reconstruction, choosing_again
 from onnxmerge.data import Dataset
 from onnxmerge.graph import GraphView, canonicalize, export_model, load
+from onnxmerge.graph.edit import Editor
 from onnxmerge.graph.view import Axis, NodeView
 from onnxmerge.operators import table
 from onnxmerge.operators.relations import Freeze, Mix, Relation, Tie
 from onnxmerge.plan import Selection
 from onnxmerge.reconstruction import reconstruct
-from onnxmerge.rewrite.editing import Editor
 from onnxmerge.rewrite.fold import Fold, apply_folds
 from onnxmerge.rewrite.mask import mask
 from onnxmerge.rewrite.resize import resize

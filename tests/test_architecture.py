@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
 
+import onnx.defs
 import pytest
 
 import onnxmerge
+from onnxmerge.operators.table import OPERATORS
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,7 +26,8 @@ def test_imports_point_down_only():
 
 def test_public_names():
     assert onnxmerge.__all__ == [
-        "Config", "ImageOptions", "OnnxMergeError", "Plan", "Report", "Result", "optimize",
+        "Config", "Dataset", "ImageOptions", "Inspection", "OnnxMergeError", "Plan", "Report", "Result",
+        "Sweep", "inspect", "optimize", "sweep",
     ]  # fmt: skip
     for name in onnxmerge.__all__:
         assert getattr(onnxmerge, name).__name__ == name
@@ -43,3 +47,34 @@ def test_modules_stay_small():
         if (lines := len(path.read_text().splitlines())) > 400
     }
     assert not long
+
+
+# Where operators are known: their rules and traits, the form that rules are written for, and how torch
+# computes them.
+KNOWN_IN = ("operators/", "graph/canonicalize/", "train/executor/")
+# Names of operators that stand elsewhere, and why.
+ALLOWED = {
+    ("graph/constants.py", "Constant"): "a way to store a tensor, like an initializer",
+    ("graph/edit.py", "Add"): "what edits put into a graph is named once",
+    ("graph/edit.py", "Mul"): "likewise",
+    ("graph/edit.py", "Shape"): "likewise",
+    ("graph/edit.py", "Where"): "likewise",
+    ("train/__init__.py", "LeakyRelu"): "a straight-through estimator that the trainer exports",
+    ("train/__init__.py", "Log"): "the trainer's record of a run",
+    ("train/__init__.py", "Softplus"): "a straight-through estimator that the trainer exports",
+}
+
+
+def test_operators_are_known_in_one_place():
+    """No name of an operator stands as a string anywhere else; what is asked of a node is asked there."""
+    names = {schema.name for schema in onnx.defs.get_all_schemas_with_history()}
+    names |= {name for _, name in OPERATORS}
+    package = ROOT / "onnxmerge"
+    found = set()
+    for path in package.rglob("*.py"):
+        place = path.relative_to(package).as_posix()
+        if not place.startswith(KNOWN_IN):
+            words = (node.value for node in ast.walk(ast.parse(path.read_text()))
+                     if isinstance(node, ast.Constant))  # fmt: skip
+            found |= {(place, word) for word in words if isinstance(word, str) and word in names}
+    assert found == ALLOWED.keys()

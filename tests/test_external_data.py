@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxmerge
 from onnxmerge.cli import main
 from onnxmerge.errors import ModelError
-from onnxmerge.graph import load, weights
+from onnxmerge.graph import external_weights, load
 from onnxmerge.runtime import Runtime
 
 RUNTIME = Runtime.create("cpu", 1)
@@ -114,8 +114,8 @@ def move(tensor: TensorProto, location: str, **entries: str) -> None:
 def path(request, monkeypatch, tmp_path) -> Path:
     """Where a model goes; a folder outside of its own holds what it must not read."""
     if request.param == "large":
-        monkeypatch.setattr(weights, "LARGE", 1)
-        monkeypatch.setattr(weights, "MAPPED", 256)
+        monkeypatch.setattr(external_weights, "LARGE", 1)
+        monkeypatch.setattr(external_weights, "MAPPED", 256)
     (tmp_path / "inside").mkdir()
     SECRET.tofile(tmp_path / "secret.bin")
     return tmp_path / "inside" / "in.onnx"
@@ -145,7 +145,7 @@ def test_data_beside_the_model_is_read_wherever_it_belongs(place, path):
     path.write_bytes(model.SerializeToString())
     tensor = PLACES[place](load(path).proto) if place != "list in an attribute" else None
     if tensor is not None:
-        assert np.array_equal(weights.values_of(tensor).reshape(SHAPE), SECRET)
+        assert np.array_equal(external_weights.values_of(tensor).reshape(SHAPE), SECRET)
 
 
 def test_a_mark_cannot_be_copied_to_another_path(path):
@@ -155,8 +155,8 @@ def test_a_mark_cannot_be_copied_to_another_path(path):
     held = load(earlier)
     secret = path.parents[1] / "secret.bin"
     reference = TensorProto(name="w", dims=SHAPE, data_type=TensorProto.FLOAT)
-    weights.refer(reference, str(path.with_name("earlier.bin").resolve()), 0, SECRET.nbytes)
-    assert weights.is_reference(reference)
+    external_weights.refer(reference, str(path.with_name("earlier.bin").resolve()), 0, SECRET.nbytes)
+    assert external_weights.is_reference(reference)
     entries = {entry.key: entry.value for entry in reference.external_data}
     for location in (str(secret), entries["location"]):
         model = network()
@@ -166,7 +166,7 @@ def test_a_mark_cannot_be_copied_to_another_path(path):
             load(path)
     # Of entries that are repeated the last one counts, for the mark as for the reading.
     reference.external_data.add(key="location", value=str(secret))
-    assert not weights.is_reference(reference)
+    assert not external_weights.is_reference(reference)
     assert held.proto.graph.node
 
 
@@ -257,7 +257,7 @@ def test_what_is_written_has_no_mark_and_onnx_loads_it(path):
             entries = {entry.key: entry.value for entry in tensor.external_data}
             assert entries.keys() <= {"location", "offset", "length"}
             assert entries.get("location", f"{out.name}.data") == f"{out.name}.data"
-        assert not any(weights.is_reference(t) for t in written.graph.initializer)
+        assert not any(external_weights.is_reference(t) for t in written.graph.initializer)
         found = RUNTIME.session(onnx.load(out)).run({"x": data})["y"]
         assert np.array_equal(found, RUNTIME.session(made.model).run({"x": data})["y"])
     shapes = [t.dims[1] for r in (result, again) for t in r.model.graph.initializer if t.name == "w"]

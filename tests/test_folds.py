@@ -8,7 +8,7 @@ import support
 from onnx import numpy_helper
 
 from onnxmerge.channels.sites import fold_sites
-from onnxmerge.rewrite.editing import Editor
+from onnxmerge.graph.edit import Editor
 from onnxmerge.rewrite.fold import Fold, apply_folds
 
 CHANGE = np.linspace(-1, 2, 3)

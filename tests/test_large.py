@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxmerge
 from onnxmerge.cli import main
 from onnxmerge.errors import ModelError, OutputError, UsageError
-from onnxmerge.graph import load, weights, wire
+from onnxmerge.graph import external_weights, load, wire_format
 from onnxmerge.graph.output import measured, save
 from onnxmerge.runtime import Runtime
 
@@ -31,8 +31,8 @@ RUNTIME = Runtime.create("cpu", 1)
 @pytest.fixture
 def large(monkeypatch, tmp_path):
     """Every model is large, and its weights of 256 bytes and more stay in files."""
-    monkeypatch.setattr(weights, "LARGE", 1)
-    monkeypatch.setattr(weights, "MAPPED", 256)
+    monkeypatch.setattr(external_weights, "LARGE", 1)
+    monkeypatch.setattr(external_weights, "MAPPED", 256)
     folder = tmp_path / "scratch"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -73,10 +73,10 @@ def test_the_result_is_that_of_the_small_path(options, source, external, tmp_pat
     given = {"single file": DIGITS, "external data": external, "in memory": onnx.load(DIGITS)}[source]
     small = onnxmerge.optimize(given, calibration=images(), **options)
     with monkeypatch.context() as context:
-        context.setattr(weights, "LARGE", 1)
-        context.setattr(weights, "MAPPED", 256)
+        context.setattr(external_weights, "LARGE", 1)
+        context.setattr(external_weights, "MAPPED", 256)
         large = onnxmerge.optimize(given, calibration=images(), **options)
-        assert weights.references(large.model), "the large path was taken"
+        assert external_weights.references(large.model), "the large path was taken"
         large.save(tmp_path / "out.onnx")
     for name, keep in small.plan.keep.items():
         assert np.array_equal(keep, large.plan.keep[name])
@@ -183,10 +183,10 @@ def test_the_input_is_never_written_over(large, tmp_path):
 
 def test_a_model_is_read_and_written_around_its_weights():
     data = DIGITS.read_bytes()
-    skeleton, places = wire.skeleton(data, 256)
+    skeleton, places = wire_format.skeleton(data, 256)
     assert places and len(skeleton.SerializeToString()) < len(data) // 10
     big = {name: memoryview(data)[start : start + size] for name, (start, size) in places.items()}
-    assert onnx.ModelProto.FromString(b"".join(wire.pieces(skeleton, big))) == onnx.load(DIGITS)
+    assert onnx.ModelProto.FromString(b"".join(wire_format.pieces(skeleton, big))) == onnx.load(DIGITS)
 
 
 @pytest.mark.parametrize("cut", [1, 1000, 20000])
@@ -198,13 +198,15 @@ def test_a_truncated_large_file_is_an_error(cut, large, tmp_path):
 
 
 def test_an_array_is_referred_to_where_it_lies(large, tmp_path):
-    scratch = weights.Scratch()
+    scratch = external_weights.Scratch()
     stored = scratch.store(np.arange(1000, dtype=np.float32).reshape(10, 100))
-    assert weights.is_mapped(stored) and np.array_equal(stored[2, :3], [200, 201, 202])
-    part = weights.tensor_of("part", stored[3:7])
-    assert weights.is_reference(part) and np.array_equal(weights.values_of(part), stored[3:7])
-    assert not weights.is_reference(weights.tensor_of("columns", stored[:, 3:7]))
-    weights.release()
+    assert external_weights.is_mapped(stored) and np.array_equal(stored[2, :3], [200, 201, 202])
+    part = external_weights.tensor_of("part", stored[3:7])
+    assert external_weights.is_reference(part) and np.array_equal(
+        external_weights.values_of(part), stored[3:7]
+    )
+    assert not external_weights.is_reference(external_weights.tensor_of("columns", stored[:, 3:7]))
+    external_weights.release()
     assert stored.sum() == 499500
 
 

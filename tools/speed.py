@@ -26,7 +26,7 @@ from threadpoolctl import threadpool_limits
 import onnxmerge
 from onnxmerge.channels.filters import Filters, channel_filters
 from onnxmerge.config import Config
-from onnxmerge.graph.io import load
+from onnxmerge.graph.files import load
 from onnxmerge.pipeline import analysed
 from onnxmerge.progress import Clock
 from onnxmerge.statistics.dense import MOST_FEATURES

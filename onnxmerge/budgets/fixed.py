@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnxmerge.candidates import allocate, budget_of, use_up
 from onnxmerge.errors import BudgetError
-from onnxmerge.operators.fixed import is_fixed
+from onnxmerge.operators.unprunable import is_fixed
 from onnxmerge.plan import Scores, Selection
 from onnxmerge.study import Study
 

@@ -15,7 +15,7 @@ from onnxmerge.channels.depth import Depth
 from onnxmerge.channels.groups import Channels, find_channels
 from onnxmerge.channels.sensitivity import output_sensitivity
 from onnxmerge.channels.sites import FoldSite, fold_sites
-from onnxmerge.graph import GraphView, LoadedModel, canonicalize, export_model, weights
+from onnxmerge.graph import GraphView, LoadedModel, canonicalize, export_model, external_weights
 from onnxmerge.plan import Selection
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -47,7 +47,7 @@ class Analysis:
         graph = canonicalize(loaded.proto, loaded.scratch)
         proto = export_model(graph, loaded.proto)
         shapes = trace(proto)
-        weights.release()
+        external_weights.release()
         return Analysis(loaded, graph, proto, find_channels(GraphView(graph, shapes)))
 
     @cached_property

@@ -11,7 +11,6 @@ import numpy as np
 
 from onnxmerge.channels.groups import Channels
 from onnxmerge.graph.view import Axis, NodeView
-from onnxmerge.operators.relations import Contract
 from onnxmerge.operators.table import lookup
 
 
@@ -135,7 +134,7 @@ class CostModel:
         for node in self.channels.view:
             operator = lookup(node)
             if operator is not None and operator.linear is not None:
-                axes, summed = _macs_axes(node, contracted.get(node.index))
+                axes, summed = operator.linear.macs_axes(node, contracted.get(node.index))
                 terms.append(Term(operator.linear.macs(node), axes, node, summed))
             elif operator is not None and operator.products is not None:
                 terms += [Term(count, axes, node) for count, axes in operator.products(node)]
@@ -154,16 +153,6 @@ class CostModel:
 def _is_weight(tensor) -> bool:
     stored = tensor.source if hasattr(tensor.source, "values") else tensor.source.inputs[0].attrs["value"]
     return np.dtype(stored.dtype).kind not in "iuSOUb" or np.dtype(stored.dtype).itemsize == 1
-
-
-def _macs_axes(node: NodeView, contract: Contract | None) -> tuple[tuple[Axis, ...], Axis | None]:
-    """The axes whose product the multiplications are, and which of them is summed over."""
-    if node.op == "ConvTranspose":
-        return (*node.x[0].axes, node.x[1][1]), node.x[0][1]
-    if node.op in ("Conv", "FusedConv"):
-        return (*node.y[0].axes, node.x[1][1]), node.x[1][1]
-    axes = tuple(node.y[0].axes)
-    return (axes, None) if contract is None else ((*axes, contract.data), contract.data)
 
 
 def removed_channels(channels: Channels, keep: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -17,10 +17,10 @@ import numpy as np
 
 from onnxmerge.channels.groups import Channels
 from onnxmerge.graph.view import NodeView
+from onnxmerge.operators.indexing import is_concat
+from onnxmerge.operators.pointwise import is_sum
 from onnxmerge.operators.relations import Contract
 from onnxmerge.operators.uniform import Shape, of_nothing, of_uniform, takes_uniform
-
-_SUMS = ("Add", "Mean", "Sub", "Sum")
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +212,7 @@ class _Descent:
         if len(left) < len(outputs):
             # Who only makes what goes, goes too; but a residual stream stays.
             computed = sum(not x.is_constant for x in inputs)
-            self._refused |= node.op in _SUMS and computed > 1 and all(x.name in self._empty for x in inputs)
+            self._refused |= is_sum(node) and computed > 1 and all(x.name in self._empty for x in inputs)
             self._broken |= {y.name for y in left}
             return
         empty = {i for i, x in enumerate(node.x) if x is not None and x.name in self._empty}
@@ -222,7 +222,7 @@ class _Descent:
             if x is not None and x.name in self._uniform
         }
         shape = None
-        if empty and (node.op != "Concat" or uniform):
+        if empty and (not is_concat(node) or uniform):
             contracts = self._depth.contracts.get(node.index, ())
             sums = len(contracts) == 1 and contracts[0].operand == 0 and empty == {0, 1}
             shape = of_nothing(node) if sums else None

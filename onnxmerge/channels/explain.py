@@ -12,9 +12,9 @@ from onnxmerge.channels.cost import CostModel, removed_channels
 from onnxmerge.channels.depth import Depth
 from onnxmerge.channels.groups import Channels, Said
 from onnxmerge.graph.view import Axis, GraphView, NodeView
-from onnxmerge.operators.fixed import made_axis
 from onnxmerge.operators.relations import Freeze, Mix
 from onnxmerge.operators.table import lookup
+from onnxmerge.operators.unprunable import made_axis
 
 # How many axes and nodes are named as examples of one reason.
 MOST_EXAMPLES = 5
@@ -28,16 +28,16 @@ class GroupEntry:
     """One group of channels.
 
     Attributes:
-        macs: share (0..1) of the model's multiplications that goes with one channel, all others kept.
-        params: the same for parameters.
+        macs_share: share (0..1) of the model's multiplications that goes with one channel, all others kept.
+        params_share: the same for parameters.
         may_go: whether all of them may go, and the layers that make and read them with them.
         nodes: names of the nodes that the channels pass through, in order.
     """
 
     name: str
     channels: int
-    macs: float
-    params: float
+    macs_share: float
+    params_share: float
     may_go: bool
     nodes: tuple[str, ...]
 
@@ -47,16 +47,16 @@ class FrozenEntry:
     """Channels made by linear operators that stay, all for one reason.
 
     Attributes:
-        channels: how many.
+        count: how many.
+        examples: some of the operators that make them.
         axes: examples of their axes, as tensor[axis].
-        nodes: examples of the operators that make them.
         causes: examples of the nodes that keep them; empty where it is the model's border.
     """
 
     reason: str
-    channels: int
+    count: int
+    examples: tuple[str, ...]
     axes: tuple[str, ...]
-    nodes: tuple[str, ...]
     causes: tuple[str, ...]
 
 
@@ -80,7 +80,7 @@ def explain(channels: Channels, cost: CostModel) -> Explanation:
     least = removed_channels(channels, {group.name: np.array([0]) for group in channels.groups})
     return Explanation(
         groups=tuple(_groups(channels, cost)),
-        frozen=tuple(sorted(_frozen(channels), key=lambda entry: -entry.channels)),
+        frozen=tuple(sorted(_frozen(channels), key=lambda entry: -entry.count)),
         macs=cost.macs,
         params=cost.params,
         reach=1 - cost.macs_kept(least) / cost.macs if cost.macs else 0.0,
@@ -95,8 +95,8 @@ def _groups(channels: Channels, cost: CostModel) -> Iterator[GroupEntry]:
         yield GroupEntry(
             name=group.name,
             channels=len(group),
-            macs=1 - cost.macs_kept(removed) / max(cost.macs, 1),
-            params=1 - cost.params_kept(removed) / max(cost.params, 1),
+            macs_share=1 - cost.macs_kept(removed) / max(cost.macs, 1),
+            params_share=1 - cost.params_kept(removed) / max(cost.params, 1),
             may_go=group.name in may_go,
             nodes=group.nodes,
         )
@@ -116,13 +116,13 @@ def _frozen(channels: Channels) -> Iterator[FrozenEntry]:
             said = channels.frozen[causes[channel]][0] if causes[channel] >= 0 else None
             unfrozen = _LEFT_WHOLE if asked[channel] else _ALONE
             reason = _in_words(said, kinds) if said else unfrozen
-            members, axes, nodes, keepers = found.setdefault(reason, (set(), {}, {}, {}))
+            members, makers, axes, keepers = found.setdefault(reason, (set(), {}, {}, {}))
             members.add(int(channel))
-            axes[str(axis)] = nodes[node.name] = None
+            axes[str(axis)] = makers[node.name] = None
             if said is not None and said.node is not None:
                 keepers[said.node.name] = None
-    for reason, (members, *examples) in found.items():
-        yield FrozenEntry(reason, len(members), *(tuple(e)[:MOST_EXAMPLES] for e in examples))
+    for reason, (members, *several) in found.items():
+        yield FrozenEntry(reason, len(members), *(tuple(names)[:MOST_EXAMPLES] for names in several))
 
 
 def _kind(node: NodeView) -> tuple[str, str]:

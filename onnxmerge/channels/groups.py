@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxmerge.channels.choices import decide
 from onnxmerge.channels.units import AxisClasses, axis_classes, by_axes, connect, edges, frozen_where
-from onnxmerge.graph.constants import is_sparse
+from onnxmerge.graph.constants import is_constant, is_sparse
 from onnxmerge.graph.view import Axis, GraphView, NodeView
 from onnxmerge.operators.relations import Choice, Contract, Freeze, Index, Mix, Relation, Size, Tie
 from onnxmerge.operators.table import lookup, relations
@@ -98,7 +98,7 @@ def find_channels(view: GraphView) -> Channels:
     """
     said = [*_borders(view)]
     for node in view:
-        if node.op != "Constant":
+        if not is_constant(node.source):
             said += [Said(node, relation) for relation in relations(node)]
     axes = _all_axes(view)
     origin = {id(s.relation): s.node for s in said}
@@ -182,7 +182,7 @@ class _Description:
         self._nodes: dict[int, dict[int, NodeView]] = {}
         self._joined: set[int] = set()
         for node in view:
-            if node.op == "Constant":
+            if is_constant(node.source):
                 continue
             for tensor in node.tensors:
                 for axis in tensor.axes:

@@ -8,6 +8,8 @@ import numpy as np
 
 from onnxmerge.channels.sites import FoldSite
 from onnxmerge.graph.view import GraphView, NodeView, TensorView
+from onnxmerge.operators.parameters import affine
+from onnxmerge.operators.pointwise import adds
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +42,9 @@ def destination(site: FoldSite) -> Destination:
     tensor: TensorView = site.node.y[0]
     axis = site.output.axis
     while (user := _only_user(view, tensor)) is not None:
-        affine = _affine(user, tensor, axis, count)
-        if affine is not None:
-            scale, shift = affine[0] * scale, affine[0] * shift + affine[1]
+        mapped = affine(user, tensor, axis)
+        if mapped is not None:
+            scale, shift = mapped[0] * scale, mapped[0] * shift + mapped[1]
             tensor = user.y[0]
             continue
         other = _other_operand(user, tensor)
@@ -68,48 +70,8 @@ def _only_user(view: GraphView, tensor: TensorView) -> NodeView | None:
 
 def _other_operand(node: NodeView, tensor: TensorView) -> str | None:
     """The other operand of a sum of two tensors of one shape."""
-    if node.op not in ("Add", "Sum") or len(node.x) != 2:
+    if not adds(node) or len(node.x) != 2:
         return None
     others = [x for x in node.x if x is not None and x.name != tensor.name]
     same = len(others) == 1 and others[0].shape == tensor.shape == node.y[0].shape
     return others[0].name if same and not others[0].is_constant else None
-
-
-def _affine(
-    node: NodeView, tensor: TensorView, axis: int, count: int
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """(scale, shift) per channel of a node that maps a tensor affinely, or None."""
-    if node.op in ("Identity", "Dropout"):
-        return np.ones(count), np.zeros(count)
-    if node.op == "BatchNormalization" and node.x[0].name == tensor.name and axis == 1:
-        stored = [x.constant for i in range(1, 5) if (x := node.input(i)) is not None]
-        if len(stored) < 4 or any(v is None for v in stored) or len([y for y in node.y if y is not None]) > 1:
-            return None
-        gamma, beta, mean, variance = (np.asarray(v, dtype=np.float64) for v in stored)
-        factor = gamma / np.sqrt(variance + node.attr("epsilon", 1e-5))
-        return factor, beta - factor * mean
-    if node.op not in ("Add", "Sub", "Mul", "Div") or len(node.x) != 2 or node.y[0].shape != tensor.shape:
-        return None
-    place = next((i for i, x in enumerate(node.x) if x is not None and x.name == tensor.name), None)
-    operand = node.x[1 - place] if place is not None else None
-    if operand is None or not operand.is_constant:
-        return None
-    values = _per_channel(np.asarray(operand.constant, dtype=np.float64), tensor.rank, axis, count)
-    if values is None:
-        return None
-    one, zero = np.ones(count), np.zeros(count)
-    match node.op:
-        case "Add":
-            return one, values
-        case "Sub":
-            return (one, -values) if place == 0 else (-one, values)
-        case "Mul":
-            return values, zero
-    return (1 / values, zero) if place == 0 and np.all(values != 0) else None
-
-
-def _per_channel(values: np.ndarray, rank: int, axis: int, count: int) -> np.ndarray | None:
-    shape = (1,) * (rank - values.ndim) + values.shape
-    if len(shape) != rank or any(n != 1 for i, n in enumerate(shape) if i != axis):
-        return None
-    return np.broadcast_to(values.reshape(-1), (count,)).copy() if shape[axis] in (1, count) else None

@@ -14,8 +14,8 @@ import numpy as np
 from onnxmerge.channels.groups import Channels
 from onnxmerge.channels.residual import destination
 from onnxmerge.channels.sites import FoldSite
-from onnxmerge.graph import weights
-from onnxmerge.graph.view import NodeView
+from onnxmerge.graph import external_weights
+from onnxmerge.operators.parameters import depthwise_kernels
 
 # Weights that are copied at a time.
 _MOST_AT_ONCE = 1 << 22
@@ -37,20 +37,13 @@ def output_sensitivity(channels: Channels, sites: Sequence[FoldSite]) -> np.ndar
     for site in sites:
         scale = destination(site).scale if site.output is not None else np.ones(1)
         np.add.at(found, site.channel[site.columns], weight_energies(site, scale))
-        weights.release()
+        external_weights.release()
     for node in channels.view:
-        kernel = _depthwise(node)
+        # They carry the demand from their outputs to their inputs.
+        kernel = depthwise_kernels(node)
         if kernel is not None:
             found[channels.of(node.x[1][0])] *= np.square(kernel).reshape(len(kernel), -1).sum(axis=1)
     return found
-
-
-def _depthwise(node: NodeView) -> np.ndarray | None:
-    """The stored kernels of a depthwise convolution: what reads its outputs reads its inputs through them."""
-    weight = node.x[1] if node.op == "Conv" else None
-    if weight is None or weight.constant is None or not node.attr("group", 1) == weight.shape[0] > 1:
-        return None
-    return np.asarray(weight.constant, dtype=np.float64)
 
 
 def row_weights(site: FoldSite, sensitivity: np.ndarray) -> np.ndarray:

@@ -9,8 +9,9 @@ import numpy as np
 
 from onnxmerge.channels.groups import Channels, Group
 from onnxmerge.graph.view import Axis, GraphView, NodeView, TensorView
+from onnxmerge.operators.parameters import channel_norm, dequantized
 from onnxmerge.operators.relations import Contract
-from onnxmerge.operators.table import lookup
+from onnxmerge.operators.table import linear_of
 
 # Weights of so many elements are not worked with in float64: each copy would be a multiple of the file.
 MOST_DOUBLE = 1 << 24
@@ -58,7 +59,7 @@ class FoldSite:
     @property
     def bias(self) -> TensorView | None:
         """The consumer's own bias input, if it has one."""
-        linear = _linear(self.node)
+        linear = linear_of(self.node)
         return self.node.input(linear.bias) if linear and linear.bias is not None else None
 
 
@@ -96,16 +97,11 @@ class Producer:
         return self.node.x[1] is not None and self.node.x[1].rank > 2
 
 
-def _linear(node: NodeView):
-    operator = lookup(node)
-    return operator.linear if operator else None
-
-
 def fold_sites(channels: Channels) -> list[FoldSite]:
     """All sites with a stored floating-point weight, in topological order."""
     sites = []
     for node, contract in channels.contracts():
-        if contract.weight is None or _linear(node) is None:
+        if contract.weight is None or linear_of(node) is None:
             continue
         axis = contract.weight if isinstance(contract.weight, Axis) else contract.weight.axis
         weight = next((t for t in node.x if t is not None and t.name == axis.tensor), None)
@@ -154,7 +150,7 @@ def producers(channels: Channels, group: Group) -> list[Producer]:
     }
     passed = set(group.nodes)
     for node in channels.view:
-        linear = _linear(node)
+        linear = linear_of(node)
         if linear is None or node.name not in passed:
             continue
         for weight in node.x[:2]:
@@ -219,18 +215,17 @@ def _by_channel(rows: np.ndarray, place: np.ndarray, count: int) -> np.ndarray:
 
 def _batch_norm(channels: Channels, node: NodeView, rank: np.ndarray, count: int) -> BatchNorm | None:
     users = channels.view.consumers(node.y[0].name)
-    if len(users) != 1 or users[0].op != "BatchNormalization" or node.y[0].name in channels.view.outputs:
+    if len(users) != 1 or node.y[0].name in channels.view.outputs:
         return None
-    norm = users[0]
-    stored = [p.constant for i in range(1, 5) if (p := norm.input(i)) is not None and p.constant is not None]
-    if len(stored) < 4:
+    norm, stored = users[0], channel_norm(users[0])
+    if stored is None:
         return None
     place = rank[channels.of(norm.x[1][0])]
     gamma, beta, mean, variance = (
-        _by_channel(np.asarray(values, dtype=np.float64).reshape(-1, 1), place, count)[:, 0]
-        for values in stored
+        _by_channel(values.reshape(-1, 1), place, count)[:, 0]
+        for values in (stored.gamma, stored.beta, stored.mean, stored.variance)
     )
-    return BatchNorm(norm, gamma, beta, mean, variance, norm.attr("epsilon", 1e-5))
+    return BatchNorm(norm, gamma, beta, mean, variance, stored.epsilon)
 
 
 def stored_values(view: GraphView, tensor: TensorView) -> np.ndarray | None:
@@ -238,20 +233,4 @@ def stored_values(view: GraphView, tensor: TensorView) -> np.ndarray | None:
     if tensor.is_constant:
         return tensor.constant
     maker = view.producer(tensor.name)
-    if maker is None or maker.op != "DequantizeLinear" or maker.attr("block_size", 0):
-        return None
-    return _dequantized(maker)
-
-
-def _dequantized(node: NodeView) -> np.ndarray | None:
-    """(x - zero point) * scale, the parameters per tensor or along ``axis``."""
-    operands = [node.input(i) for i in range(3)]
-    values = [None if o is None else o.constant for o in operands]
-    x, scale, zero = values
-    if x is None or scale is None or (operands[2] is not None and zero is None) or scale.ndim > 1:
-        return None
-    along = [1] * x.ndim
-    if scale.size > 1:
-        along[node.attr("axis", 1)] = scale.size
-    shift = 0.0 if zero is None else np.asarray(zero, dtype=np.float64).reshape(along)
-    return (np.asarray(x, dtype=np.float64) - shift) * np.asarray(scale, dtype=np.float64).reshape(along)
+    return None if maker is None else dequantized(maker)

@@ -13,17 +13,15 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
-import onnx
-from onnx import helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
 from onnxmerge.channels.filters import channel_filters
 from onnxmerge.channels.sites import FoldSite
 from onnxmerge.compensation.folding import fold_predictions, response_to_constant
 from onnxmerge.compensation.solvers import ridge
+from onnxmerge.graph.extract import evaluate
 from onnxmerge.graph.view import NodeView, TensorView
-from onnxmerge.operators import pointwise
-from onnxmerge.operators.table import lookup
+from onnxmerge.graph.working_graph import export_node
+from onnxmerge.operators.parameters import is_elementwise, is_normalization, scale_and_shift
 from onnxmerge.statistics import Needs
 from onnxmerge.statistics.dense import Statistics
 
@@ -70,10 +68,10 @@ def moments(site: FoldSite) -> tuple[np.ndarray, np.ndarray] | None:
     if norm is None:
         return None
     correlation = _correlation(site)
-    stored = [x.constant for i in (1, 2) if (x := norm.input(i)) is not None]
-    if correlation is None or len(stored) < 2 or any(values is None for values in stored):
+    stored = scale_and_shift(norm)
+    if correlation is None or stored is None:
         return None
-    gamma, beta = (np.asarray(values, dtype=np.float64) for values in stored)
+    gamma, beta = stored
     if len(gamma) != site.data.size:
         return None
     points, weights = np.polynomial.hermite_e.hermegauss(_POINTS)
@@ -138,13 +136,12 @@ def _back_to_batch_norm(site: FoldSite) -> tuple[NodeView | None, list[NodeView]
         if node.index in seen:
             continue
         seen.add(node.index)
-        if node.op == "BatchNormalization":
+        if is_normalization(node):
             if norm is not None and norm is not node:
                 return None, []
             norm = node
             continue
-        operator = lookup(node)
-        if operator is None or operator.rule is not pointwise.pointwise:
+        if not is_elementwise(node):
             return None, []
         between.append(node)
         open_names += [x.name for x in node.x if x is not None and not x.is_constant]
@@ -165,26 +162,8 @@ def _activated(nodes: list[NodeView], start: TensorView, points: np.ndarray, end
     constants = {name: x.constant for name, x in given.items() if x.constant is not None}
     if len(constants) < len(given):
         return None
-    graph = helper.make_graph(
-        [
-            helper.make_node(
-                n.op,
-                [x.name if x is not None else "" for x in n.x],
-                [y.name if y is not None else "" for y in n.y],
-                domain=n.domain,
-                **n.source.attrs,
-            )
-            for n in nodes
-        ],
-        "activation",
-        [helper.make_tensor_value_info(start.name, onnx.TensorProto.FLOAT, None)],
-        [onnx.ValueInfoProto(name=end)],
-        [numpy_helper.from_array(_wide(values), name) for name, values in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", nodes[0].opset)])
-    try:
-        results = ReferenceEvaluator(model).run(None, {start.name: values})
-    except Exception:  # the reference lacks the operator: the site stays as it is
+    feed = {name: _wide(values) for name, values in constants.items()} | {start.name: values}
+    results = evaluate([export_node(n.source) for n in nodes], feed, [end], nodes[0].opset)
+    if results is None or results[0].size != points.size:  # the site stays as it is
         return None
-    result = np.asarray(next(iter(results)))
-    return result.reshape(points.shape).astype(np.float64) if result.size == points.size else None
+    return results[0].reshape(points.shape).astype(np.float64)

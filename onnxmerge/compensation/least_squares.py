@@ -21,7 +21,7 @@ import numpy as np
 from onnxmerge.channels.sites import FoldSite
 from onnxmerge.compensation.folding import fold_predictions
 from onnxmerge.compensation.solvers import held_out_error, minimum_norm, ridge, ridge_rows
-from onnxmerge.graph import weights
+from onnxmerge.graph import external_weights
 from onnxmerge.statistics import Needs
 from onnxmerge.statistics.moments import Moments, submatrix
 from onnxmerge.statistics.paired import Paired, PositionMoments, Rows, SplitMoments
@@ -93,7 +93,7 @@ def folded(site: FoldSite, paired: Paired, kept: np.ndarray) -> np.ndarray:
     """
     stays = kept[site.channel[site.columns]]
     weight = np.array(site.values)
-    weights.release()
+    external_weights.release()
     if paired.positions:
         blocks = zip(paired.positions, np.split(stays, len(paired.positions)), strict=True)
         weight = fold_predictions(site, stays, [_predictors(block, here) for block, here in blocks])

@@ -14,7 +14,7 @@ from onnxmerge.channels.sites import FoldSite
 from onnxmerge.criteria.elimination import TINY, Regression, eliminate, precision
 from onnxmerge.criteria.protocol import OpenGroup
 from onnxmerge.errors import UsageError
-from onnxmerge.graph import weights
+from onnxmerge.graph import external_weights
 from onnxmerge.plan import Scores
 from onnxmerge.runtime.threads import one_blas_thread
 from onnxmerge.statistics import Needs
@@ -68,7 +68,7 @@ class Reconstruction:
             else:
                 regressions = [r for s in mine for r in _regressions(channels, s, group, statistics)]
                 gone, costs = eliminate(regressions, len(group), 0)
-            weights.release()
+            external_weights.release()
             costs = costs if group.chain else self.joined * costs
             # What goes last is worth most.
             score = np.empty(len(group))

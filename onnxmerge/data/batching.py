@@ -12,7 +12,8 @@ from onnx import numpy_helper
 
 from onnxmerge.data.dataset import Dataset, Feed
 from onnxmerge.errors import ModelError
-from onnxmerge.graph import weights
+from onnxmerge.graph import external_weights
+from onnxmerge.operators.values import target_shape
 from onnxmerge.runtime import Runtime
 
 # The largest activation of one batch, in bytes, and the most samples in one.
@@ -56,14 +57,15 @@ def open_batch(model: onnx.ModelProto) -> onnx.ModelProto:
             shape.dim[0].dim_param = "batch"
     del graph.value_info[:]
     for node in graph.node:
-        if node.op_type != "Reshape" or len(node.input) < 2 or node.input[1] not in stored:
+        slot = target_shape(node)
+        if slot is None or node.input[slot] not in stored:
             continue
-        target = weights.values_of(stored[node.input[1]]).copy()
+        target = external_weights.values_of(stored[node.input[slot]]).copy()
         if target.size > 1 and target[0] == 1:
             target[0] = 0 if -1 in target else -1
-            name = f"{node.input[1]}__{node.output[0]}"
+            name = f"{node.input[slot]}__{node.output[0]}"
             graph.initializer.append(numpy_helper.from_array(target, name))
-            node.input[1] = name
+            node.input[slot] = name
     return free
 
 

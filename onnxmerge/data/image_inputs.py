@@ -9,17 +9,9 @@ from dataclasses import dataclass
 
 import onnx
 
+from onnxmerge.operators.values import convolves, preprocesses
 from onnxmerge.runtime.tensor_info import TensorInfo
 
-# What may stand between the pixels and the first convolution: values are moved or rescaled one by one.
-_PASSES = frozenset(
-    (
-        *("Add", "BatchNormalization", "Cast", "Clip", "Concat", "DequantizeLinear", "Div", "Identity"),
-        *("Max", "Min", "Mul", "Pad", "Pow", "QuantizeLinear", "Relu", "Reshape", "Resize", "Slice"),
-        *("Split", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Upsample"),
-    )
-)
-_CONVOLUTIONS = frozenset(("Conv", "ConvInteger", "QLinearConv", "ConvTranspose"))
 # Pictures of sound have the shape of images and none of their statistics.
 _SOUND = re.compile(
     r"(^|[^a-z])(mel|mfcc|fbank|spec|spectro\w*|audio|wave?|waveform|speech|log_?mel\w*)([^a-z]|$)"
@@ -97,9 +89,9 @@ def _feeds_convolution(graph: onnx.GraphProto, name: str) -> bool:
     pending, seen = [name], {name}
     while pending:
         for node in consumers[pending.pop()]:
-            if node.op_type in _CONVOLUTIONS:
+            if convolves(node):
                 return True
-            if node.op_type in _PASSES:
+            if preprocesses(node):
                 new = [tensor for tensor in node.output if tensor and tensor not in seen]
                 seen.update(new)
                 pending.extend(new)

@@ -15,22 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from onnxmerge.graph.constants import stored_tensors
+from onnxmerge.operators.pointwise import is_add
+from onnxmerge.operators.values import Operand, indexed_axis, moves, operand
 from onnxmerge.runtime.tensor_info import TensorInfo
-
-# Operators whose first output has the values of their first input, only elsewhere or of another type.
-_MOVES = frozenset(
-    (
-        *("Cast", "CastLike", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity"),
-        *("Pad", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
-    )
-)
-_INDEXED = frozenset(("Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND"))
-_RECURRENT = frozenset(("LSTM", "GRU", "RNN"))
-# Slots of operands that give sizes: a zero there makes empty tensors.
-_SIZES = frozenset(
-    (("Reshape", 1), ("Expand", 1), ("Tile", 1), ("Resize", 3), ("ConstantOfShape", 0), ("TopK", 1))
-)
-_CONDITIONS = frozenset((("Where", 0), ("If", 0), ("Not", 0), ("And", 0), ("And", 1), ("Or", 0), ("Or", 1)))
 
 _STATE_NAME = re.compile(r"(^|_)([hc]_?(0|in|prev|x|n)|state|past|cache|rnn)(_|\d|$)")
 _LENGTH_NAME = re.compile(r"(^|_)(seq_?)?(lengths?|lens?)(_|\d|$)")
@@ -61,6 +49,10 @@ class Role:
     length: bool = False
 
 
+# What the values of an input mean to a node, and the indexed axis or the node's data.
+_Use = tuple[Operand, Index | str]
+
+
 def roles(model: onnx.ModelProto, inputs: Iterable[TensorInfo]) -> dict[str, Role]:
     """The role of each input. Never raises for a strange graph: what is not understood has no role."""
     consumers: dict[str, list[tuple[onnx.NodeProto, int]]] = defaultdict(list)
@@ -68,10 +60,7 @@ def roles(model: onnx.ModelProto, inputs: Iterable[TensorInfo]) -> dict[str, Rol
         for slot, name in enumerate(node.input):
             if name:
                 consumers[name].append((node, slot))
-    constants = {i.name: i for i in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Constant":
-            constants.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
+    constants = stored_tensors(model.graph)
     listed = list(inputs)
     found = {i.name: _role(i, _follow(i.name, consumers, constants)) for i in listed}
     if all(role.zeros for role in found.values()):
@@ -80,32 +69,32 @@ def roles(model: onnx.ModelProto, inputs: Iterable[TensorInfo]) -> dict[str, Rol
     return found
 
 
-def _role(info: TensorInfo, uses: list[tuple[str, int, Index | str | None]], named: bool = True) -> Role:
+def _role(info: TensorInfo, uses: list[_Use], named: bool = True) -> Role:
     name = re.sub(r"[^a-z0-9]+", "_", info.name.lower())
     whole = info.dtype is not None and info.dtype.kind in "iu"
-    slots = {(op, slot) for op, slot, _ in uses}
-    if (info.dtype is not None and info.dtype.kind == "b") or "mask" in name or slots & _CONDITIONS:
+    kinds = {kind for kind, _ in uses}
+    if (info.dtype is not None and info.dtype.kind == "b") or "mask" in name or Operand.CONDITION in kinds:
         return Role(ones=True)
-    if any(op in _RECURRENT and slot in (5, 6) for op, slot in slots) or (named and _STATE_NAME.search(name)):
+    if Operand.INITIAL_STATE in kinds or (named and _STATE_NAME.search(name)):
         return Role(zeros=True)
-    measured = [str(detail) for op, slot, detail in uses if op in _RECURRENT and slot == 4]
-    indices = tuple(detail for _, _, detail in uses if isinstance(detail, Index))
+    measured = [str(detail) for kind, detail in uses if kind is Operand.SEQUENCE_LENGTHS]
+    indices = tuple(detail for _, detail in uses if isinstance(detail, Index))
     if measured:
         return Role(sequence=measured[0])
     if indices:
         return Role(indices=indices)
     if whole and _LENGTH_NAME.search(name):
         return Role(length=True)
-    return Role(ones=whole and bool(slots & _SIZES))
+    return Role(ones=whole and Operand.SIZES in kinds)
 
 
 def _follow(
     name: str,
     consumers: dict[str, list[tuple[onnx.NodeProto, int]]],
     constants: dict[str, onnx.TensorProto],
-) -> list[tuple[str, int, Index | str | None]]:
-    """(operator, slot, detail) of every use of the values of `name`."""
-    uses: list[tuple[str, int, Index | str | None]] = []
+) -> list[_Use]:
+    """Every use of the values of `name` that says what they mean, with what it says more."""
+    uses: list[_Use] = []
     seen: set[tuple[str, int]] = set()
     pending = [(name, 0)]
     while pending:
@@ -114,17 +103,14 @@ def _follow(
             continue
         seen.add((tensor, offset))
         for node, slot in consumers[tensor]:
-            op = node.op_type
-            detail: Index | str | None = None
-            if op in _INDEXED and slot == 1:
-                axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
-                detail = Index(node.input[0], None if op.endswith("ND") else axis, offset)
-            elif op in _RECURRENT:
-                detail = node.input[0]
-            uses.append((op, slot, detail))
-            if op == "Concat" or (op in _MOVES and slot == 0):
+            kind = operand(node, slot)
+            if kind is Operand.INDICES:
+                uses.append((kind, Index(node.input[0], indexed_axis(node), offset)))
+            elif kind is not None:
+                uses.append((kind, node.input[0]))
+            if moves(node, slot):
                 pending.extend((out, offset) for out in node.output if out)
-            elif op == "Add" and len(node.input) == 2 and node.input[1 - slot] in constants:
+            elif is_add(node) and len(node.input) == 2 and node.input[1 - slot] in constants:
                 added = _largest(constants[node.input[1 - slot]])
                 if added is not None:
                     pending.append((node.output[0], offset + added))

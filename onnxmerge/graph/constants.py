@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
@@ -11,10 +12,24 @@ def constant_tensor(tensor: gs.Tensor) -> gs.Constant | None:
     """The stored constant behind a tensor: a dense initializer, or the value of a Constant node."""
     if isinstance(tensor, gs.Constant):
         return None if is_sparse(tensor) else tensor
-    if len(tensor.inputs) == 1 and tensor.inputs[0].op == "Constant":
+    if len(tensor.inputs) == 1 and is_constant(tensor.inputs[0]):
         value = tensor.inputs[0].attrs.get("value")
         return value if isinstance(value, gs.Constant) else None
     return None
+
+
+def is_constant(node: gs.Node | onnx.NodeProto) -> bool:
+    """Whether a node does nothing but hold a value."""
+    return (node.op_type if isinstance(node, onnx.NodeProto) else node.op) == "Constant"
+
+
+def stored_tensors(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """The dense stored tensors of a file's main graph by name: initializers, and values of Constant nodes."""
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if is_constant(node):
+            stored.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
+    return stored
 
 
 def is_sparse(tensor: gs.Tensor) -> bool:

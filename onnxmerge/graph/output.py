@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 
 from onnxmerge.errors import OutputError, UsageError
-from onnxmerge.graph import weights, wire
+from onnxmerge.graph import external_weights, wire_format
 
 # protobuf refuses messages of 2 GiB and more.
 PROTOBUF_LIMIT = 2**31 - 2**20
@@ -81,7 +81,8 @@ def _umask() -> int:
 
 def serialize(proto: onnx.ModelProto) -> bytes:
     """The bytes of a model; equal models give equal bytes."""
-    return proto.SerializeToString(deterministic=True)
+    data: bytes = proto.SerializeToString(deterministic=True)
+    return data
 
 
 def measured(proto: onnx.ModelProto, *, external: bool) -> tuple[int, str]:
@@ -98,7 +99,7 @@ def measured(proto: onnx.ModelProto, *, external: bool) -> tuple[int, str]:
     for part in parts:
         digest.update(part)
         count += len(part)
-        weights.release()
+        external_weights.release()
     return count, digest.hexdigest()
 
 
@@ -118,8 +119,8 @@ def save(proto: onnx.ModelProto, target: str | os.PathLike[str], *, external: bo
         _write(target, _parts(proto))
         return
     data = target.with_name(f"{target.name}.data")
-    for tensor in weights.references(proto):
-        if same_file(Path(weights.location_of(tensor).path), data):
+    for tensor in external_weights.references(proto):
+        if same_file(Path(external_weights.location_of(tensor).path), data):
             raise UsageError(f"the weights of the input lie in {data}, where those of the output would go")
     proto, places = _with_data_file(proto, data.name)
     with atomic_write(target) as part:
@@ -130,18 +131,21 @@ def save(proto: onnx.ModelProto, target: str | os.PathLike[str], *, external: bo
 
 def _is_beside(proto: onnx.ModelProto, external: bool) -> bool:
     """Whether the weights go to a file of their own."""
-    references = weights.references(proto)
+    references = external_weights.references(proto)
     return bool(references) and (external or _stored(references) >= PROTOBUF_LIMIT)
 
 
 def _stored(references: list[onnx.TensorProto]) -> int:
-    return sum(weights.values_of(tensor).nbytes for tensor in references)
+    return sum(external_weights.values_of(tensor).nbytes for tensor in references)
 
 
 def _parts(proto: onnx.ModelProto) -> Iterator[bytes | memoryview]:
     """The bytes of a single file."""
-    big = {tensor.name: _bytes_of(weights.values_of(tensor)) for tensor in weights.references(proto)}
-    return iter(wire.pieces(proto, big) if big else [serialize(proto)])
+    big = {
+        tensor.name: _bytes_of(external_weights.values_of(tensor))
+        for tensor in external_weights.references(proto)
+    }
+    return iter(wire_format.pieces(proto, big) if big else [serialize(proto)])
 
 
 def _bytes_of(values: np.ndarray) -> memoryview:
@@ -156,12 +160,12 @@ def _with_data_file(
     moved.CopyFrom(proto)
     places = []
     end = 0
-    for tensor in weights.references(moved):
-        values = _bytes_of(weights.values_of(tensor))
+    for tensor in external_weights.references(moved):
+        values = _bytes_of(external_weights.values_of(tensor))
         start = -(-end // _PAGE) * _PAGE
         end = start + values.nbytes
         places.append((values, start))
-        weights.locate(tensor, name, start, values.nbytes)
+        external_weights.locate(tensor, name, start, values.nbytes)
     return moved, places
 
 
@@ -177,7 +181,7 @@ def _write(target: Path, parts: Iterator[bytes | memoryview]) -> None:
     with atomic_write(target) as part, part.open("wb") as file:
         for piece in parts:
             file.write(piece)
-            weights.release()
+            external_weights.release()
         file.flush()
         os.fsync(file.fileno())
 

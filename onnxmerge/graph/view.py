@@ -10,13 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxmerge.graph.canonicalize.shape_values import (
+    CHAIN_OPERATORS,
+    SHAPE_OPERANDS,
+    Dim,
+    Element,
+    ShapeValues,
+)
 from onnxmerge.graph.constants import constant_tensor, constant_values
-from onnxmerge.graph.shape_values import CHAIN_OPERATORS, SHAPE_OPERANDS, Dim, Element, ShapeValues
 
 
 @dataclass(frozen=True)
@@ -155,7 +161,7 @@ class NodeView:
         """The i-th input, or None where it is absent or left out."""
         return self.x[i] if i < len(self.x) else None
 
-    def attr(self, name: str, default=None):
+    def attr(self, name: str, default: Any = None) -> Any:
         """An attribute's value, or ``default``."""
         return self.source.attrs.get(name, default)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from onnxmerge.graph.view import NodeView, TensorView
 from onnxmerge.operators.relations import Freeze, Index, Relation, Size, Slot, Tie
+from onnxmerge.operators.traits import Node, name_of
 
 
 def concat(node: NodeView) -> Iterator[Relation]:
@@ -22,6 +23,11 @@ def concat(node: NodeView) -> Iterator[Relation]:
         yield Tie(x[axis], y[axis].span(start, x[axis].size), joins=several)
         start += x[axis].size
         yield from (Tie(x[i], y[i]) for i in range(y.rank) if i != axis and x[i].size == y[i].size)
+
+
+def is_concat(node: Node) -> bool:
+    """Whether a node lays its inputs one after the other."""
+    return name_of(node) == "Concat"
 
 
 def split(node: NodeView) -> Iterator[Relation]:
@@ -98,7 +104,7 @@ def _slice_bounds(node: NodeView) -> list[tuple[int, int, int, int]] | None:
     ]
 
 
-def _numbers(operand: TensorView | None) -> list | None:
+def _numbers(operand: TensorView | None) -> list[int] | None:
     """The stored values of an operand, flat; None where it is absent or computed."""
     stored = None if operand is None else operand.constant
     return None if stored is None else stored.reshape(-1).tolist()

@@ -8,7 +8,7 @@ from math import prod
 
 import numpy as np
 
-from onnxmerge.graph.shape_values import Dim
+from onnxmerge.graph.canonicalize.shape_values import Dim
 from onnxmerge.graph.view import Axis, NodeView
 from onnxmerge.operators.relations import Choice, Freeze, Option, Relation, Size, Slot, Tie
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 import numpy as np
 
@@ -145,3 +146,38 @@ def einsum(node: NodeView) -> Iterator[Relation]:
                 yield Contract(axis, None, operand=number)
             elif number == (1 if node.x[0].is_constant else 0):
                 yield Contract(axis, other, operand=number)
+
+
+Axes = tuple[tuple[Axis, ...], Axis | None]
+
+
+def conv_macs(node: NodeView) -> int:
+    """Multiplications of Conv: every output position has a kernel of its own."""
+    return prod(node.y[0].shape) * prod(node.x[1].shape[1:])
+
+
+def conv_macs_axes(node: NodeView, contract: Contract | None) -> Axes:
+    """The axes that the multiplications of Conv are proportional to, and the one that is summed over."""
+    return (*node.y[0].axes, node.x[1][1]), node.x[1][1]
+
+
+def conv_transpose_macs(node: NodeView) -> int:
+    """Multiplications of ConvTranspose: every input position puts down a kernel."""
+    return prod(node.x[0].shape) * prod(node.x[1].shape[1:])
+
+
+def conv_transpose_macs_axes(node: NodeView, contract: Contract | None) -> Axes:
+    """The axes that those of ConvTranspose are proportional to, and the one that is summed over."""
+    return (*node.x[0].axes, node.x[1][1]), node.x[0][1]
+
+
+def product_macs(node: NodeView) -> int:
+    """Multiplications of Gemm and MatMul."""
+    transposed = node.attr("transA", 0) and node.x[0].rank > 1
+    return prod(node.y[0].shape) * node.x[0].shape[-2 if transposed else -1]
+
+
+def product_macs_axes(node: NodeView, contract: Contract | None) -> Axes:
+    """The axes that those of a product are proportional to, and the one that is summed over."""
+    axes = tuple(node.y[0].axes)
+    return (axes, None) if contract is None else ((*axes, contract.data), contract.data)

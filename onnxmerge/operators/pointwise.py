@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import onnx_graphsurgeon as gs
 
 from onnxmerge.graph.view import NodeView, TensorView
 from onnxmerge.operators.relations import Freeze, Mix, Relation, Tie
+from onnxmerge.operators.traits import Node, name_of
+
+# Where several computed operands meet in one tensor.
+_SUMS = ("Add", "Mean", "Sub", "Sum")
+# Doing them twice is doing them once.
+_IDEMPOTENT = ("Clip", "Relu")
 
 
 def broadcast(
@@ -23,7 +32,7 @@ def broadcast(
 def pointwise(node: NodeView) -> Iterator[Relation]:
     """Every output element depends on the input elements at its own place."""
     data = [x for x in node.x if x is not None]
-    joins = node.op in ("Add", "Sub", "Sum", "Mean") and sum(not x.is_constant for x in data) > 1
+    joins = is_sum(node) and sum(not x.is_constant for x in data) > 1
     for y in node.y:
         if y is not None:
             yield from broadcast(data, y, joins=joins)
@@ -75,3 +84,50 @@ def dynamic_quantize(node: NodeView) -> Iterator[Relation]:
     yield from same_axes(node)
     for axis in node.x[0].axes:
         yield Mix(axis, "its quantisation range is taken over all elements")
+
+
+def is_sum(node: Node) -> bool:
+    """Whether a node adds, subtracts or averages its operands."""
+    return name_of(node) in _SUMS
+
+
+def adds(node: Node) -> bool:
+    """Whether a node adds all of its operands as they are."""
+    return name_of(node) in ("Add", "Sum")
+
+
+def is_add(node: Node) -> bool:
+    """Whether a node is an Add."""
+    return name_of(node) == "Add"
+
+
+def is_identity(node: Node) -> bool:
+    """Whether a node hands on its first input as it is, at inference."""
+    return name_of(node) in ("Dropout", "Identity")
+
+
+def handed_on(node: gs.Node, values: Callable[[gs.Tensor], np.ndarray | None]) -> gs.Tensor | None:
+    """The input that a node hands on as it is, or None.
+
+    Args:
+        values: of a stored tensor; None for a computed one.
+    """
+
+    def is_zero(tensor: gs.Tensor) -> bool:
+        stored = values(tensor)
+        return stored is not None and not np.any(stored)
+
+    match node.op, list(node.inputs):
+        case "Concat" | "Identity", [x]:
+            return x
+        case "Add", [a, b]:
+            return a if is_zero(b) else b if is_zero(a) else None
+        case "Sub", [a, b]:
+            return a if is_zero(b) else None
+        case op, [x, *bounds] if op in _IDEMPOTENT and len(x.inputs) == 1:
+            before = x.inputs[0]
+            same = len(before.inputs) == len(bounds) + 1 and all(
+                a is b for a, b in zip(before.inputs[1:], bounds, strict=True)
+            )
+            return x if before.op == op and before.attrs == node.attrs and same else None
+    return None

@@ -1,4 +1,4 @@
-"""The table of operators: which rule speaks for which operator, and which are linear.
+"""The table of operators: which rule speaks for which operator, and its traits.
 
 An operator that is not listed is frozen with all of its inputs and outputs.
 """
@@ -6,14 +6,14 @@ An operator that is not listed is frozen with all of its inputs and outputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from math import prod
+
+import onnx_graphsurgeon as gs
 
 from onnxmerge.graph.view import Axis, NodeView
 from onnxmerge.operators import (
     attention,
-    fixed,
     indexing,
     layout,
     linear,
@@ -22,22 +22,13 @@ from onnxmerge.operators import (
     quantization,
     recurrent,
     reduction,
+    unprunable,
 )
 from onnxmerge.operators.relations import Choice, Freeze, Option, Relation, axes_of, check
+from onnxmerge.operators.traits import Form, Linear, Node, Normalization, domain_of, name_of
 
 Rule = Callable[[NodeView], Iterator[Relation]]
 _CONTRIB = "com.microsoft"
-
-
-@dataclass(frozen=True)
-class Linear:
-    """Which inputs of a linear operator are its data, weight and bias, and how it counts multiplications.
-
-    ``macs`` gives the number of multiplications for the concrete shapes of a node (batch 1).
-    """
-
-    macs: Callable[[NodeView], int]
-    bias: int | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +37,7 @@ class Operator:
 
     Attributes:
         linear: of those with data, weight and bias, where weights are folded.
+        normalization: of those that normalise channels with stored statistics.
         products: other multiplications: their numbers for the concrete shapes of a node, and the axes that
             these are proportional to.
         instead_of: of those that cannot be pruned, the operator that they stand for.
@@ -53,33 +45,26 @@ class Operator:
 
     rule: Rule
     linear: Linear | None = None
+    normalization: Normalization | None = None
     products: Callable[[NodeView], Iterable[tuple[int, tuple[Axis, ...]]]] | None = None
     instead_of: str | None = None
 
 
-def _fixed(rule: Rule, macs: Callable[[NodeView], int], instead_of: str) -> Operator:
+def _unprunable(rule: Rule, macs: Callable[[NodeView], int], instead_of: str) -> Operator:
     """An operator that multiplies, and of which nothing is cut."""
     return Operator(rule, products=lambda node: [(macs(node), ())], instead_of=instead_of)
 
 
-def _conv_macs(node: NodeView) -> int:
-    return prod(node.y[0].shape) * prod(node.x[1].shape[1:])
+_CONV = Linear(Form.CONVOLUTION, linear.conv_macs, linear.conv_macs_axes, bias=2)
+_CONV_TRANSPOSE = Linear(
+    Form.TRANSPOSED_CONVOLUTION, linear.conv_transpose_macs, linear.conv_transpose_macs_axes, bias=2
+)
+_GEMM = Linear(
+    Form.PRODUCT, linear.product_macs, linear.product_macs_axes, bias=2, alpha="alpha", beta="beta"
+)
+_MATMUL = Linear(Form.PRODUCT, linear.product_macs, linear.product_macs_axes)
 
-
-def _conv_transpose_macs(node: NodeView) -> int:
-    return prod(node.x[0].shape) * prod(node.x[1].shape[1:])
-
-
-def _product_macs(node: NodeView) -> int:
-    transposed = node.attr("transA", 0) and node.x[0].rank > 1
-    return prod(node.y[0].shape) * node.x[0].shape[-2 if transposed else -1]
-
-
-_CONV = Linear(_conv_macs, bias=2)
-_GEMM = Linear(_product_macs, bias=2)
-_MATMUL = Linear(_product_macs)
-
-_QUANTISED_PRODUCT = _fixed(fixed.quantised, fixed.product, "MatMul")
+_QUANTISED_PRODUCT = _unprunable(unprunable.quantised, unprunable.product, "MatMul")
 
 _POINTWISE = [
     "Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BitShift", "BitwiseAnd",
@@ -106,7 +91,8 @@ _ONNX: dict[str, Operator] = {
     **dict.fromkeys(["CumSum", "CumProd"], Operator(pointwise.cumulative)),
     **dict.fromkeys(["ArgMax", "ArgMin"], Operator(reduction.arg_reduce)),
     **dict.fromkeys(["RoiAlign", "MaxRoiPool", "GridSample"], Operator(reduction.region_pool)),
-    **dict.fromkeys(["BatchNormalization", "InstanceNormalization"], Operator(normalization.per_channel)),
+    "BatchNormalization": Operator(normalization.per_channel, normalization=Normalization()),
+    "InstanceNormalization": Operator(normalization.per_channel),
     **dict.fromkeys(["LayerNormalization", "RMSNormalization"], Operator(normalization.layer_norm)),
     **dict.fromkeys(
         ["LpNormalization", "LRN", "MeanVarianceNormalization"], Operator(normalization.normalize_axis)
@@ -122,8 +108,8 @@ _ONNX: dict[str, Operator] = {
     "Concat": Operator(indexing.concat),
     "ConstantOfShape": Operator(layout.constant_of_shape),
     "Conv": Operator(linear.conv, _CONV),
-    "ConvInteger": _fixed(fixed.quantised, partial(fixed.convolution, 1), "Conv"),
-    "ConvTranspose": Operator(linear.conv_transpose, Linear(_conv_transpose_macs, bias=2)),
+    "ConvInteger": _unprunable(unprunable.quantised, partial(unprunable.convolution, 1), "Conv"),
+    "ConvTranspose": Operator(linear.conv_transpose, _CONV_TRANSPOSE),
     "DepthToSpace": Operator(layout.depth_to_space),
     "Dropout": Operator(pointwise.same_axes),
     "DynamicQuantizeLinear": Operator(pointwise.dynamic_quantize),
@@ -135,7 +121,7 @@ _ONNX: dict[str, Operator] = {
     "GroupNormalization": Operator(normalization.group_norm),
     "MatMul": Operator(linear.matmul, _MATMUL),
     "Pad": Operator(indexing.pad),
-    "QLinearConv": _fixed(fixed.quantised, partial(fixed.convolution, 3), "Conv"),
+    "QLinearConv": _unprunable(unprunable.quantised, partial(unprunable.convolution, 3), "Conv"),
     "ReverseSequence": Operator(layout.reverse_sequence),
     "RotaryEmbedding": Operator(attention.rotary_embedding),
     "Slice": Operator(indexing.slice_),
@@ -158,9 +144,9 @@ _MICROSOFT: dict[str, Operator] = {
         _QUANTISED_PRODUCT,
     ),
     "Attention": Operator(attention.packed_attention),
-    "FusedConv": Operator(linear.conv, _CONV),
-    "FusedGemm": Operator(linear.gemm, _GEMM),
-    "FusedMatMul": Operator(linear.matmul, _MATMUL),
+    "FusedConv": Operator(linear.conv, replace(_CONV, fused=True)),
+    "FusedGemm": Operator(linear.gemm, replace(_GEMM, fused=True)),
+    "FusedMatMul": Operator(linear.matmul, replace(_MATMUL, alpha="alpha", fused=True)),
     "GroupQueryAttention": Operator(attention.grouped_attention),
     "MultiHeadAttention": Operator(attention.multi_head_attention),
     "RotaryEmbedding": Operator(attention.rotary_embedding),
@@ -170,13 +156,27 @@ _ONNX["SimplifiedLayerNormalization"] = _MICROSOFT["SimplifiedLayerNormalization
 OPERATORS: dict[tuple[str, str], Operator] = {
     **{("", name): operator for name, operator in _ONNX.items()},
     **{(_CONTRIB, name): operator for name, operator in _MICROSOFT.items()},
-    ("com.microsoft.nchwc", "Conv"): _fixed(fixed.packed, partial(fixed.convolution, 1), "Conv"),
+    ("com.microsoft.nchwc", "Conv"): _unprunable(
+        unprunable.packed, partial(unprunable.convolution, 1), "Conv"
+    ),
 }
 
 
-def lookup(node: NodeView) -> Operator | None:
+def lookup(node: Node) -> Operator | None:
     """The table's line for a node, or None where the operator is not listed."""
-    return OPERATORS.get(("" if node.domain == "ai.onnx" else node.domain, node.op))
+    return OPERATORS.get((domain_of(node), name_of(node)))
+
+
+def linear_of(node: Node) -> Linear | None:
+    """What is known of a node as a linear operator; None for others."""
+    operator = lookup(node)
+    return None if operator is None else operator.linear
+
+
+def normalization_of(node: Node) -> Normalization | None:
+    """The parameters of a node that normalises channels with stored statistics; None for others."""
+    operator = lookup(node)
+    return None if operator is None else operator.normalization
 
 
 def relations(node: NodeView) -> list[Relation]:
@@ -223,5 +223,5 @@ def _complete(choice: Choice) -> Choice:
     ))  # fmt: skip
 
 
-def _sources(node: NodeView):
+def _sources(node: NodeView) -> list[gs.Tensor]:
     return [*node.source.inputs, *node.source.outputs]

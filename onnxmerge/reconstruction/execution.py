@@ -12,7 +12,7 @@ import onnx
 from onnxmerge.channels import Channels
 from onnxmerge.data.batching import batches_of
 from onnxmerge.data.dataset import Dataset
-from onnxmerge.graph.weights import Scratch
+from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.runtime import Runtime
 from onnxmerge.runtime.partial import Segments
 from onnxmerge.runtime.threads import side_by_side

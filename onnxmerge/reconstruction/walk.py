@@ -19,8 +19,8 @@ from onnxmerge.channels.sites import FoldSite
 from onnxmerge.compensation import PairedCompensation
 from onnxmerge.criteria import ChooseAgain, OpenGroup
 from onnxmerge.data.dataset import Dataset
-from onnxmerge.graph import weights
-from onnxmerge.graph.weights import Scratch
+from onnxmerge.graph import external_weights
+from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.plan import Selection
 from onnxmerge.progress import Progress
 from onnxmerge.reconstruction.execution import TwoModels
@@ -83,8 +83,8 @@ def reconstruct(
         if progress is not None:
             progress("reconstruct", number, len(walk.requests))
         walk.visit(request)
-        weights.release()
-        weights.trim()
+        external_weights.release()
+        external_weights.trim()
     return Selection(walk.keep), walk.folds
 
 

@@ -8,9 +8,9 @@ import onnx
 
 from onnxmerge.channels.analysis import Analysis
 from onnxmerge.graph import export_model
-from onnxmerge.graph.weights import Scratch
+from onnxmerge.graph.edit import Editor
+from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.plan import Selection
-from onnxmerge.rewrite.editing import Editor
 from onnxmerge.rewrite.fold import Fold, apply_folds
 from onnxmerge.rewrite.mask import mask
 from onnxmerge.rewrite.resize import resize

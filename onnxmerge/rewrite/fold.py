@@ -13,9 +13,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxmerge.channels.sites import FoldSite
+from onnxmerge.graph.edit import ADD, Editor
+from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.graph.view import Axis, TensorView
-from onnxmerge.graph.weights import Scratch
-from onnxmerge.rewrite.editing import Editor
+from onnxmerge.operators.parameters import beta_of
+from onnxmerge.operators.table import linear_of, normalization_of
+from onnxmerge.operators.traits import Linear
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,18 +65,16 @@ def _add_bias(editor: Editor, site: FoldSite, change: np.ndarray) -> None:
     node = editor.node(site.node)
     bias, output = site.bias, site.output
     assert output is not None, "a bias lies along an axis of the output"
-    has_bias_input = node.op in _BIAS_BEHIND and output == site.node.y[0][_BIAS_BEHIND[node.op]]
+    linear = linear_of(site.node)
+    assert linear is not None, "fold sites are linear"
+    has_bias_input = linear.bias is not None and output == site.node.y[0][linear.bias_axis]
     if bias is None and _into_batch_norm(editor, node, change):
         return
     if has_bias_input and (bias is None or _is_row(bias, len(change))):
-        _set_bias(editor, site, node, output, change)
-    elif not node.op.startswith("Fused"):
+        _set_bias(editor, site, node, linear, change)
+    elif not linear.fused:
         dtype = _weight_values(editor, site).dtype
         _add_node(editor, site, node, output, change.astype(dtype))
-
-
-# Operators with a bias input (number 2), and the axis of the output that it lies along.
-_BIAS_BEHIND = {"Conv": 1, "ConvTranspose": 1, "FusedConv": 1, "Gemm": 1, "FusedGemm": 1}
 
 
 def _weight_values(editor: Editor, site: FoldSite) -> np.ndarray:
@@ -87,32 +88,34 @@ def _is_row(bias: TensorView, count: int) -> bool:
     return bias.is_constant and prod(bias.shape) in (1, count) and prod(bias.shape[:-1]) == 1
 
 
-def _set_bias(editor: Editor, site: FoldSite, node: gs.Node, axis: Axis, change: np.ndarray) -> None:
-    """Add to the node's own bias, or give it one; of a Gemm what is multiplied by ``beta``."""
-    scale = node.attrs.get("beta", 1.0) if node.op.endswith("Gemm") else 1.0
+def _set_bias(editor: Editor, site: FoldSite, node: gs.Node, linear: Linear, change: np.ndarray) -> None:
+    """Add to the node's own bias, or give it one; where it is multiplied by a factor, what that is put on."""
+    scale, number, axis = beta_of(node), linear.bias, site.output
+    assert number is not None and axis is not None, "there is a bias input, along an axis of the output"
     dtype = _weight_values(editor, site).dtype
-    old = editor.values(node.inputs[2]) if site.bias is not None else None
+    old = editor.values(node.inputs[number]) if site.bias is not None else None
     if old is None or scale == 0:
-        node.attrs.pop("beta", None)
+        node.attrs.pop(linear.beta, None)
         new, like = change.astype(dtype), f"{site.weight.name}_bias"
     else:
         new = (old.astype(np.float64).reshape(-1) + change / scale).astype(old.dtype)
-        like = node.inputs[2].name
+        like = node.inputs[number].name
     if old is not None and old.shape == new.shape and scale != 0:
-        own = editor.own_input(node, 2)
+        own = editor.own_input(node, number)
         if site.bias is not None and own.name != site.bias.name:
             editor.follows[own.name] = {0: axis}
         editor.set_values(own, new)
     else:
-        editor.set_input(node, 2, editor.new_constant(like, new, {0: axis}))
+        editor.set_input(node, number, editor.new_constant(like, new, {0: axis}))
 
 
 def _into_batch_norm(editor: Editor, node: gs.Node, change: np.ndarray) -> bool:
     users = node.outputs[0].outputs
-    shown = any(output is node.outputs[0] for output in editor.graph.outputs)
-    if shown or len(users) != 1 or users[0].op != "BatchNormalization":
+    alone = len(users) == 1 and not editor.is_output(node.outputs[0])
+    normalization = normalization_of(users[0]) if alone else None
+    if normalization is None:
         return False
-    mean = users[0].inputs[3]
+    mean = users[0].inputs[normalization.mean]
     values = editor.values(mean)
     if values is None or len(mean.outputs) != 1 or values.shape != change.shape:
         return False
@@ -127,11 +130,4 @@ def _add_node(editor: Editor, site: FoldSite, node: gs.Node, axis: Axis, change:
     output = node.outputs[0]
     inner = editor.new_variable(f"{output.name}_unbiased", change.dtype)
     node.outputs[0] = inner
-    position = next(i for i, n in enumerate(editor.graph.nodes) if n is node)
-    following = editor.graph.nodes[position + 1] if position + 1 < len(editor.graph.nodes) else None
-    if following is not None:
-        editor.new_node("Add", f"{site.node.name}_bias", [inner, constant], output, before=following)
-    else:
-        editor.graph.nodes.append(
-            gs.Node("Add", f"{site.node.name}_bias", inputs=[inner, constant], outputs=[output])
-        )
+    editor.insert(ADD, f"{site.node.name}_bias", [inner, constant], output, after=node)

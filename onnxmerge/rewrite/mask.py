@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxmerge.channels.groups import Channels
-from onnxmerge.rewrite.editing import Editor
+from onnxmerge.graph.edit import MULTIPLY, Editor
 
 
 def mask(editor: Editor, channels: Channels, removed: np.ndarray) -> None:
@@ -30,5 +30,5 @@ def mask(editor: Editor, channels: Channels, removed: np.ndarray) -> None:
         shape[contract.data.axis] = len(kept)
         constant = editor.new_constant(f"{data.name}_kept", kept.astype(dtype).reshape(shape))
         output = editor.new_variable(f"{data.name}_masked", dtype)
-        editor.new_node("Mul", f"{view.name}_mask", [data, constant], output, before=node)
+        editor.insert(MULTIPLY, f"{view.name}_mask", [data, constant], output, before=node)
         node.inputs[contract.operand] = output

@@ -8,10 +8,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxmerge.channels.groups import Channels
-from onnxmerge.graph import weights
+from onnxmerge.graph import external_weights
+from onnxmerge.graph.edit import SELECT, Editor
 from onnxmerge.graph.view import Axis, NodeView
 from onnxmerge.operators.relations import Index, Size, Slot, positions
-from onnxmerge.rewrite.editing import Editor
 
 
 def resize(editor: Editor, channels: Channels, removed: np.ndarray) -> None:
@@ -57,7 +57,7 @@ def _cut_tensor(editor: Editor, tensor: gs.Tensor, axes: dict[int, np.ndarray]) 
         for axis, keep in axes.items():
             values = np.take(values, keep, axis=axis)
         editor.set_values(tensor, values)
-        weights.release()
+        external_weights.release()
     elif tensor.shape is not None:
         # A name that stands for a length ("4*batch") stands for the same one in other tensors.
         tensor.shape = [
@@ -140,7 +140,7 @@ def _override(editor: Editor, view: NodeView, node: gs.Node, place: int, new: di
         editor.new_constant(f"{operand.name}_sizes", numbers),
         operand,
     ]
-    editor.new_node("Where", f"{view.name}_shape", inputs, output, before=node)
+    editor.insert(SELECT, f"{view.name}_shape", inputs, output, before=node)
     node.inputs[place] = output
 
 

@@ -7,15 +7,15 @@ operators keep it one; a sum or a product takes it in, and what nobody reads any
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
-from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from onnxmerge.channels import Channels
 from onnxmerge.channels.depth import Depth, Fate
+from onnxmerge.graph.edit import Editor
+from onnxmerge.graph.extract import extract, typed
 from onnxmerge.graph.view import NodeView
+from onnxmerge.graph.working_graph import export_node
 from onnxmerge.operators.uniform import value_of_nothing, value_of_uniform
-from onnxmerge.rewrite.editing import Editor
 from onnxmerge.rewrite.simplify import simplify
 from onnxmerge.runtime import Runtime
 
@@ -94,16 +94,11 @@ class _Constants:
 
     def _run(self, node: gs.Node, operands: list[np.ndarray | None]) -> np.ndarray:
         """What a node makes of constants."""
-        single = OnnxExporter.export_node(node)
+        # By onnxruntime, for operators may be its own, and as the model itself would have computed it.
+        single = export_node(node)
         feed = {f"in_{i}": value for i, value in enumerate(operands) if value is not None}
         single.input[:] = ["" if value is None else f"in_{i}" for i, value in enumerate(operands)]
         single.output[:] = ["out"]
-        inputs = [
-            onnx.helper.make_tensor_value_info(
-                name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape
-            )
-            for name, value in feed.items()
-        ]
-        graph = onnx.helper.make_graph([single], "constant", inputs, [onnx.ValueInfoProto(name="out")])
-        model = onnx.helper.make_model(graph, opset_imports=self._editor.graph.import_domains, ir_version=10)
+        inputs = [typed(name, value.dtype, value.shape) for name, value in feed.items()]
+        model = extract([single], inputs, ["out"], opsets=self._editor.graph.import_domains)
         return self._runtime.session(model).run(feed)["out"]

@@ -17,13 +17,10 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import helper
 
 from onnxmerge.errors import ModelError
-from onnxmerge.graph import weights
+from onnxmerge.graph import external_weights
+from onnxmerge.operators.values import makes_no_tensor
 
 Model = onnx.ModelProto | bytes | str | os.PathLike[str]
-
-# Operators whose results are sequences, maps or optionals: there is no shape to ask for.
-_NO_TENSORS = {"SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceMap"}
-_NO_TENSORS |= {"SplitToSequence", "Optional", "ZipMap", "CastMap"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,17 +47,17 @@ def source_of(model: Model) -> Source:
     """What to load for a model. Raises ModelError above protobuf's limit of 2 GB."""
     if not isinstance(model, onnx.ModelProto):
         return Source(model)
-    references = weights.references(model)
+    references = external_weights.references(model)
     if not references:
         return Source(serialized(model))
     # onnxruntime reads no absolute paths: they become relative to a folder that holds all of the files.
-    folder = weights.common_folder(references)
+    folder = external_weights.common_folder(references)
     relative = onnx.ModelProto()
     relative.CopyFrom(model)
-    for tensor in weights.references(relative):
-        path, offset, length = weights.location_of(tensor)
-        weights.locate(tensor, os.path.relpath(path, folder), offset, length or 0)
-    mapped = {tensor.name: weights.values_of(tensor) for tensor in references}
+    for tensor in external_weights.references(relative):
+        path, offset, length = external_weights.location_of(tensor)
+        external_weights.locate(tensor, os.path.relpath(path, folder), offset, length or 0)
+    mapped = {tensor.name: external_weights.values_of(tensor) for tensor in references}
     return Source(serialized(relative), folder, mapped)
 
 
@@ -106,5 +103,5 @@ def tensors(graph: onnx.GraphProto) -> list[str]:
         name
         for node in graph.node
         for name in node.output
-        if name and node.op_type not in _NO_TENSORS and typed.get(name) in other
+        if name and not makes_no_tensor(node) and typed.get(name) in other
     ]

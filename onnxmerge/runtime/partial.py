@@ -15,8 +15,11 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxmerge.graph import weights
-from onnxmerge.graph.weights import Scratch, Stored
+from onnxmerge.graph import external_weights
+from onnxmerge.graph.edit import ADD, MULTIPLY
+from onnxmerge.graph.external_weights import Scratch, Stored
+from onnxmerge.graph.extract import extract, reads, typed
+from onnxmerge.operators.parameters import convolution_bias
 from onnxmerge.runtime.runtime import Runtime
 from onnxmerge.runtime.session import Feed, Session
 
@@ -24,8 +27,6 @@ from onnxmerge.runtime.session import Feed, Session
 # they are needed.
 MOST_KEPT = 400 << 20
 MOST_STORED = 2 << 30
-# Operators whose third input, if there is one, is added to the output per channel (axis 1).
-_WITH_BIAS = ("Conv", "ConvTranspose")
 
 
 class Segments:
@@ -67,7 +68,7 @@ class Segments:
         needed = self._needed(wanted, stop=set())
         self._users: dict[str, set[int]] = {}
         for i in needed:
-            for name in _reads(self._nodes[i]):
+            for name in reads(self._nodes[i]):
                 self._users.setdefault(name, set()).add(i)
 
     def __len__(self) -> int:
@@ -92,11 +93,11 @@ class Segments:
     def set_constant(self, name: str, values: np.ndarray) -> None:
         """Give a constant new values, for nodes that run from now on."""
         self._producer.pop(name, None)
-        self._constants[name] = weights.tensor_of(name, values)
+        self._constants[name] = external_weights.tensor_of(name, values)
 
     def constant(self, name: str) -> np.ndarray:
         """The present values of an initializer."""
-        return weights.values_of(self._constants[name])
+        return external_weights.values_of(self._constants[name])
 
     def add_to_output(self, node: int, values: np.ndarray) -> None:
         """Add a constant to the first output of a node that has not run yet.
@@ -107,26 +108,27 @@ class Segments:
         *rest, last = self._edits.get(node, [self._nodes[node]])
         output, changed = last.output[0], onnx.NodeProto()
         changed.CopyFrom(last)
-        bias = last.input[2] if len(last.input) > 2 else ""
-        if last.op_type in _WITH_BIAS and (not bias or bias in self._constants):
+        number = convolution_bias(last)
+        bias = last.input[number] if number is not None and len(last.input) > number else ""
+        if number is not None and (not bias or bias in self._constants):
             # The operator does it on the way, and what follows can still be fused with it.
             old = self.constant(bias) if bias else np.zeros((), values.dtype)
             name = f"{output}__bias"
-            self._constants[name] = weights.tensor_of(name, old + values.reshape(-1))
-            changed.input[:] = [*last.input[:2], name]
+            self._constants[name] = external_weights.tensor_of(name, old + values.reshape(-1))
+            changed.input[:] = [*last.input[:number], name]
             self._edits[node] = [*rest, changed]
             return
         inner = f"{output}__before"
         changed.output[0] = inner
         self._constants[f"{inner}_by"] = numpy_helper.from_array(values, f"{inner}_by")
-        self._edits[node] = [*rest, changed, helper.make_node("Add", [inner, f"{inner}_by"], [output])]
+        self._edits[node] = [*rest, changed, helper.make_node(ADD, [inner, f"{inner}_by"], [output])]
 
     def scale_input(self, node: int, operand: int, values: np.ndarray) -> None:
         """Multiply an input of a node by a constant (that broadcasts)."""
         first, *rest = self._edits.get(node, [self._nodes[node]])
         name = f"{first.input[operand]}__masked_{node}_{operand}"
         self._constants[f"{name}_by"] = numpy_helper.from_array(values, f"{name}_by")
-        scaled = helper.make_node("Mul", [first.input[operand], f"{name}_by"], [name])
+        scaled = helper.make_node(MULTIPLY, [first.input[operand], f"{name}_by"], [name])
         changed = onnx.NodeProto()
         changed.CopyFrom(first)
         changed.input[operand] = name
@@ -161,7 +163,7 @@ class Segments:
             if i is None or i in found:
                 continue
             found.add(i)
-            open_names += [name for name in _reads(self._nodes[i]) if name not in stop]
+            open_names += [name for name in reads(self._nodes[i]) if name not in stop]
         return found
 
     def _frontier(self, run: set[int]) -> list[str]:
@@ -173,23 +175,11 @@ class Segments:
     def _session(self, run: set[int], outputs: Sequence[str], threads: int | None) -> Session:
         nodes = [edited for i in sorted(run) for edited in self._edits.get(i, [self._nodes[i]])]
         made = {name for node in nodes for name in node.output}
-        inputs = sorted({name for node in nodes for name in _reads(node)} - made - {""})
+        inputs = sorted({name for node in nodes for name in reads(node)} - made - {""})
         constants = [self._constants[name] for name in inputs if name in self._constants]
-        graph = helper.make_graph(
-            nodes,
-            "segment",
-            [
-                helper.make_tensor_value_info(
-                    name, helper.np_dtype_to_tensor_dtype(self.live[name][0].dtype), None
-                )
-                for name in inputs
-                if name not in self._constants
-            ],
-            [onnx.ValueInfoProto(name=name) for name in outputs],
-            constants,
-        )
-        model = onnx.ModelProto(ir_version=self._model.ir_version, graph=graph)
-        model.opset_import.extend(self._model.opset_import)
+        fed = [typed(name, self.live[name][0].dtype, None) for name in inputs if name not in self._constants]
+        opsets, version = self._model.opset_import, self._model.ir_version
+        model = extract(nodes, fed, outputs, constants, opsets=opsets, ir_version=version)
         runtime = self._runtime if threads is None else replace(self._runtime, threads=threads)
         return runtime.session(model)
 
@@ -233,7 +223,7 @@ class Reading:
             if batch == 0 and self._size(values) > self._segments.keep_bytes:
                 self._stored = None
         # A run brings all weights that it uses into memory.
-        weights.release()
+        external_weights.release()
         values = {**self._constants, **values}
         return {n: values[n] if n in values else _values(live[n][batch]) for n in self._names}
 
@@ -247,7 +237,7 @@ class Reading:
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *rest: object) -> None:
-        weights.release()
+        external_weights.release()
         stored = self._stored
         if failure is None and stored is not None and all(v is not None for b in stored.values() for v in b):
             self._segments.advance(self._run, self._frontier, stored)
@@ -259,15 +249,3 @@ def _values(array: np.ndarray | Stored) -> np.ndarray:
 
 def _bytes(array: np.ndarray | Stored) -> int:
     return prod(array.shape) * array.dtype.itemsize
-
-
-def _reads(node: onnx.NodeProto) -> list[str]:
-    """The tensors that a node reads, those inside of its subgraphs included."""
-    names = [name for name in node.input if name]
-    for attribute in node.attribute:
-        graphs = [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else list(attribute.graphs)
-        for graph in graphs:
-            own = {t.name for t in graph.initializer} | {v.name for v in graph.input}
-            own |= {name for inner in graph.node for name in inner.output}
-            names += [name for inner in graph.node for name in _reads(inner) if name not in own]
-    return names

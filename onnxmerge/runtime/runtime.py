@@ -24,6 +24,7 @@ from onnx import TensorProto, helper
 
 from onnxmerge.arguments import whole, word
 from onnxmerge.errors import DeviceError, ModelError
+from onnxmerge.graph.edit import ADD, SHAPE
 from onnxmerge.runtime.messages import sentence
 from onnxmerge.runtime.model_bytes import Model, Source, opened, patch, source_of, tensors
 from onnxmerge.runtime.session import CUDA, Session, ort
@@ -112,7 +113,7 @@ class Runtime:
             prefix = "_" + prefix
         wanted = {f"{prefix}{i}": name for i, name in enumerate(tensors(proto.graph))}
         while wanted:
-            nodes = [helper.make_node("Shape", [name], [key], name=key) for key, name in wanted.items()]
+            nodes = [helper.make_node(SHAPE, [name], [key], name=key) for key, name in wanted.items()]
             try:
                 session = self._load(source + patch(proto, nodes, list(wanted)), False, False)
                 break
@@ -218,7 +219,7 @@ def _cuda_lacks() -> str | None:
             return f"{failure} (pip install 'onnxruntime-gpu[cuda,cudnn]' brings the CUDA libraries)"
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
     result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
-    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "probe", [value], [result])
+    graph = helper.make_graph([helper.make_node(ADD, ["x", "x"], ["y"])], "probe", [value], [result])
     probe = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
     try:
         session = Runtime("cuda", CUDA, 1).session(probe)

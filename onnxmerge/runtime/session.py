@@ -28,7 +28,8 @@ Feed = dict[str, np.ndarray]
 class Session:
     """A loaded model. `provider` is the one that really runs it, `threads` its intra-op threads.
 
-    `mapped` says that its weights lie in files, and are in memory only while it runs (see `graph.weights`).
+    `mapped` says that its weights lie in files, and are in memory only while it runs
+    (see `graph.external_weights`).
     """
 
     def __init__(

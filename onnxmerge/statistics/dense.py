@@ -13,7 +13,7 @@ from onnxmerge.channels import Channels
 from onnxmerge.channels.residual import destination
 from onnxmerge.channels.sites import FoldSite
 from onnxmerge.data.dataset import Dataset
-from onnxmerge.graph import weights
+from onnxmerge.graph import external_weights
 from onnxmerge.progress import Progress
 from onnxmerge.runtime import Runtime, Session
 from onnxmerge.runtime.model_bytes import opened, patch
@@ -137,7 +137,7 @@ def collect(
             total.add(part)
         for gram, blocks in zip(grams.values(), found, strict=True):
             gram.add(blocks)
-    weights.release()
+    external_weights.release()
     return Statistics(
         sites,
         sensitivity,

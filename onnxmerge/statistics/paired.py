@@ -14,6 +14,7 @@ import numpy as np
 from onnxmerge.channels.residual import Destination, destination
 from onnxmerge.channels.sites import FoldSite
 from onnxmerge.graph.view import GraphView
+from onnxmerge.operators.parameters import stored_bias
 from onnxmerge.statistics.moments import Moments, pooled
 from onnxmerge.statistics.regression import LinearForm, linear_form
 
@@ -192,8 +193,11 @@ def requests(sites: Sequence[FoldSite], *, residual: bool) -> list[Request]:
 
 
 def _fit(site: FoldSite, open_nodes: set[int], residual: bool) -> Fit | None:
-    form, bias, output = linear_form(site), _stored_bias(site), site.node.y[0]
-    if form is None or bias is None or output is None:
+    form, output = linear_form(site), site.node.y[0]
+    if form is None or output is None or site.output is None:
+        return None
+    bias = stored_bias(site.node, site.output.size)
+    if bias is None:
         return None
     to = destination(site)
     scale = np.abs(to.scale)
@@ -228,17 +232,3 @@ def _depends_on(view: GraphView, name: str, nodes: set[int]) -> bool:
         seen.add(node.index)
         names += [x.name for x in node.x if x is not None and not x.is_constant]
     return False
-
-
-def _stored_bias(site: FoldSite) -> np.ndarray | None:
-    """What the site adds per row of its weight; None where that is computed or differs by position."""
-    if site.output is None:
-        return None
-    rows = site.output.size
-    if site.bias is None:
-        return np.zeros(rows)
-    stored = site.bias.constant
-    if stored is None or stored.size not in (1, rows) or (stored.size == rows and stored.shape[-1] != rows):
-        return None
-    scale = float(site.node.attr("beta", 1.0)) if site.node.op == "Gemm" else 1.0
-    return scale * np.broadcast_to(np.asarray(stored, dtype=np.float64).reshape(-1), (rows,))

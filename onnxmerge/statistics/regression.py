@@ -17,9 +17,10 @@ import numpy as np
 
 from onnxmerge.channels.sites import FoldSite
 from onnxmerge.graph.view import Axis
+from onnxmerge.operators.parameters import alpha_of, is_plain_sum
+from onnxmerge.operators.table import linear_of
+from onnxmerge.operators.traits import Form
 
-_CONVOLUTIONS = ("Conv", "ConvTranspose")
-_PRODUCTS = ("Gemm", "MatMul", "FusedGemm", "FusedMatMul")
 # One position of so many, or fewer: bringing all channels together first would take longer.
 _SPARSE = 4
 # Which positions of the data axis matter: an index.
@@ -102,18 +103,19 @@ def linear_form(site: FoldSite) -> LinearForm | None:
     if site.rows is None or site.output is None or site.node.y[0] is None:
         return None
     rows, output = site.rows, site.output
-    if site.node.op in _CONVOLUTIONS and site.contract.operand == 0:
-        return _convolution(site, output)
+    linear = linear_of(site.node)
     # A fused activation hides what the product computed.
-    if site.node.op in _PRODUCTS and site.weight.rank == 2 and not site.node.attr("activation"):
-        return _product(site, rows, output)
-    return None
+    if linear is None or not is_plain_sum(site.node):
+        return None
+    if linear.form is Form.PRODUCT:
+        return _product(site, rows, output) if site.weight.rank == 2 else None
+    return _convolution(site, output) if site.contract.operand == 0 else None
 
 
 def _product(site: FoldSite, rows: int, output: Axis) -> LinearForm | None:
     if len(site.columns) != site.data.size or not np.array_equal(site.columns, np.arange(site.data.size)):
         return None
-    alpha = float(site.node.attr("alpha", 1.0))
+    alpha = alpha_of(site.node)
     order = (rows, site.axis)
     if alpha == 0:
         return None
@@ -150,7 +152,8 @@ def _convolution(site: FoldSite, output: Axis) -> LinearForm:
     shape, blocks = site.weight.shape, site.node.attr("group", 1)
     kernel = shape[2:]
     taps = prod(kernel)
-    transposed = site.node.op == "ConvTranspose"
+    linear = linear_of(site.node)
+    transposed = linear is not None and linear.form is Form.TRANSPOSED_CONVOLUTION
     inner = shape[0] // blocks if transposed else shape[1]
     outputs = shape[1] if transposed else shape[0] // blocks
     flip: tuple[Any, ...] = (..., *(slice(None, None, -1) for _ in kernel))

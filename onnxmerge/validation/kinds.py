@@ -10,6 +10,10 @@ from onnx import TensorProto
 
 from onnxmerge.arguments import refused
 from onnxmerge.errors import UsageError
+from onnxmerge.operators.parameters import output_columns
+from onnxmerge.operators.pointwise import is_add
+from onnxmerge.operators.table import linear_of
+from onnxmerge.operators.traits import Form
 from onnxmerge.validation.scores import FLOATS, Scores, Use, declared_shape
 
 KINDS = ("classes", "probabilities", "values", "integers")
@@ -77,9 +81,9 @@ def _judged(output: onnx.ValueInfoProto, scores: Scores, alone: bool) -> Judgeme
     # Where an exporter left out type or shape, the graph alone decides.
     if tensor.elem_type in (*FLOATS, 0):
         use = scores.use_of(name)
-        if use is not None and use.op in ("Sigmoid", "NonMaxSuppression"):
+        if use is not None and use.alone:
             words = _words("probabilities", _reason(use), name, "values")
-            return Judgement("probabilities", logits=use.op == "Sigmoid" and not use.own, words=words)
+            return Judgement("probabilities", logits=use.logistic and not use.own, words=words)
         axis = None if use is None else _competing(use, shape)
         if use is not None and axis is not None:
             return Judgement(
@@ -140,14 +144,13 @@ def _words(
 
 def _columns(node: onnx.NodeProto | None, scores: Scores) -> int:
     """The columns of the Gemm or MatMul (and Add of a constant) that ends here, 0 if it is neither."""
-    if node is not None and node.op_type == "Add":
+    added = node is not None and is_add(node)
+    if node is not None and added:
         node = next((scores.behind(x) for x in node.input if scores.stored_shape(x) is None), None)
-        if node is not None and node.op_type != "MatMul":
-            return 0
-    if node is None or node.op_type not in ("Gemm", "MatMul"):
+    linear = None if node is None else linear_of(node)
+    if node is None or linear is None or linear.form is not Form.PRODUCT or linear.fused:
         return 0
     weight = scores.stored_shape(node.input[1]) or ()
-    if len(weight) < 2:
+    if len(weight) < 2 or (added and linear.bias is not None):
         return 0
-    flipped = any(a.name == "transB" and a.i for a in node.attribute)
-    return weight[-2] if flipped else weight[-1]
+    return output_columns(node, weight)

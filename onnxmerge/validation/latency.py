@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxmerge.graph import weights
+from onnxmerge.graph import external_weights
 from onnxmerge.runtime import Session
 
 # A model that takes this much of another one's time is slower: less is within the noise.
@@ -80,11 +80,11 @@ def _in_blocks(before: Session, after: Session, feed: Mapping[str, np.ndarray]) 
         blocks = []
         for session in (before, after):
             run = session.runner(feed)
-            weights.release()
+            external_weights.release()
             run()  # brings the weights back
             blocks.append([_timed(run) for _ in range(_RUNS_PER_BLOCK)])
         times += zip(*blocks, strict=True)
-    weights.release()
+    external_weights.release()
     return times
 
 

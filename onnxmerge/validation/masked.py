@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from onnxmerge.errors import ModelError
-from onnxmerge.graph import weights
+from onnxmerge.graph import external_weights
 from onnxmerge.plan import Selection
 from onnxmerge.runtime import Runtime
 
@@ -53,7 +53,7 @@ def equals_mask(
     try:
         reference = runtime.session(masked)
         expected, again = reference.run(feed), reference.run(feed)
-        weights.release()
+        external_weights.release()
         found = runtime.session(pruned).run(feed)
     except ModelError:
         return False

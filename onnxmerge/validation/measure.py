@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from onnxmerge.data.dataset import Dataset
-from onnxmerge.graph import weights
-from onnxmerge.graph.weights import Scratch
+from onnxmerge.graph import external_weights
+from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.runtime import Session
 from onnxmerge.validation.parity import Kinds, Outputs, Parity, collect, rows_of
 
@@ -47,15 +47,15 @@ def _measured(reference: Session, candidate: Session, data: Dataset, kinds: Kind
             kinds,
             data.source,
         )
-    weights.trim()
+    external_weights.trim()
     scratch = Scratch()
     batch = _affordable(reference, names, data)
     before = [_on_disk(reference.run(feed, names), scratch) for feed in data.feeds(batch)]
-    weights.release()
-    weights.trim()
+    external_weights.release()
+    external_weights.trim()
     after = ((candidate.run(feed, names), rows(feed)) for feed in data.feeds(batch))
     parity = collect(((_back(a), b, n) for a, (b, n) in zip(before, after, strict=True)), kinds, data.source)
-    weights.release()
+    external_weights.release()
     return parity
 
 
@@ -63,14 +63,18 @@ def _on_disk(outputs: Outputs, scratch: Scratch) -> dict[str, Any]:
     """The same outputs, big arrays of numbers in files."""
 
     def big(value: Any) -> bool:
-        return isinstance(value, np.ndarray) and value.dtype.kind in "fiu" and value.nbytes >= weights.MAPPED
+        return (
+            isinstance(value, np.ndarray)
+            and value.dtype.kind in "fiu"
+            and value.nbytes >= external_weights.MAPPED
+        )
 
     return {name: scratch.put(v) if big(v) else v for name, v in outputs.items()}
 
 
 def _back(outputs: Mapping[str, Any]) -> Outputs:
     """The outputs that ``_on_disk`` put away."""
-    return {name: v.values() if isinstance(v, weights.Stored) else v for name, v in outputs.items()}
+    return {name: v.values() if isinstance(v, external_weights.Stored) else v for name, v in outputs.items()}
 
 
 def _affordable(session: Session, names: list[str], data: Dataset) -> int:

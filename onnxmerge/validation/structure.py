@@ -9,7 +9,8 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError
 
 from onnxmerge.errors import ModelError
-from onnxmerge.graph import weights, wire
+from onnxmerge.graph import external_weights, wire_format
+from onnxmerge.operators.parameters import invalid_count
 
 
 def check_model(model: onnx.ModelProto | str | os.PathLike[str]) -> list[str]:
@@ -48,10 +49,10 @@ def _checkable(model: onnx.ModelProto) -> onnx.ModelProto:
 
     The checker refuses absolute paths, and the weights themselves are nothing to it.
     """
-    references = weights.references(model)
+    references = external_weights.references(model)
     if not references:
         return model
-    changed = wire.frame(model)
+    changed = wire_format.frame(model)
     names = {tensor.name for tensor in references}
     inputs = {value.name for value in model.graph.input}
     changed.graph.initializer.extend(t for t in model.graph.initializer if t.name not in names)
@@ -66,22 +67,13 @@ def _checkable(model: onnx.ModelProto) -> onnx.ModelProto:
 def _check_counts(graph: onnx.GraphProto) -> None:
     """Refuse counts of zero that the specification forbids, no checker sees, and onnxruntime divides by."""
     for node in graph.node:
-        counts = {a.name: a.i for a in node.attribute if a.name in _COUNTS.get(node.op_type, ())}
-        bad = next((name for name, count in counts.items() if count < 1), None)
-        # Heads may be left to the shapes, but not those of the queries alone or of the keys alone.
-        if bad is not None and (node.op_type != "Attention" or max(counts.values()) > 0):
+        bad = invalid_count(node)
+        if bad is not None:
             name = node.name or next(iter(node.output), "?")
             raise ModelError(
-                f"the model is not valid ONNX: {bad} of {node.op_type} '{name}' is {counts[bad]}, "
+                f"the model is not valid ONNX: {bad[0]} of {node.op_type} '{name}' is {bad[1]}, "
                 "it is at least 1"
             )
-
-
-_COUNTS = {
-    "Conv": ("group",),
-    "ConvTranspose": ("group",),
-    "Attention": ("q_num_heads", "kv_num_heads"),
-}
 
 
 def _sentence(failure: BaseException) -> str:

@@ -19,10 +19,14 @@ from math import prod
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from onnxmerge.data.dataset import Feed
-from onnxmerge.graph import weights
+from onnxmerge.graph import external_weights
+from onnxmerge.graph.constants import stored_tensors
+from onnxmerge.graph.extract import ancestors
+from onnxmerge.operators.parameters import convolution_bias, is_convolution
+from onnxmerge.operators.pointwise import is_add, is_identity
+from onnxmerge.operators.table import normalization_of
 from onnxmerge.runtime import Runtime
 
 # Layers that are watched, spread over the depth of the model, and of these the ones that count as early.
@@ -79,7 +83,7 @@ class Witness:
         self._scores = list(scores[:1])
         self._names = list(dict.fromkeys([*(layer.output for layer in self._layers), *self._scores]))
         self._runtime = runtime
-        self._part = _part(model, self._names) if self._names else None
+        self._part = ancestors(model, self._names) if self._names else None
         self._session = None if self._part is None else runtime.session(self._part)
         self._inputs = set() if self._session is None else {info.name for info in self._session.inputs}
 
@@ -190,17 +194,20 @@ def _layers(graph: onnx.GraphProto) -> list[Layer]:
             users.setdefault(name, []).append(node)
     layers = []
     for node in graph.node:
-        if node.op_type != "Conv":
+        slot = convolution_bias(node) if is_convolution(node) else None
+        if slot is None:
             continue
         output = node.output[0]
         only = users[output][0] if len(users.get(output, ())) == 1 else None
         bias, running = None, None
-        if len(node.input) > 2 and node.input[2] in constants:
-            bias = _values(constants[node.input[2]])
-        if only is not None and only.op_type == "BatchNormalization":
-            if all(name in constants for name in only.input[3:5]):
-                running = (_values(constants[only.input[3]]), _values(constants[only.input[4]]))
-        elif bias is None and only is not None and only.op_type == "Add":
+        if len(node.input) > slot and node.input[slot] in constants:
+            bias = _values(constants[node.input[slot]])
+        norm = None if only is None else normalization_of(only)
+        if only is not None and norm is not None:
+            mean, variance = (constants.get(only.input[i]) for i in (norm.mean, norm.variance))
+            if mean is not None and variance is not None:
+                running = (_values(mean), _values(variance))
+        elif bias is None and only is not None and is_add(only):
             # Some exporters leave the bias outside; its sum is what the next layer sees.
             stored = [constants[name] for name in only.input if name in constants]
             bias, output = (_values(stored[0]), only.output[0]) if stored else (None, output)
@@ -210,37 +217,12 @@ def _layers(graph: onnx.GraphProto) -> list[Layer]:
 
 
 def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
-    constants = {tensor.name: tensor for tensor in graph.initializer}
+    constants = stored_tensors(graph)
     for node in graph.node:
-        if node.op_type == "Constant":
-            constants.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
-        elif node.op_type == "Identity" and node.input[0] in constants:
+        if is_identity(node) and node.input[0] in constants:
             constants[node.output[0]] = constants[node.input[0]]
     return constants
 
 
 def _values(tensor: onnx.TensorProto) -> np.ndarray:
-    return weights.values_of(tensor).astype(np.float64).reshape(-1)
-
-
-def _part(model: onnx.ModelProto, wanted: list[str]) -> onnx.ModelProto:
-    """The model that computes these tensors and nothing else."""
-    needed, nodes = set(wanted), []
-    for node in reversed(model.graph.node):
-        if needed.intersection(node.output):
-            nodes.append(node)
-            needed.update(node.input)
-            for attribute in node.attribute:
-                if attribute.HasField("g"):
-                    needed.update(name for inner in attribute.g.node for name in inner.input)
-    part = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
-    part.functions.extend(model.functions)
-    part.graph.name = "witness"
-    part.graph.node.extend(reversed(nodes))
-    part.graph.input.extend(value for value in model.graph.input if value.name in needed)
-    part.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name in needed)
-    part.graph.sparse_initializer.extend(
-        tensor for tensor in model.graph.sparse_initializer if tensor.values.name in needed
-    )
-    part.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in wanted)
-    return part
+    return external_weights.values_of(tensor).astype(np.float64).reshape(-1)

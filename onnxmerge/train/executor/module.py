@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from onnxmerge.errors import ModelError
 from onnxmerge.graph import canonicalize, export_model
 from onnxmerge.graph.constants import constant_tensor, constant_values
-from onnxmerge.rewrite.editing import Editor
+from onnxmerge.graph.edit import Editor
 from onnxmerge.train.executor import layout, pointwise, resize, sums, windows
 from onnxmerge.train.executor.call import Call, Function
 

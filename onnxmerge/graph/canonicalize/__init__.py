@@ -22,12 +22,12 @@ import onnx.inliner
 import onnx_graphsurgeon as gs
 
 from onnxmerge.errors import ModelError
+from onnxmerge.graph.canonicalize.folding import fold_constants
+from onnxmerge.graph.canonicalize.inference import fill_types, infer
+from onnxmerge.graph.canonicalize.shape_values import ShapeValues, value_of
 from onnxmerge.graph.constants import is_sparse
-from onnxmerge.graph.folding import fold_constants
-from onnxmerge.graph.inference import fill_types, infer
-from onnxmerge.graph.shape_values import ShapeValues, value_of
-from onnxmerge.graph.weights import Scratch
-from onnxmerge.graph.working import import_model
+from onnxmerge.graph.external_weights import Scratch
+from onnxmerge.graph.working_graph import import_model
 
 # A length that becomes known makes further shapes known: chains of chunks and views need a round per link.
 MOST_ROUNDS = 32

@@ -1,11 +1,18 @@
-"""Between the file format and the working graph of onnx-graphsurgeon.
+"""Between the file format and the working graph of onnx-graphsurgeon, and all that undoes its losses.
 
-The working graph knows nodes, attributes, constants and variables. What it does not know
-(metadata, documentation, training information, attribute kinds it skips, the exact signature) is
-taken from the original when the graph is exported, so that a file keeps whatever was not changed.
+The working graph knows nodes, attributes, constants and variables. What it does not know is taken from the
+original when the graph is exported, so that a file keeps whatever was not changed:
+
+* who made the model, versions, documentation and metadata of the model, its graph and its nodes;
+* attributes of the kinds that it skips (types, sparse tensors), and their order and documentation;
+* the signature: types of inputs and outputs, names of lengths, stored tensors that are inputs too;
+* stated types and shapes of tensors between;
+* stored tensors that only subgraphs use, sparse ones, and weights that stay in files.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import onnx
@@ -14,7 +21,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from onnxmerge.graph import weights
+from onnxmerge.graph import external_weights
 
 G_LOGGER.severity = G_LOGGER.ERROR
 
@@ -28,8 +35,8 @@ def import_model(proto: onnx.ModelProto) -> gs.Graph:
     for tensor in graph.tensors().values():
         if isinstance(tensor, gs.Constant) and isinstance(tensor._values, LazyValues):
             stored = tensor._values.tensor
-            if isinstance(stored, onnx.TensorProto) and weights.is_reference(stored):
-                tensor.values, tensor.data_location = weights.values_of(stored), None
+            if isinstance(stored, onnx.TensorProto) and external_weights.is_reference(stored):
+                tensor.values, tensor.data_location = external_weights.values_of(stored), None
     return graph
 
 
@@ -81,6 +88,12 @@ def export_model(graph: gs.Graph, original: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+def export_node(node: gs.Node) -> onnx.NodeProto:
+    """A node as the file format has it."""
+    exported: onnx.NodeProto = OnnxExporter.export_node(node)
+    return exported
+
+
 def _add_missing_domains(model: onnx.ModelProto, graph: gs.Graph) -> None:
     known = {opset.domain for opset in model.opset_import}
     for opset in graph.import_domains or ():
@@ -92,7 +105,7 @@ def _export_nodes(graph: gs.Graph, source: onnx.GraphProto) -> list[onnx.NodePro
     originals = {_first(node.output): node for node in source.node if _first(node.output)}
     nodes = []
     for node in graph.nodes:
-        exported = OnnxExporter.export_node(node)
+        exported = export_node(node)
         original = originals.get(_first(exported.output))
         if original is not None and original.op_type == exported.op_type:
             exported = _restore(exported, original)
@@ -132,7 +145,7 @@ _KNOWN_ATTRIBUTES = {
 }
 
 
-def _first(names) -> str:
+def _first(names: Iterable[str]) -> str:
     return next((name for name in names if name), "")
 
 
@@ -146,8 +159,8 @@ def _export_constants(
             continue
         if isinstance(tensor._values, SparseValues):
             sparse.append(OnnxExporter.export_sparse_tensor_proto(tensor))
-        elif isinstance(tensor._values, np.ndarray) and weights.is_mapped(tensor._values):
-            dense.append(weights.tensor_of(tensor.name, tensor._values))
+        elif isinstance(tensor._values, np.ndarray) and external_weights.is_mapped(tensor._values):
+            dense.append(external_weights.tensor_of(tensor.name, tensor._values))
         else:
             dense.append(OnnxExporter.export_tensor_proto(tensor))
     # What no node of the main graph ever used belongs to a subgraph, or is an output itself.
@@ -168,7 +181,7 @@ def _export_value_info(graph: gs.Graph, source: onnx.GraphProto, target: onnx.Gr
             _set_shape(kept, tensor.shape)
 
 
-def _set_shape(value: onnx.ValueInfoProto, shape) -> None:
+def _set_shape(value: onnx.ValueInfoProto, shape: Sequence[int | str | None]) -> None:
     """Replace the lengths that changed; names of dynamic dimensions stay, unless the length has none now."""
     dims = value.type.tensor_type.shape.dim
     if len(dims) != len(shape):

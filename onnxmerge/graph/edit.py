@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import DTypeLike
 
 from onnxmerge.graph.constants import constant_values
+from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.graph.view import Axis, NodeView
-from onnxmerge.graph.weights import Scratch
+
+# The operators that edits put into a graph.
+ADD, MULTIPLY, SELECT, SHAPE = "Add", "Mul", "Where", "Shape"
 
 
 class Editor:
@@ -75,18 +79,26 @@ class Editor:
             self.follows[constant.name] = follows
         return constant
 
-    def new_variable(self, like: str, dtype) -> gs.Variable:
+    def new_variable(self, like: str, dtype: DTypeLike) -> gs.Variable:
         """A new variable under a free name derived from ``like``."""
         variable = gs.Variable(self._free_name(like), dtype=dtype)
         self._tensors[variable.name] = variable
         return variable
 
-    def new_node(
-        self, op: str, like: str, inputs: list[gs.Tensor], output: gs.Tensor, before: gs.Node
+    def insert(
+        self,
+        op: str,
+        like: str,
+        inputs: list[gs.Tensor],
+        output: gs.Tensor,
+        *,
+        before: gs.Node | None = None,
+        after: gs.Node | None = None,
     ) -> gs.Node:
-        """A new node that stands before another one."""
+        """A new node right before or right after another one, under a free name derived from ``like``."""
         node = gs.Node(op, self._free_name(like), inputs=inputs, outputs=[output])
-        self.graph.nodes.insert(next(i for i, n in enumerate(self.graph.nodes) if n is before), node)
+        place = next(i for i, n in enumerate(self.graph.nodes) if n is before or n is after)
+        self.graph.nodes.insert(place + (after is not None), node)
         return node
 
     def set_input(self, node: gs.Node, number: int, tensor: gs.Tensor) -> None:
@@ -94,6 +106,29 @@ class Editor:
         while len(node.inputs) <= number:
             node.inputs.append(gs.Variable.empty())
         node.inputs[number] = tensor
+
+    def is_output(self, tensor: gs.Tensor) -> bool:
+        """Whether a tensor is an output of the graph."""
+        return any(output is tensor for output in self.graph.outputs)
+
+    def bypass(self, node: gs.Node, kept: gs.Tensor) -> None:
+        """Let the users of a node's output read ``kept``.
+
+        Where that is a graph output, ``kept`` takes its name. A graph input, or another graph output, cannot:
+        there the node stays.
+        """
+        output = node.outputs[0]
+        if self.is_output(output):
+            if len(kept.inputs) != 1 or self.is_output(kept):
+                return
+            node.outputs.clear()
+            kept.inputs[0].outputs = [output if t is kept else t for t in kept.inputs[0].outputs]
+            kept, output = output, kept
+        else:
+            node.outputs.clear()
+        for user in list(output.outputs):
+            user.inputs = [kept if t is output else t for t in user.inputs]
+        node.inputs.clear()
 
     def _free_name(self, like: str) -> str:
         name, number = like, 0

@@ -50,5 +50,5 @@ def convolution(weight: int, node: NodeView) -> int:
 
 def product(node: NodeView) -> int:
     """Multiplications of a matrix product; MatMulNBits states its length K, for its weight is packed."""
-    inner = node.attr("K", node.x[0].shape[-2 if node.attr("transA", 0) else -1])
+    inner: int = node.attr("K", node.x[0].shape[-2 if node.attr("transA", 0) else -1])
     return prod(node.y[0].shape) * inner

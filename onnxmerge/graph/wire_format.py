@@ -8,11 +8,14 @@ opened are known here: ModelProto.graph, GraphProto.initializer, TensorProto.raw
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from mmap import mmap
 from typing import IO, NamedTuple
 
 import onnx
 from google.protobuf.message import DecodeError
 
+# The bytes of a file, in memory or mapped.
+Buffer = bytes | mmap
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 _CHUNK = 1 << 24
@@ -28,7 +31,7 @@ class Span(NamedTuple):
     end: int
 
 
-def skeleton(data, least: int) -> tuple[onnx.ModelProto, dict[str, tuple[int, int]]]:
+def skeleton(data: Buffer, least: int) -> tuple[onnx.ModelProto, dict[str, tuple[int, int]]]:
     """A model without the raw data of its big initializers.
 
     Args:
@@ -58,7 +61,7 @@ def skeleton(data, least: int) -> tuple[onnx.ModelProto, dict[str, tuple[int, in
     return onnx.ModelProto.FromString(_rebuilt(data, 0, len(data), _GRAPH, graph)), places
 
 
-def _rebuilt(data, start: int, end: int, number: int, make: Callable[[int, int], bytes]) -> bytes:
+def _rebuilt(data: Buffer, start: int, end: int, number: int, make: Callable[[int, int], bytes]) -> bytes:
     """A message with the content of one of its fields made anew."""
     parts = []
     for span in _fields(data, start, end):
@@ -70,7 +73,7 @@ def _rebuilt(data, start: int, end: int, number: int, make: Callable[[int, int],
     return b"".join(parts)
 
 
-def _fields(data, start: int, end: int) -> Iterator[Span]:
+def _fields(data: Buffer, start: int, end: int) -> Iterator[Span]:
     place = start
     while place < end:
         begin = place
@@ -91,7 +94,7 @@ def _fields(data, start: int, end: int) -> Iterator[Span]:
         yield Span(number, wire, begin, content, place)
 
 
-def _varint(data, place: int, end: int) -> tuple[int, int]:
+def _varint(data: Buffer, place: int, end: int) -> tuple[int, int]:
     value = shift = 0
     while place < end and shift < 70:
         byte = int(data[place])

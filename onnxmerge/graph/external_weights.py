@@ -250,4 +250,4 @@ def _root_of(values: np.ndarray) -> np.memmap | None:
 
 
 def _address(values: np.ndarray) -> int:
-    return values.__array_interface__["data"][0]
+    return int(values.__array_interface__["data"][0])

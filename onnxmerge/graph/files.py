@@ -19,9 +19,9 @@ from google.protobuf.message import DecodeError, Message
 from onnx.external_data_helper import uses_external_data
 
 from onnxmerge.errors import ModelError
-from onnxmerge.graph import weights, wire
+from onnxmerge.graph import external_weights, wire_format
+from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.graph.output import measured, serialize
-from onnxmerge.graph.weights import Scratch
 
 # Where a tensor starts in a file: what vector instructions like, and what a mapped array needs.
 ALIGNMENT = 64
@@ -64,14 +64,14 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto) -> LoadedModel:
     digest = hashlib.sha256()
     try:
         size = path.stat().st_size
-        if size < weights.LARGE:
+        if size < external_weights.LARGE:
             data = path.read_bytes()
             digest.update(data)
             proto = onnx.ModelProto.FromString(data)
         else:
             proto, places = _read_skeleton(path)
             with path.open("rb") as file:
-                for part in wire.chunks(file):
+                for part in wire_format.chunks(file):
                     digest.update(part)
     except OSError as error:
         raise ModelError(f"cannot read the model {path}: {error.strerror or error}") from error
@@ -85,7 +85,7 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto) -> LoadedModel:
     # While no tensor of it is a reference yet: whatever the file says of other files is to be checked.
     outside = [_located(tensor, path) for tensor in _stored_tensors(proto) if uses_external_data(tensor)]
     total = size + sum(place.length for place in outside)
-    scratch = Scratch() if total >= weights.LARGE else None
+    scratch = Scratch() if total >= external_weights.LARGE else None
     if scratch is not None:
         _copy_big(proto, places, path, scratch)
     big = {id(tensor) for tensor in proto.graph.initializer} if scratch is not None else set()
@@ -97,42 +97,44 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto) -> LoadedModel:
 def _given(model: onnx.ModelProto) -> LoadedModel:
     """A model that is in memory; the caller's object is never touched, whatever happens to the copy."""
     for tensor in _stored_tensors(model):
-        if uses_external_data(tensor) and not weights.is_reference(tensor):
+        if uses_external_data(tensor) and not external_weights.is_reference(tensor):
             raise ModelError(
                 f"the data of '{tensor.name}' is not loaded, and is not read from where the model says, for "
                 "that could be any file: give the model's path, or load its external data "
                 "(onnx.load does)"
             )
     proto = onnx.ModelProto()
-    if sum(tensor_bytes(tensor) for tensor in model.graph.initializer) < weights.LARGE:
+    if sum(tensor_bytes(tensor) for tensor in model.graph.initializer) < external_weights.LARGE:
         proto.CopyFrom(model)
         _read_references(proto)
         data = serialize(proto)
         return LoadedModel(proto, None, len(data), hashlib.sha256(data).hexdigest())
     scratch = Scratch()
-    proto = wire.frame(model)
+    proto = wire_format.frame(model)
     _read_references(proto)
     for tensor in model.graph.initializer:
         kept = proto.graph.initializer.add()
-        if weights.is_reference(tensor) or not _stays_in_file(tensor):
+        if external_weights.is_reference(tensor) or not _stays_in_file(tensor):
             kept.CopyFrom(tensor)
         else:
-            kept.CopyFrom(weights.tensor_of(tensor.name, scratch.store(onnx.numpy_helper.to_array(tensor))))
+            kept.CopyFrom(
+                external_weights.tensor_of(tensor.name, scratch.store(onnx.numpy_helper.to_array(tensor)))
+            )
     size, digest = measured(proto, external=False)
-    return LoadedModel(proto, None, size, digest, not weights.references(model), scratch)
+    return LoadedModel(proto, None, size, digest, not external_weights.references(model), scratch)
 
 
 def _read_references(proto: onnx.ModelProto) -> None:
     """Give the tensors of a model that are references their values."""
     for tensor in _stored_tensors(proto):
-        if weights.is_reference(tensor):
-            tensor.CopyFrom(onnx.numpy_helper.from_array(weights.values_of(tensor), tensor.name))
+        if external_weights.is_reference(tensor):
+            tensor.CopyFrom(onnx.numpy_helper.from_array(external_weights.values_of(tensor), tensor.name))
 
 
 def _read_skeleton(path: Path) -> tuple[onnx.ModelProto, dict[str, tuple[int, int]]]:
     """A large file without its big initializers, and where those lie in it: (offset, length) by name."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return wire.skeleton(data, weights.MAPPED)
+        return wire_format.skeleton(data, external_weights.MAPPED)
 
 
 def _copy_big(
@@ -156,8 +158,8 @@ def _copy_big(
                     continue
                 start = -(-copy.tell() // ALIGNMENT) * ALIGNMENT
                 copy.seek(start)
-                copy.writelines(wire.chunks(file, length))
-                weights.refer(tensor, str(target), start, length)
+                copy.writelines(wire_format.chunks(file, length))
+                external_weights.refer(tensor, str(target), start, length)
     except OSError as error:
         raise scratch.failure(error) from error
 
@@ -173,7 +175,7 @@ class _Place(NamedTuple):
 
 def _located(tensor: onnx.TensorProto, path: Path) -> _Place:
     """The data of a tensor that lies outside of the model file, checked before anything is read."""
-    location, offset, length = weights.location_of(tensor)
+    location, offset, length = external_weights.location_of(tensor)
     folder = path.parent.resolve()
     try:
         file = (folder / location).resolve()
@@ -204,25 +206,25 @@ def _attach(place: _Place, path: Path, digest: hashlib._Hash, scratch: Scratch |
     try:
         with place.file.open("rb") as file:
             file.seek(place.offset)
-            if scratch is None or place.length < weights.MAPPED or not _stays_in_file(tensor):
+            if scratch is None or place.length < external_weights.MAPPED or not _stays_in_file(tensor):
                 tensor.raw_data = file.read(place.length)
                 tensor.data_location = onnx.TensorProto.DEFAULT
                 del tensor.external_data[:]
                 digest.update(tensor.raw_data)
                 return
-            for part in wire.chunks(file, place.length):
+            for part in wire_format.chunks(file, place.length):
                 digest.update(part)
     except OSError as error:
         raise ModelError(f"{path}: external data of '{tensor.name}' cannot be read: {error}") from error
-    weights.refer(tensor, str(place.file), place.offset, place.length)
+    external_weights.refer(tensor, str(place.file), place.offset, place.length)
     if place.offset % ALIGNMENT:
-        values = weights.values_of(tensor)
-        tensor.CopyFrom(weights.tensor_of(tensor.name, scratch.store(np.array(values))))
+        values = external_weights.values_of(tensor)
+        tensor.CopyFrom(external_weights.tensor_of(tensor.name, scratch.store(np.array(values))))
 
 
 def _stays_in_file(tensor: onnx.TensorProto) -> bool:
     """Whether a tensor is big, and of a type that numpy reads straight from a file."""
-    if tensor_bytes(tensor) < weights.MAPPED or tensor.data_type == onnx.TensorProto.STRING:
+    if tensor_bytes(tensor) < external_weights.MAPPED or tensor.data_type == onnx.TensorProto.STRING:
         return False
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
     return dtype.kind in "fiu" and onnx.helper.np_dtype_to_tensor_dtype(dtype) == tensor.data_type

@@ -14,12 +14,12 @@ from math import inf, prod
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
-from onnx.reference import ReferenceEvaluator
 
 from onnxmerge.graph.constants import constant_tensor, constant_values
-from onnxmerge.graph.weights import Scratch
+from onnxmerge.graph.external_weights import Scratch
+from onnxmerge.graph.extract import evaluate
+from onnxmerge.graph.working_graph import export_node
 
 # A result larger than this, and than its inputs, would only bloat the file.
 MOST_FOLDED_ELEMENTS = 1 << 16
@@ -218,7 +218,7 @@ def _stored(tensor: gs.Tensor) -> gs.Constant:
 
 def _result_count(node: gs.Node, operands: Sequence[np.ndarray]) -> float:
     """About how many elements a node on constants gives, infinite where nothing sensible is stated."""
-    shapes = [operand.shape for operand in operands]
+    shapes: list[tuple[int, ...]] = [operand.shape for operand in operands]
     try:
         if node.op in ("ConstantOfShape", "Expand"):
             wanted = [int(v) for v in operands[-1].reshape(-1)]
@@ -229,14 +229,14 @@ def _result_count(node: gs.Node, operands: Sequence[np.ndarray]) -> float:
             start, limit, delta = (float(x) for x in operands)
             return abs(limit - start) / abs(delta)
         if node.op == "Gather":
-            return prod(shapes[0]) // max(shapes[0][node.attrs.get("axis", 0)], 1) * prod(shapes[1])
+            return prod(shapes[0]) // max(shapes[0][int(node.attrs.get("axis", 0))], 1) * prod(shapes[1])
         if node.op == "GatherElements":
             return prod(shapes[1])
         if node.op in ("Gemm", "MatMul"):
             return prod(shapes[0][:-1]) * prod(shapes[1]) / max(shapes[1][0 if len(shapes[1]) < 2 else -2], 1)
         if node.op.startswith("Reduce"):
             axes = operands[1].reshape(-1).tolist() if len(operands) > 1 else node.attrs.get("axes")
-            gone = {a % len(shapes[0]) for a in axes or range(len(shapes[0]))}
+            gone = {int(a) % len(shapes[0]) for a in axes or range(len(shapes[0]))}
             return prod(length for i, length in enumerate(shapes[0]) if i not in gone)
         if node.op in _REARRANGING:
             return sum(prod(shape) for shape in shapes)
@@ -253,19 +253,5 @@ def _evaluate(node: gs.Node, operands: Mapping[str, np.ndarray], opset: int) -> 
     if node.op == "Transpose":
         values = np.transpose(operands[node.inputs[0].name], node.attrs.get("perm"))
         return {name: np.ascontiguousarray(values) for name in made}
-    exported = gs.exporters.onnx_exporter.OnnxExporter.export_node(node)
-    inputs = [
-        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
-        for name, a in operands.items()
-    ]
-    single = onnx.helper.make_model(
-        onnx.helper.make_graph(
-            [exported], "constant", inputs, [onnx.helper.make_empty_tensor_value_info(name) for name in made]
-        ),
-        opset_imports=[onnx.helper.make_opsetid("", opset)],
-    )
-    try:
-        results = ReferenceEvaluator(single).run(None, dict(operands))
-    except Exception:  # what the reference cannot evaluate stays a node
-        return {}
-    return {name: np.asarray(value) for name, value in zip(made, results, strict=True)}
+    results = evaluate([export_node(node)], operands, made, opset)
+    return {} if results is None else dict(zip(made, results, strict=True))

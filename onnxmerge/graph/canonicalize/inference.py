@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from onnx import helper
 
-from onnxmerge.graph import weights
-from onnxmerge.graph.stand_ins import with_stand_ins
+from onnxmerge.graph import external_weights
 
+# Operators whose first output is like their first input.
+_ALIKE = {
+    "BiasGelu", "FastGelu", "Gelu", "QuickGelu", "RotaryEmbedding",
+    "SimplifiedLayerNormalization", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
+}  # fmt: skip
+_FUSED = {"FusedConv": ("Conv", 3), "FusedGemm": ("Gemm", 3)}
 # Inference reads small integer tensors (shapes, axes); larger ones are weights.
 MOST_READ_ELEMENTS = 1024
 
@@ -38,7 +44,7 @@ def infer(proto: onnx.ModelProto, known: Mapping[str, np.ndarray] | None = None)
         known: computed tensors whose values were found out otherwise.
     """
     skeleton = strip_weights(proto)
-    nodes = with_stand_ins(skeleton.graph.node)
+    nodes = standard_equivalents(skeleton.graph.node)
     del skeleton.graph.node[:]
     skeleton.graph.node.extend(node for node in nodes if not known or not set(node.output) & known.keys())
     if known:
@@ -66,7 +72,7 @@ def infer(proto: onnx.ModelProto, known: Mapping[str, np.ndarray] | None = None)
 def _stripped(name: str, values: np.ndarray) -> onnx.TensorProto:
     if values.size <= MOST_READ_ELEMENTS:
         return onnx.numpy_helper.from_array(values, name)
-    data_type = onnx.helper.np_dtype_to_tensor_dtype(values.dtype)
+    data_type = helper.np_dtype_to_tensor_dtype(values.dtype)
     return onnx.TensorProto(name=name, dims=values.shape, data_type=data_type)
 
 
@@ -74,7 +80,7 @@ def _add_type(types: dict[str, np.dtype], value: onnx.ValueInfoProto) -> None:
     element = value.type.tensor_type.elem_type
     if value.type.HasField("tensor_type") and element:
         try:
-            types[value.name] = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(element))
+            types[value.name] = np.dtype(helper.tensor_dtype_to_np_dtype(element))
         except (KeyError, TypeError):  # an element type that numpy has no name for
             return
 
@@ -89,7 +95,7 @@ def strip_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     for field in ("node", "input", "output", "value_info", "sparse_initializer"):
         getattr(graph, field).extend(getattr(source, field))
     for tensor in source.initializer:
-        if int(np.prod(tensor.dims)) <= MOST_READ_ELEMENTS and not weights.is_reference(tensor):
+        if int(np.prod(tensor.dims)) <= MOST_READ_ELEMENTS and not external_weights.is_reference(tensor):
             graph.initializer.append(tensor)
         else:
             graph.initializer.append(
@@ -120,3 +126,38 @@ def _is_float(dtype: np.dtype | int | None) -> bool:
     if isinstance(dtype, int):  # onnx-graphsurgeon keeps the number where numpy lacks the type
         return dtype == onnx.TensorProto.BFLOAT16
     return np.dtype(dtype).kind in "fV"
+
+
+def standard_equivalents(nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """The nodes, with standard ones of the same output shape and type in place of fused ones.
+
+    onnx does not know the operators of onnxruntime's optimizer, and whatever follows one would be of
+    unknown shape. The values are not the same.
+    """
+    return [_equivalent(node) or node for node in nodes]
+
+
+def _equivalent(node: onnx.NodeProto) -> onnx.NodeProto | None:
+    if node.domain != "com.microsoft" and node.op_type != "SimplifiedLayerNormalization":
+        return None
+    if node.op_type in _ALIKE:
+        return helper.make_node("Identity", node.input[:1], node.output[:1])
+    if node.op_type in _FUSED:
+        op, inputs = _FUSED[node.op_type]
+        plain = helper.make_node(op, node.input[:inputs], node.output[:1])
+        plain.attribute.extend(a for a in node.attribute if not a.name.startswith("activation"))
+        return plain
+    if node.op_type == "FusedMatMul":
+        return _product(node)
+    return None
+
+
+def _product(node: onnx.NodeProto) -> onnx.NodeProto | None:
+    flags = {a.name: a.i for a in node.attribute}
+    if flags.get("transBatchA") or flags.get("transBatchB"):
+        return None
+    a = "...ki" if flags.get("transA") else "...ik"
+    b = "...jk" if flags.get("transB") else "...kj"
+    if (a, b) == ("...ik", "...kj"):
+        return helper.make_node("MatMul", node.input, node.output)
+    return helper.make_node("Einsum", node.input, node.output, equation=f"{a},{b}->...ij")
