@@ -7,19 +7,19 @@ does not vary. The first of them is what is left of a contraction over no channe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from onnxmerge.graph.view import NodeView
 from onnxmerge.operators import pointwise
+from onnxmerge.operators.parameters import beta_of, is_plain_sum
 from onnxmerge.operators.reduction import reduced_axes
-from onnxmerge.operators.table import lookup
+from onnxmerge.operators.table import linear_of, lookup
+from onnxmerge.operators.traits import Form
 
 Shape = tuple[int, ...]
 
-_CONVOLUTIONS = ("Conv", "ConvTranspose")
-_PRODUCTS = ("FusedMatMul", "Gemm", "MatMul")
 _POOLS = ("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool")
 # Arithmetic broadcasts by itself since this opset.
 _BROADCASTING = 7
@@ -30,12 +30,13 @@ def of_nothing(node: NodeView) -> Shape | None:
     y, weight, bias = node.y[0], node.input(1), node.input(2)
     if weight is None or not weight.is_constant or len(node.x) > 3 or (bias and not bias.is_constant):
         return None
-    if node.op in _CONVOLUTIONS:
+    linear = linear_of(node)
+    if linear is None or not is_plain_sum(node) or not y.rank:
+        return None
+    if linear.form is not Form.PRODUCT:
         return (1, y.shape[1], *[1] * (y.rank - 2))
-    if node.op in _PRODUCTS and y.rank:
-        row = (*[1] * (y.rank - 1), y.shape[-1])
-        return row if bias is None else np.broadcast_shapes(row, bias.shape)
-    return None
+    row = (*[1] * (y.rank - 1), y.shape[-1])
+    return row if bias is None else np.broadcast_shapes(row, bias.shape)
 
 
 def of_uniform(node: NodeView, uniform: Mapping[int, Shape]) -> Shape | None:
@@ -51,9 +52,8 @@ def of_uniform(node: NodeView, uniform: Mapping[int, Shape]) -> Shape | None:
     if _is_pointwise(node):
         stored = [x.shape for i, x in enumerate(node.x) if x is not None and i not in uniform]
         return np.broadcast_shapes(*uniform.values(), *stored)
-    if node.op in _OF_UNIFORM and set(uniform) == {0}:
-        return _OF_UNIFORM[node.op](node, uniform[0])
-    return None
+    rule = _rule(node)
+    return rule(node, uniform[0]) if rule is not None and set(uniform) == {0} else None
 
 
 def takes_uniform(node: NodeView, uniform: Mapping[int, Shape]) -> bool:
@@ -113,9 +113,9 @@ def _flat(x: Shape) -> bool:
     return all(n == 1 for n in x[2:])
 
 
-_OF_UNIFORM: dict[str, Callable[[NodeView, Shape], Shape | None]] = {
-    "Conv": _conv,
-    **dict.fromkeys(_PRODUCTS, _product),
+_Rule = Callable[[NodeView, Shape], Shape | None]
+_OF_FORM: dict[Form, _Rule] = {Form.CONVOLUTION: _conv, Form.PRODUCT: _product}
+_OF_UNIFORM: dict[str, _Rule] = {
     **dict.fromkeys(_POOLS, _pool),
     **dict.fromkeys(["ReduceMax", "ReduceMean", "ReduceMin"], _mean),
     **dict.fromkeys(["Flatten", "Reshape", "Squeeze", "Unsqueeze"], _reshape),
@@ -125,35 +125,42 @@ _OF_UNIFORM: dict[str, Callable[[NodeView, Shape], Shape | None]] = {
 }
 
 
-def value_of_nothing(
-    op: str, attributes: Mapping[str, Any], weight: np.ndarray, bias: np.ndarray | None, rank: int
-) -> np.ndarray:
+def _rule(node: NodeView) -> _Rule | None:
+    linear = linear_of(node)
+    if linear is None:
+        return _OF_UNIFORM.get(node.op)
+    return _OF_FORM.get(linear.form) if is_plain_sum(node) else None
+
+
+def value_of_nothing(node: gs.Node, weight: np.ndarray, bias: np.ndarray | None, rank: int) -> np.ndarray:
     """The value of a contraction over no channels, as ``of_nothing`` says.
 
     Args:
         rank: of the output.
     """
-    if op in _CONVOLUTIONS:
-        count = weight.shape[0] if op == "Conv" else weight.shape[1] * attributes.get("group", 1)
+    linear = linear_of(node)
+    assert linear is not None, "only linear operators sum over channels"
+    if linear.form is not Form.PRODUCT:
+        forward = linear.form is Form.CONVOLUTION
+        count = weight.shape[0] if forward else weight.shape[1] * node.attrs.get("group", 1)
         value = np.zeros(count, weight.dtype) if bias is None else bias
         return value.reshape(1, -1, *[1] * (rank - 2))
-    count = weight.shape[-2 if attributes.get("transB", 0) else -1]
+    count = weight.shape[-2 if node.attrs.get("transB", 0) else -1]
     zeros = np.zeros((*[1] * (rank - 1), count), weight.dtype)
-    return zeros if bias is None else zeros + (bias * attributes.get("beta", 1.0)).astype(weight.dtype)
+    return zeros if bias is None else zeros + (bias * beta_of(node)).astype(weight.dtype)
 
 
-def value_of_uniform(
-    op: str, attributes: Mapping[str, Any], operands: Sequence[np.ndarray | None]
-) -> np.ndarray | None:
+def value_of_uniform(node: gs.Node, operands: Sequence[np.ndarray | None]) -> np.ndarray | None:
     """What represents the output, where the operator itself would not compute it from such operands."""
     data = operands[0]
-    if op in (*_POOLS, "Dropout"):
+    if node.op in (*_POOLS, "Dropout"):
         return data
-    if op == "Conv" and data is not None:
+    linear = linear_of(node)
+    if linear is not None and linear.form is Form.CONVOLUTION and data is not None:
         weight, bias = operands[1], operands[2] if len(operands) > 2 else None
         assert weight is not None, "a convolution has a weight"
         sums = weight.reshape(*weight.shape[:2], -1).sum(axis=2, dtype=np.float64)
-        groups = attributes.get("group", 1)
+        groups = node.attrs.get("group", 1)
         blocks = zip(np.split(sums, groups), np.split(data.reshape(-1), groups), strict=True)
         value = np.concatenate([rows @ x for rows, x in blocks]) + (0.0 if bias is None else bias)
         return value.astype(weight.dtype).reshape(1, -1, *data.shape[2:])

@@ -80,10 +80,10 @@ class _Constants:
         if view.x[0].name in self._fate.empty:
             weight, bias = (self._known(x) for x in [*node.inputs[1:], gs.Variable.empty()][:2])
             assert weight is not None, "the weight of a contraction over no channels is stored"
-            self._values[name] = value_of_nothing(node.op, node.attrs, weight, bias, view.y[0].rank)
+            self._values[name] = value_of_nothing(node, weight, bias, view.y[0].rank)
             return
         operands = [self._known(x) for x in node.inputs]
-        value = value_of_uniform(node.op, node.attrs, operands)
+        value = value_of_uniform(node, operands)
         self._values[name] = self._run(node, operands) if value is None else value
 
     def _known(self, tensor: gs.Tensor) -> np.ndarray | None:
