@@ -24,8 +24,8 @@ class Method:
     @property
     def fits_data(self) -> bool:
         """Whether anything is fitted to the values of the data."""
-        needs = CRITERIA[self.criterion].needs, COMPENSATIONS[self.compensation].needs
-        return needs != (Needs.NOTHING, Needs.NOTHING)
+        needs: set[object] = {CRITERIA[self.criterion].needs, COMPENSATIONS[self.compensation].needs}
+        return needs != {Needs.NOTHING}
 
 
 def choose_method(config: Config, analysis: Analysis, data_kind: str) -> Method:

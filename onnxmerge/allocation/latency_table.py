@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 from scipy.optimize import isotonic_regression
@@ -197,7 +198,16 @@ def latency_table(
     return LatencyTable(analysis, step, layers, tuple(found["rest"]))
 
 
-def _measured(analysis: Analysis, runtime: Runtime, feed: Feed, step: int, progress: Progress | None) -> dict:
+class _Profile(TypedDict):
+    """Seconds at every level: of linear layers by their node index (in JSON a text), and of the rest."""
+
+    layers: dict[int, list[float]]
+    rest: list[float]
+
+
+def _measured(
+    analysis: Analysis, runtime: Runtime, feed: Feed, step: int, progress: Progress | None
+) -> _Profile:
     layers: dict[int, list[float]] = {}
     rest = []
     for number, selection in enumerate(levels(analysis.channels, step)):
@@ -269,15 +279,15 @@ def _cache_path(analysis: Analysis, runtime: Runtime, step: int) -> Path:
     return Path(base) / "onnxmerge" / f"latency-{key}.json"
 
 
-def _cached(path: Path) -> dict | None:
+def _cached(path: Path) -> _Profile | None:
     try:
-        found = json.loads(path.read_text())
+        found: _Profile = json.loads(path.read_text())
         return found if len(found["rest"]) == LEVELS else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _remember(path: Path, found: dict) -> None:
+def _remember(path: Path, found: _Profile) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as part:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from onnxmerge.candidates import allocate, budget_of, use_up
 from onnxmerge.errors import BudgetError
-from onnxmerge.operators.unprunable import is_fixed
 from onnxmerge.plan import Scores, Selection
 from onnxmerge.study import Study
 
@@ -40,5 +39,4 @@ def refuse_in_vain(study: Study, kind: str, value: float) -> None:
 
 def with_reasons(error: BudgetError, study: Study) -> BudgetError:
     """The error, with what the file itself fixes: somebody may export it otherwise."""
-    reasons = [entry.reason for entry in study.explanation.frozen if is_fixed(entry.reason)]
-    return BudgetError("; ".join([str(error), *reasons]))
+    return BudgetError("; ".join([str(error), *study.explanation.unprunable]))

@@ -10,11 +10,12 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnxmerge.data.dataset import Dataset, Feed
+from onnxmerge.data.dataset import Dataset
 from onnxmerge.errors import ModelError
 from onnxmerge.graph import external_weights
 from onnxmerge.operators.values import target_shape
 from onnxmerge.runtime import Runtime
+from onnxmerge.runtime.session import Feed
 
 # The largest activation of one batch, in bytes, and the most samples in one.
 _MOST_BYTES = 48 << 20

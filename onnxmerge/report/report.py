@@ -24,7 +24,7 @@ class Document:
     @cached_property
     def content(self) -> dict[str, Any]:
         """Plain data, in the order and with the names of the attributes."""
-        return _plain(asdict(self))  # type: ignore[call-overload, no-any-return]  # every kind is a dataclass
+        return _plain(asdict(self))  # type: ignore[call-overload]  # every kind is a dataclass
 
     def __getitem__(self, key: str) -> Any:
         return self.content[key]

@@ -76,21 +76,21 @@ def shrink(masks: Masks, example: Example, *, exporter: Exporter = to_onnx) -> S
     runtime = Runtime.create("cpu", 1)
     names = [value.name for value in dense.graph.input]
     feed = {name: x.detach().cpu().numpy() for name, x in zip(names, inputs, strict=False)}
-    subject = Analysis.of(load(dense), partial(runtime.trace, feed=feed))
-    selection = living(subject.channels)
-    model = rewrite.pruned(subject, selection)
+    analysis = Analysis.of(load(dense), partial(runtime.trace, feed=feed))
+    selection = living(analysis.channels)
+    model = rewrite.pruned(analysis, selection)
     check_model(model)
     error = _error(expected, list(runtime.session(model).run(feed).values()))
     if not error <= TOLERANCE:
         raise InternalError(f"the smaller model differs from the trained module by {error:.2e}")
-    removed = subject.removed(selection)
-    cost = subject.cost
+    removed = analysis.removed(selection)
+    cost = analysis.cost
     return Shrunk(
         model,
         dense,
         (cost.macs, round(cost.macs_kept(removed))),
         (cost.params, round(cost.params_kept(removed))),
-        {g.name: (len(selection.keep[g.name]), len(g)) for g in subject.channels.groups},
+        {g.name: (len(selection.keep[g.name]), len(g)) for g in analysis.channels.groups},
         error,
     )
 
