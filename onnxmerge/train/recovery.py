@@ -1,0 +1,276 @@
+"""Recovery: a smaller model is taught by the original, on unlabelled inputs, and never for the worse.
+
+Inputs that are held out decide. They were never seen by what made the student, nor are they by the steps, and
+what the student's answers are wrong by on them is measured again and again: to choose the learning rate, to
+see that a run goes astray, to choose the weights that are kept, and whether they are taken at all.
+
+The rate is found by short trials, each from the student as it was: 0.01 first, then three times less; if
+that is better three times less again, else three times more, as long as it gets better. Every trial ends
+with a rate of zero, for a rate that is best in the long run looks bad as long as it is high. A fixed rate
+would not do: the best one differs by a factor of five and more between models, and between budgets of one
+model. The run goes on from the best weights so far, its rate falling to zero along a cosine over the steps or
+the time there is.
+
+Models are executed node by node (``train.executor``) and not by way of onnx2torch: that converts a file into
+a torch module one way only, without the names by which weights go back into the file, covers fewer operators
+and opset versions than the corpus we test with has, and bakes in what BatchNormalization does in training. A
+step costs the same: nearly all of it is spent in the same kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import cos, inf, nan, pi
+
+import onnx
+import torch
+from torch import Tensor
+
+from onnxmerge.calibration import Dataset
+from onnxmerge.recovery_options import Recovery
+from onnxmerge.train.augmentation import Augmentation
+from onnxmerge.train.bound import Bound, Progress
+from onnxmerge.train.descent import Descent, Weights
+from onnxmerge.train.lessons import Lessons
+from onnxmerge.train.pair import Pair, paired
+from onnxmerge.train.targets import Errors, variances
+
+# The rate that is tried first, and the factor between one trial and the next.
+_FIRST_RATE, _FACTOR, _MOST_TRIALS = 0.01, 3.0, 4
+# The part of the bound that a trial may take, and the fewest steps that say anything.
+_TRIAL, _LEAST_STEPS = 0.08, 5
+# How often held-out inputs are looked at in a run.
+_CHECKS = 20
+# The run goes on from the best weights with a smaller rate where the held-out error is this multiple of the
+# student's, or the loss this multiple of the first one.
+_ASTRAY, _DIVERGED = 1.5, 5.0
+_MOST_RETURNS = 3
+# The rate rises to its full size over so many steps: till then the moments of the gradients say little.
+_WARM_STEPS = 10
+# An error that is rounding; there is nothing to be learned from it.
+_NOTHING = 1e-9
+
+# Of the answers, and of the outputs, on the held-out samples; float64 [samples] each.
+Judged = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Recovered:
+    """What came of teaching.
+
+    Attributes:
+        model: the taught student, or the student as it was where that is not better.
+        taken: whether the new weights are in it.
+        error_before, error_after: the mean over the held-out inputs and the answers of |y' - y|^2 in units of
+            the answer's variance: of the student, and of the best weights that were found.
+        steps: updates of the weights, those of trials included.
+        seconds: all the time that was spent.
+        learning_rate: the one chosen, relative to the size of each tensor; nan where none was.
+        stopped: why: ``time``, ``steps``, ``no better`` or ``interrupted``.
+        trials: the rates that were tried, and the held-out error that each led to.
+    """
+
+    model: onnx.ModelProto
+    taken: bool
+    error_before: float
+    error_after: float
+    steps: int
+    seconds: float
+    learning_rate: float
+    stopped: str
+    trials: tuple[tuple[float, float], ...] = ()
+
+
+def recover(
+    teacher: onnx.ModelProto,
+    student: onnx.ModelProto,
+    fit: Dataset,
+    held_out: Dataset,
+    options: Recovery | None = None,
+    *,
+    images: Mapping[str, str] | None = None,
+    threads: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Recovered:
+    """Teach all weights of a student until it answers as its teacher does, or the bound is reached.
+
+    With a bound in steps, one thread and one seed, the result is the same every time. Ctrl-C ends the work,
+    and what is best so far comes back.
+
+    Args:
+        teacher: the original model.
+        student: a smaller one with the same inputs and outputs.
+        fit: inputs to learn from.
+        held_out: inputs of the same kind that nothing was fitted to.
+        options: None: ``Recovery()``; without a bound there, 10 minutes.
+        images: the layout, ``nchw`` or ``nhwc``, of every input that takes images: they are mirrored and
+            shifted, which suits photographs. None: nothing is.
+        threads: of torch; None: as it is.
+        device: ``cpu`` or ``cuda``; on the latter, convolutions and products run in bfloat16.
+        progress: called with ("recover", done, total), in steps where these are bounded, else in seconds.
+
+    Raises:
+        ModelError: an operator is not covered, or the two models do not belong together; nothing has been
+            done then.
+    """
+    options = options or Recovery()
+    if options.steps is None and options.seconds is None:
+        options = replace(options, seconds=600.0)
+    before = torch.get_num_threads()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        bound = Bound(options.steps, options.seconds, progress)
+        pair = paired(teacher, student, fit, held_out, torch.device(device))
+        return _Recovery(pair, options, images or {}, seed, bound).run()
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Recovery:
+    """One piece of work: what is best so far, and how it came to be."""
+
+    def __init__(
+        self, pair: Pair, options: Recovery, images: Mapping[str, str], seed: int, bound: Bound
+    ) -> None:
+        self._pair, self._options, self._bound, self._seed = pair, options, bound, seed
+        augmentation = Augmentation(images if options.augment else {})
+        names, most = pair.targets.names, pair.most
+        self._lessons = Lessons(pair.teacher, pair.fit, names, most, augmentation, seed)
+        self._exam = Lessons(pair.teacher, pair.held_out, names, most)
+        self._best: Weights = []
+        self._before: Judged = (torch.zeros(0), torch.zeros(0))
+        self._after = self._before
+        self._trials: dict[float, float] = {}
+        self._rate = nan
+        self._number = 0  # of the next lesson
+
+    def run(self) -> Recovered:
+        try:
+            stopped = self._work()
+        except KeyboardInterrupt:
+            stopped = "interrupted"
+        before, after = (float(judged[0].mean()) for judged in (self._before, self._after))
+        taken = self._is_better()
+        model = self._pair.student_proto
+        if taken:
+            self._descent.put(self._best)
+            model = self._pair.to_model()
+        work = self._bound
+        trials = tuple(self._trials.items())
+        return Recovered(model, taken, before, after, work.steps, work.elapsed, self._rate, stopped, trials)
+
+    def _work(self) -> str:
+        names = self._pair.targets.names
+        expected = (answers for _, answers, _ in self._lessons.all())
+        self._errors = Errors(self._pair.targets, variances(names, expected))
+        self._descent = Descent(self._pair.student, names, self._errors, self._options.inner)
+        self._best = self._descent.weights()
+        self._before = self._after = self._judged()
+        if not float(self._before[0].mean()) > _NOTHING:
+            return "no better"
+        self._rate = self._options.rate or self._tried_rate(self._best)
+        for _ in range(_MOST_RETURNS + 1):
+            stopped = self._learn(self._rate, 1.0, self._best, _CHECKS)
+            if stopped != "astray":
+                return stopped
+            self._rate /= _FACTOR
+        return "no better"
+
+    def _tried_rate(self, start: Weights) -> float:
+        """The rate that led to the smallest held-out error in a short run from the student as it was."""
+
+        def tried(rate: float) -> float:
+            end = min(self._bound.used + _TRIAL, 1.0)
+            self._learn(rate, end, start, 1, _LEAST_STEPS)
+            self._trials[rate] = self._look()
+            return self._trials[rate]
+
+        usual = tried(_FIRST_RATE)
+        # Where a few steps use up much of the bound there is no time for comparing.
+        if self._bound.used > 2 * _TRIAL:
+            return _FIRST_RATE
+        less = tried(_FIRST_RATE / _FACTOR)
+        rate, factor = (_FIRST_RATE / _FACTOR, 1 / _FACTOR) if less < usual else (_FIRST_RATE, _FACTOR)
+        while len(self._trials) < _MOST_TRIALS and self._bound.reached is None:
+            best = min(self._trials.values())
+            rate *= factor
+            if not tried(rate) < best:
+                break
+        return min(self._trials, key=lambda one: self._trials[one])
+
+    def _learn(self, rate: float, end: float, start: Weights, checks: int, least: int = 0) -> str:
+        """Steps from ``start``, the rate falling from ``rate`` to zero, until ``end`` of the bound is used.
+
+        Args:
+            checks: how often held-out inputs are looked at, the end included.
+            least: steps that are done at least.
+
+        Returns:
+            why it ended: ``steps``, ``time`` or ``astray``.
+        """
+        self._descent.restart(start)
+        begin, count, looked, first = self._bound.used, 0, 0, inf
+        stopped = None
+        while stopped is None:
+            part = (self._bound.used - begin) / max(end - begin, 1e-9)
+            if part >= 1 and count >= least:
+                break
+            self._bound.begin()
+            falling = 0.5 + 0.5 * cos(pi * min(part, 1.0))
+            feeds = self._lessons.step(self._number, self._options.batch)
+            loss = self._descent.step(feeds, rate * falling * min(1.0, (count + 1) / _WARM_STEPS))
+            self._bound.end()
+            self._number += 1
+            count += 1
+            first = min(first, loss) if count <= _WARM_STEPS else first
+            if not loss < _DIVERGED * first:
+                return "astray"
+            if part * checks >= looked + 1:
+                looked = int(part * checks)
+                if not self._look() < _ASTRAY * float(self._before[0].mean()):
+                    return "astray"
+            stopped = self._bound.reached
+        self._look()
+        return stopped or "steps"
+
+    def _look(self) -> float:
+        """Compare the averaged weights, and the last ones, with the best so far; the smaller error of both.
+
+        The weights go on from where they were.
+        """
+        last = self._descent.weights()
+        errors = []
+        for weights in (self._descent.average, last):
+            self._descent.put(weights)
+            judged = self._judged()
+            errors.append(float(judged[0].mean()))
+            if errors[-1] < float(self._after[0].mean()):
+                self._best, self._after = [w.clone() for w in weights], judged
+        return min(errors)
+
+    @torch.no_grad()
+    def _judged(self) -> Judged:
+        """The errors of the answers and of the outputs on all held-out samples, float64 [samples] each."""
+        student, names = self._pair.student, self._pair.targets.names
+        parts = []
+        for feed, expected, rows in self._exam.all():
+            found = dict(zip(names, student.run(feed, names), strict=True))
+            parts.append(self._errors.of_samples(found, expected, rows))
+        answers, outputs = (torch.cat(both) for both in zip(*parts, strict=True))
+        return answers, outputs
+
+    def _is_better(self) -> bool:
+        """Whether the best weights are better than the student as it was, by more than chance.
+
+        The answers' errors are compared sample by sample, and the mean has to fall by more than one standard
+        error of it; the outputs' own must not rise.
+        """
+        if self._after is self._before:
+            return False
+        gain = self._before[0] - self._after[0]
+        chance = float(gain.std() / len(gain) ** 0.5) if len(gain) > 1 else 0.0
+        return float(gain.mean()) > chance and float((self._before[1] - self._after[1]).mean()) >= 0
