@@ -70,7 +70,7 @@ def paired(
     first = samples.feed(rows)
     targets = find_targets(modules[0], modules[1], first)
     if fit.batch == 1 and fit.arrays is not None and not fit.shared and len(fit) > 1:
-        free = [open_batch(proto) for proto in files]
+        free = [open_batch(_stored(proto)) for proto in files]
         singles = [samples.feed(np.array([row])) for row in (0, 1)]
         if all(
             _opens(module, _module(proto, device), singles, targets.names)
@@ -98,6 +98,21 @@ def _module(proto: onnx.ModelProto, device: torch.device, names: Sequence[str] |
     """In evaluation mode, images' channels last in memory: convolutions are faster so, on CPUs too."""
     module = OnnxModule(proto, names, batch_statistics=False).eval().to(device)
     return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack it
+
+
+def _stored(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose tensors in Constant nodes are initializers: there lengths are looked for."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    del copy.graph.node[:]
+    for node in proto.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            tensor = copy.graph.initializer.add()
+            tensor.CopyFrom(node.attribute[0].t)
+            tensor.name = node.output[0]
+        else:
+            copy.graph.node.append(node)
+    return copy
 
 
 @torch.no_grad()

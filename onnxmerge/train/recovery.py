@@ -29,12 +29,11 @@ from torch import Tensor
 
 from onnxmerge.calibration import Dataset
 from onnxmerge.recovery_options import Recovery
-from onnxmerge.train.augmentation import Augmentation
 from onnxmerge.train.bound import Bound, Progress
 from onnxmerge.train.descent import Descent, Weights
 from onnxmerge.train.lessons import Lessons
 from onnxmerge.train.pair import Pair, paired
-from onnxmerge.train.targets import Errors, variances
+from onnxmerge.train.targets import Errors
 
 # The rate that is tried first, and the factor between one trial and the next.
 _FIRST_RATE, _FACTOR, _MOST_TRIALS = 0.01, 3.0, 4
@@ -137,9 +136,9 @@ class _Recovery:
         self, pair: Pair, options: Recovery, images: Mapping[str, str], seed: int, bound: Bound
     ) -> None:
         self._pair, self._options, self._bound, self._seed = pair, options, bound, seed
-        augmentation = Augmentation(images if options.augment else {})
         names, most = pair.targets.names, pair.most
-        self._lessons = Lessons(pair.teacher, pair.fit, names, most, augmentation, seed)
+        layouts = images if options.augment else {}
+        self._lessons = Lessons(pair.teacher, pair.fit, names, most, layouts, seed)
         self._exam = Lessons(pair.teacher, pair.held_out, names, most)
         self._best: Weights = []
         self._before: Judged = (torch.zeros(0), torch.zeros(0))
@@ -166,7 +165,7 @@ class _Recovery:
     def _work(self) -> str:
         names = self._pair.targets.names
         expected = (answers for _, answers, _ in self._lessons.all())
-        self._errors = Errors(self._pair.targets, variances(names, expected))
+        self._errors = Errors(self._pair.targets, expected)
         self._descent = Descent(self._pair.student, names, self._errors, self._options.inner)
         self._best = self._descent.weights()
         self._before = self._after = self._judged()

@@ -53,6 +53,10 @@ class Samples:
             chosen = {n: a if n in dataset.shared else a[rows] for n, a in dataset.arrays.items()}
         return {name: self._tensor(name, np.asarray(value)) for name, value in chosen.items()}
 
+    def part(self, feed: Feed, places: list[int]) -> Feed:
+        """Some of the samples of a feed, by their places in it."""
+        return {n: v if n in self.dataset.shared else v[places] for n, v in feed.items()}
+
     def pieces(self, most: int) -> list[np.ndarray]:
         """All samples in order, in rows for feeds of at most ``most`` (of ``unit`` where that is fixed)."""
         return [rows for group in self._groups for rows in self._cut(group, most)]

@@ -7,8 +7,9 @@ Two kinds of tensors are matched, each in units of its own variance over the dat
   numbers themselves are matched, not the softened distribution (Hinton et al. 2015): on 448 training images
   of a ResNet-20 at half its MACs the error of the scores fell from 0.130 to 0.101 of their variance with the
   numbers, and rose to 0.146 with cross-entropy at a temperature of 2, after 150 steps at the same rate.
-- the *inner tensors* that both models have in one shape: residual sums or, where there are none, what
-  convolutions and matrix products give.
+- the *inner tensors*: the last ones before the answers that both models have in one shape, of the residual
+  sums or, where there are none, of what convolutions and matrix products give. They say more than the answers
+  that are made of them: a map has thousands of numbers where there are ten scores.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from onnxmerge.errors import ModelError
 from onnxmerge.train.executor import OnnxModule
+from onnxmerge.train.executor.module import Step
 
 # Operators whose operands say more than their result, or the same.
 _LOOKED_THROUGH = frozenset(
@@ -42,7 +44,7 @@ class Targets:
 
     Attributes:
         answers: what stands for the outputs.
-        inner: others, in the graph's order.
+        inner: others.
         outputs: the outputs themselves, as far as they are floats and stand still.
     """
 
@@ -88,17 +90,31 @@ def find_targets(teacher: OnnxModule, student: OnnxModule, feed: Mapping[str, Te
     )
     if not answers:
         raise ModelError("nothing can be taught: no output is made of floats that weights have a part in")
-    inner = [name for name in teacher.sums if name in fits] or [
-        name for name in common if name in fits and makers[name].op in _CONTRACTIONS
-    ]
+    inner = fits.intersection(teacher.sums) or {n for n in fits if makers[n].op in _CONTRACTIONS}
     return Targets(
         tuple(answers),
-        tuple(name for name in inner if name not in answers),
+        tuple(_last(inner, answers, makers)),
         tuple(name for name in teacher.outputs if name in fits),
     )
 
 
-def _behind(name: str, makers: Mapping, fits: set[str]) -> list[str]:
+def _last(candidates: set[str], answers: list[str], makers: Mapping[str, Step]) -> list[str]:
+    """The candidates, answers excepted, from which a way leads to an answer that meets no other one."""
+    found: dict[str, None] = {}
+    pending, seen = [operand for name in answers for operand in makers[name].inputs], set(answers)
+    while pending:
+        name = pending.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if name in candidates:
+            found[name] = None
+        elif name in makers:
+            pending += makers[name].inputs
+    return list(found)
+
+
+def _behind(name: str, makers: Mapping[str, Step], fits: set[str]) -> list[str]:
     """What a tensor is made of, as far back as it says all and can be matched; empty where nothing can."""
     step = makers.get(name)
     if step is not None and step.op in _LOOKED_THROUGH:
@@ -113,14 +129,18 @@ class Errors:
     """Squared differences in units of the variance that the original's tensors have over the data.
 
     Args:
-        variances: by name, of the elements about their mean over all samples.
+        expected: the original's tensors over the data, feed by feed.
+
+    Raises:
+        ModelError: no answer varies.
     """
 
-    def __init__(self, targets: Targets, variances: Mapping[str, float]):
-        self._variances = dict(variances)
-        self._answers = [name for name in targets.answers if name in variances]
-        self._outputs = [name for name in targets.outputs if name in variances]
-        self._inner = [name for name in targets.inner if name in variances]
+    def __init__(self, targets: Targets, expected: Iterable[Mapping[str, Tensor]]):
+        self._spreads = _spreads(targets.names, expected)
+        self._answers, self._outputs, self._inner = (
+            [name for name in names if name in self._spreads]
+            for names in (targets.answers, targets.outputs, targets.inner)
+        )
         if not self._answers:
             raise ModelError("nothing can be taught: the original answers the same to all inputs")
 
@@ -150,10 +170,9 @@ class Errors:
         if a.shape != b.shape:
             raise ModelError(f"'{name}' has another shape than the original's for some inputs")
         difference = a - b
-        known = torch.isfinite(b)
-        if not known.all():
-            difference = torch.where(known, difference, 0.0)
-        return difference.square() / self._variances[name]
+        if not self._spreads[name].finite:
+            difference = torch.where(torch.isfinite(b), difference, 0.0)
+        return difference.square() / self._spreads[name].variance
 
 
 def _by_sample(error: Tensor, rows: int) -> Tensor:
@@ -162,18 +181,28 @@ def _by_sample(error: Tensor, rows: int) -> Tensor:
     return error.double().mean().expand(rows)
 
 
-def variances(names: Sequence[str], answers: Iterable[Mapping[str, Tensor]]) -> dict[str, float]:
-    """The variance of every tensor's finite elements over all feeds; constant ones are left out."""
-    sums = {name: [0.0, 0.0, 0.0] for name in names}
-    for feed in answers:
+@dataclass(frozen=True)
+class _Spread:
+    """Of a tensor's elements over all feeds: their variance, and whether all of them are finite."""
+
+    variance: float
+    finite: bool
+
+
+def _spreads(names: Sequence[str], expected: Iterable[Mapping[str, Tensor]]) -> dict[str, _Spread]:
+    """By name; tensors that do not vary are left out."""
+    # Elements, finite ones, and of these sum and sum of squares.
+    sums = {name: torch.zeros(4, dtype=torch.float64) for name in names}
+    for feed in expected:
         for name in names:
-            known = feed[name][torch.isfinite(feed[name])].double()
-            sums[name][0] += known.numel()
-            sums[name][1] += float(known.sum())
-            sums[name][2] += float(known.square().sum())
+            every = feed[name]
+            known = every[torch.isfinite(every)].double()
+            counted = [every.numel(), known.numel(), float(known.sum()), float(known.square().sum())]
+            sums[name] += torch.tensor(counted, dtype=torch.float64)
     found = {}
-    for name, (count, total, squares) in sums.items():
-        variance = squares / max(count, 1.0) - (total / max(count, 1.0)) ** 2
-        if variance > _CONSTANT * squares / max(count, 1.0) and squares > 0:
-            found[name] = variance
+    for name, (elements, count, total, squares) in ((n, s.tolist()) for n, s in sums.items()):
+        mean_square = squares / max(count, 1.0)
+        variance = mean_square - (total / max(count, 1.0)) ** 2
+        if variance > _CONSTANT * mean_square:
+            found[name] = _Spread(variance, elements == count)
     return found

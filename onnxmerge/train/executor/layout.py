@@ -135,6 +135,18 @@ def _shape(call: Call, x: Tensor) -> Tensor:
     return torch.tensor(x.shape, dtype=torch.int64)[call("start", 0) : call("end", None)]
 
 
+def _constant(call: Call) -> Tensor:
+    """The forms that hold plain numbers; a stored tensor is no node any more when a graph gets here."""
+    for name, dtype in (("int", torch.int64), ("float", torch.float32)):
+        for stated in (call(f"value_{name}"), call(f"value_{name}s")):
+            if stated is not None:
+                return torch.tensor(stated, dtype=dtype)
+    value = call("value")
+    if value is None:
+        raise ModelError("a Constant that holds no numbers is not covered")
+    return torch.as_tensor(value.values.copy())
+
+
 def _constant_of_shape(call: Call, shape: Tensor) -> Tensor:
     value = call("value")
     filler = torch.zeros(1) if value is None else torch.as_tensor(value.values.copy())
@@ -164,6 +176,7 @@ def _range(call: Call, start: Tensor, limit: Tensor, step: Tensor) -> Tensor:
 
 FUNCTIONS: dict[str, Function] = {
     "Concat": lambda call, *x: torch.cat(x, call("axis", 1)),
+    "Constant": _constant,
     "ConstantOfShape": _constant_of_shape,
     "DepthToSpace": _depth_to_space,
     "Expand": _expand,

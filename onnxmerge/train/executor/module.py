@@ -94,7 +94,7 @@ class OnnxModule(nn.Module):
         self.inputs = [x.name for x in self._graph.inputs]
         self.outputs = own = [y.name for y in self._graph.outputs]
         self._outputs = own if outputs is None else list(outputs)
-        nodes = [node for node in self._graph.nodes if node.op != "Constant"]
+        nodes = list(self._graph.nodes)
         if outputs is not None:
             nodes = _needed(nodes, self._outputs)
         unknown = not_covered(nodes)
