@@ -26,7 +26,7 @@ class Recovery:
             where ``steps`` is None, too.
         batch: samples in a step. A model with a fixed batch takes the whole batches that come nearest.
         rate: the largest learning rate; None: found by short trials on inputs that are held out.
-        inner: the weight of residual sums beside the answers; 0: the answers alone are matched.
+        inner: the weight of inner tensors beside the answers; 0: the answers alone are matched.
         augment: whether images are mirrored and shifted where the caller says which inputs are images.
 
     Raises:
@@ -37,7 +37,7 @@ class Recovery:
     seconds: float | None = None
     batch: int = 64
     rate: float | None = None
-    inner: float = 1.0
+    inner: float = 10.0
     augment: bool = True
 
     def __post_init__(self) -> None:

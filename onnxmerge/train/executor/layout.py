@@ -119,14 +119,6 @@ def _mirrored(mode: str, length: int, before: int, after: int) -> Tensor:
     raise ModelError(f"Pad mode {mode} is not covered")
 
 
-def _gather(call: Call, x: Tensor, index: Tensor) -> Tensor:
-    axis = call("axis", 0) % max(x.ndim, 1)
-    index = index.to(x.device).long()
-    index = torch.where(index < 0, index + x.shape[axis], index)
-    chosen = x.index_select(axis, index.flatten())
-    return chosen.reshape([*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]])
-
-
 def _expand(call: Call, x: Tensor, shape: Tensor) -> Tensor:
     return x.expand(torch.broadcast_shapes(x.shape, tuple(integers(shape))))
 
@@ -181,7 +173,6 @@ FUNCTIONS: dict[str, Function] = {
     "DepthToSpace": _depth_to_space,
     "Expand": _expand,
     "Flatten": _flatten,
-    "Gather": _gather,
     "Pad": _pad,
     "Range": _range,
     "Reshape": _reshape,

@@ -14,7 +14,7 @@ from onnxmerge.errors import ModelError
 from onnxmerge.graph import canonicalize, export_model
 from onnxmerge.graph.constants import constant_tensor, constant_values
 from onnxmerge.rewrite.editing import Editor
-from onnxmerge.train.executor import layout, pointwise, resize, sums, windows
+from onnxmerge.train.executor import indexing, layout, pointwise, recurrent, resize, sums, windows
 from onnxmerge.train.executor.call import Call, Function
 
 FUNCTIONS: Mapping[str, Function] = {
@@ -22,6 +22,8 @@ FUNCTIONS: Mapping[str, Function] = {
     **windows.FUNCTIONS,
     **sums.FUNCTIONS,
     **layout.FUNCTIONS,
+    **indexing.FUNCTIONS,
+    **recurrent.FUNCTIONS,
     **resize.FUNCTIONS,
 }
 # Inputs that hold weights, whatever their size; elsewhere a constant of one element is no weight.
@@ -35,6 +37,8 @@ _WEIGHTS = {
     "LayerNormalization": (1, 2),
     "GroupNormalization": (1, 2),
     "PRelu": (1,),
+    "Gather": (0,),
+    **dict.fromkeys(("GRU", "LSTM", "RNN"), (1, 2, 3)),
 }
 _AFFINE = {"Add", "Sub", "Mul", "Div"}
 
