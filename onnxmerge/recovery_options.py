@@ -35,7 +35,7 @@ class Recovery:
 
     steps: int | None = None
     seconds: float | None = None
-    batch: int = 64
+    batch: int = 32
     rate: float | None = None
     inner: float = 10.0
     augment: bool = True

@@ -7,9 +7,9 @@ Two kinds of tensors are matched, each in units of its own variance over the dat
   numbers themselves are matched, not the softened distribution (Hinton et al. 2015): on 448 training images
   of a ResNet-20 at half its MACs the error of the scores fell from 0.130 to 0.101 of their variance with the
   numbers, and rose to 0.146 with cross-entropy at a temperature of 2, after 150 steps at the same rate.
-- the *inner tensors*: the last ones before the answers that both models have in one shape, of the residual
-  sums or, where there are none, of what convolutions and matrix products give. They say more than the answers
-  that are made of them: a map has thousands of numbers where there are ten scores.
+- the *inner tensors*: of the residual sums that both models have in one shape or, where there are none, of
+  what convolutions and matrix products give, the last of every shape: the ends of a net's stages. They say
+  more than the answers that are made of them: a map has thousands of numbers where there are ten scores.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from onnxmerge.errors import ModelError
 from onnxmerge.train.executor import OnnxModule
@@ -84,34 +85,26 @@ def find_targets(teacher: OnnxModule, student: OnnxModule, feed: Mapping[str, Te
         and torch.equal(first[name].nan_to_num(), second[name].nan_to_num())
         and found[name].requires_grad
     }
-    makers = teacher.makers
+    makers, sums = teacher.makers, set(teacher.sums)
     answers = list(
         dict.fromkeys(name for output in teacher.outputs for name in _behind(output, makers, fits))
     )
     if not answers:
         raise ModelError("nothing can be taught: no output is made of floats that weights have a part in")
-    inner = fits.intersection(teacher.sums) or {n for n in fits if makers[n].op in _CONTRACTIONS}
+    open_ones = [name for name in common if name in fits and name not in answers]
+    inner = [name for name in open_ones if name in sums] or [
+        name for name in open_ones if makers[name].op in _CONTRACTIONS
+    ]
     return Targets(
         tuple(answers),
-        tuple(_last(inner, answers, makers)),
+        tuple(_last_of_each_shape(inner, first)),
         tuple(name for name in teacher.outputs if name in fits),
     )
 
 
-def _last(candidates: set[str], answers: list[str], makers: Mapping[str, Step]) -> list[str]:
-    """The candidates, answers excepted, from which a way leads to an answer that meets no other one."""
-    found: dict[str, None] = {}
-    pending, seen = [operand for name in answers for operand in makers[name].inputs], set(answers)
-    while pending:
-        name = pending.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        if name in candidates:
-            found[name] = None
-        elif name in makers:
-            pending += makers[name].inputs
-    return list(found)
+def _last_of_each_shape(names: Iterable[str], values: Mapping[str, Tensor]) -> list[str]:
+    """Of tensors of one shape, of one stage of a net that is, the last in the graph's order."""
+    return list({values[name].shape: name for name in names}.values())
 
 
 def _behind(name: str, makers: Mapping[str, Step], fits: set[str]) -> list[str]:
@@ -146,9 +139,9 @@ class Errors:
 
     def loss(self, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], inner: float) -> Tensor:
         """The mean over the answers, plus ``inner`` times the mean over the inner tensors; a scalar."""
-        total = torch.stack([self._error(name, found, expected).mean() for name in self._answers]).mean()
+        total = torch.stack([self._mean(name, found, expected) for name in self._answers]).mean()
         if inner and self._inner:
-            others = [self._error(name, found, expected).mean() for name in self._inner]
+            others = [self._mean(name, found, expected) for name in self._inner]
             total = total + inner * torch.stack(others).mean()
         return total
 
@@ -163,6 +156,12 @@ class Errors:
             torch.stack([_by_sample(self._error(name, found, expected), rows) for name in names]).mean(0)
             for names in (self._answers, self._outputs or self._answers)
         )
+
+    def _mean(self, name: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Tensor:
+        spread, a, b = self._spreads[name], found[name], expected[name]
+        if spread.finite and a.shape == b.shape:
+            return mse_loss(a.float(), b.float()) / spread.variance  # one kernel there, and one back
+        return self._error(name, found, expected).mean()
 
     def _error(self, name: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Tensor:
         """Of every element; what is not finite in the original (masked scores) is left out."""
