@@ -37,7 +37,7 @@ class Recovery:
     seconds: float | None = None
     batch: int = 32
     rate: float | None = None
-    inner: float = 10.0
+    inner: float = 50.0
     augment: bool = True
 
     def __post_init__(self) -> None:
