@@ -92,9 +92,10 @@ def test_a_table_model_comes_nearer_on_rows_it_has_not_seen():
     assert found.error_after < 0.5 * found.error_before
     assert found.learning_rate in dict(found.trials)
     expected, unseen = answers(teacher, table(100, 2)), table(100, 2)
-    assert np.square(answers(found.model, unseen) - expected).sum() < 0.5 * np.square(
-        answers(student, unseen) - expected
-    ).sum()
+    assert (
+        np.square(answers(found.model, unseen) - expected).sum()
+        < 0.5 * np.square(answers(student, unseen) - expected).sum()
+    )
     assert student.SerializeToString() == before
     assert [t.name for t in found.model.graph.initializer] == [t.name for t in student.graph.initializer]
 
@@ -166,9 +167,10 @@ def test_inputs_that_teach_nothing_change_nothing():
     found = recover(teacher, student, odd, table(64, 1), Recovery(steps=60, rate=0.03), threads=1)
     assert found.error_after <= found.error_before
     expected, unseen = answers(teacher, table(200, 2)), table(200, 2)
-    assert np.square(answers(found.model, unseen) - expected).sum() <= 1.1 * np.square(
-        answers(student, unseen) - expected
-    ).sum()
+    assert (
+        np.square(answers(found.model, unseen) - expected).sum()
+        <= 1.1 * np.square(answers(student, unseen) - expected).sum()
+    )
 
 
 def test_the_same_every_time():

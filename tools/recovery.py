@@ -97,9 +97,7 @@ def run(row: Row, bench: Bench, draw: int, args: argparse.Namespace) -> dict[str
     options = Recovery(steps=args.steps, seconds=args.seconds, batch=args.batch)
     image = image_input(teacher, runtime.session(bench.path).inputs)
     images = {} if image is None else {image.name: image.layout}
-    found = recover(
-        teacher, student, fit, held_out, options, images=images, threads=args.threads, seed=draw
-    )
+    found = recover(teacher, student, fit, held_out, options, images=images, threads=args.threads, seed=draw)
     right = [
         100 * float((bench.answers(model, runtime) == bench.labels).mean())
         for model in (bench.path, student, found.model)
