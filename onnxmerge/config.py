@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from math import isfinite
@@ -19,6 +20,9 @@ from onnxmerge.validation import KINDS
 
 DEFAULT_TOLERANCE = 0.01
 BUDGETS = ("ratio", "macs", "params", "latency")
+# Seconds in a unit of time as people write it.
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_TIME = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([smh])")
 
 
 def _words() -> dict[str, tuple[str, ...]]:
@@ -31,6 +35,68 @@ def _words() -> dict[str, tuple[str, ...]]:
         "scope": ("all", "chain"),
         "device": DEVICES,
     }
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """The options of teaching a smaller model on unlabelled inputs.
+
+    The learning rate is relative: the usual change of a weight in one step, as a share of the root mean
+    square of its tensor. So one rate suits layers, and models, whose weights differ by orders of magnitude.
+
+    Attributes:
+        steps: at most so many updates of the weights, those of the trials of rates included; None: no bound.
+        seconds: at most so long, everything included; None: no bound, or whatever the caller finds right
+            where ``steps`` is None, too.
+        batch: samples in a step. A model with a fixed batch takes the whole batches that come nearest.
+        rate: the largest learning rate; None: found by short trials on inputs that are held out.
+        inner: the weight of inner tensors beside the answers; 0: the answers alone are matched.
+        augment: whether images are mirrored and shifted where the caller says which inputs are images.
+
+    Raises:
+        UsageError: options of the wrong type, or out of range.
+    """
+
+    steps: int | None = None
+    seconds: float | None = None
+    batch: int = 32
+    rate: float | None = None
+    inner: float = 50.0
+    augment: bool = True
+
+    def __post_init__(self) -> None:
+        if self.steps is not None:
+            object.__setattr__(self, "steps", whole("steps", self.steps, 1))
+        if self.seconds is not None:
+            seconds = number(
+                "seconds", self.seconds, "a time above 0, in seconds", lambda v: v > 0 and isfinite(v)
+            )
+            object.__setattr__(self, "seconds", seconds)
+        object.__setattr__(self, "batch", whole("batch", self.batch, 1))
+        if self.rate is not None:
+            rate = number("rate", self.rate, "a learning rate above 0", lambda v: v > 0 and isfinite(v))
+            object.__setattr__(self, "rate", rate)
+        inner = number("inner", self.inner, "a weight of at least 0", lambda v: v >= 0 and isfinite(v))
+        object.__setattr__(self, "inner", inner)
+        object.__setattr__(self, "augment", flag("augment", self.augment))
+
+    @classmethod
+    def parse(cls, text: str) -> Recovery:
+        """The bound as the command line takes it: ``2m``, ``90s`` or ``1h`` of time, or ``500`` steps.
+
+        Raises:
+            UsageError: the text is neither.
+        """
+        timed = _TIME.fullmatch(text.strip())
+        if timed is not None:
+            return cls(seconds=float(timed[1]) * _UNITS[timed[2]])
+        if text.strip().isdigit() and int(text) > 0:
+            return cls(steps=int(text))
+        raise refused("recover", "a time such as 90s, 2m or 1h, or a number of steps", text)
+
+    def as_dict(self) -> dict[str, object]:
+        """All options as plain data, for the report."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -60,6 +126,8 @@ class Config:
         images: how images become numbers; None: as they are for folders, inferred for generic images.
         output_kinds: ``classes``, ``probabilities``, ``values`` or ``integers`` by output name, where the
             guess is wrong; the report says how each output was judged.
+        recover: whether and how the smaller model is taught by the original in the end, on the calibration
+            inputs and without labels: a ``Recovery``, True, a time such as ``2m``, or a number of steps.
         threads: of onnxruntime; None: all processors.
 
     Raises:
@@ -88,6 +156,7 @@ class Config:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     images: ImageOptions | None = None
     output_kinds: Mapping[str, str] = field(default_factory=dict)
+    recover: Recovery | bool | str | int | None = None
     threads: int | None = None
     device: str = "auto"
 
@@ -124,6 +193,7 @@ class Config:
             check(name, texts)
         for name, least in (("samples", 1), ("patches", 1), ("seed", 0)):
             check(name, whole, least)
+        values["recover"] = _recovery(self.recover)
         given("threads", whole, 1)
         check("shapes", named, "a mapping from inputs to shapes")
         values["shapes"] = {
@@ -147,10 +217,29 @@ class Config:
                 return kind, value
         return None
 
+    @property
+    def recovery(self) -> Recovery | None:
+        """How the smaller model is taught; None where it is not."""
+        return self.recover if isinstance(self.recover, Recovery) else None
+
     def as_dict(self) -> dict[str, object]:
         """All options as plain data, for the report."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["images"] = None if self.images is None else asdict(self.images)
+        values["recover"] = None if self.recovery is None else self.recovery.as_dict()
         values["shapes"] = {name: list(shape) for name, shape in self.shapes.items()}
         values["output_kinds"] = dict(self.output_kinds)
         return values
+
+
+def _recovery(value: Any) -> Recovery | None:
+    """What ``recover`` stands for."""
+    if value is None or value is False:
+        return None
+    if isinstance(value, Recovery):
+        return value
+    if value is True:
+        return Recovery()
+    if isinstance(value, str):
+        return Recovery.parse(value)
+    return Recovery(steps=whole("recover", value, 1, "a Recovery, a time such as 2m, or a number of steps"))

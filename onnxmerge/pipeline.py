@@ -31,6 +31,7 @@ from onnxmerge.graph.output import copy_file, save
 from onnxmerge.method import choose_method
 from onnxmerge.plan import Plan, Selection
 from onnxmerge.progress import Clock, Progress
+from onnxmerge.recovery import recovered, trainer
 from onnxmerge.report import Inspection, Report, Sweep, describe, describe_inspection, describe_sweep
 from onnxmerge.rewrite import masked
 from onnxmerge.runtime import Runtime
@@ -113,7 +114,7 @@ def optimize(
         config = budgets.config_of_plan(config, plan.method, options)
     study = analysed(model, calibration, evaluation, config, Clock(progress))
     decision = decided(study) if plan is None else applied(study, plan)
-    decision = without_misjudged(study, decision)
+    decision = recovered(study, without_misjudged(study, decision))
     proof = proven(study, decision)
     return _result(study, decision, describe(study, decision, proof))
 
@@ -164,7 +165,9 @@ def sweep(
             continue
         candidate = builder.of_widths(selection)
         decision = Decision(candidate, holdout, candidate, unchanged=False)
-        points.append((decision, measured(study, decision)))
+        taught = recovered(study, decision)
+        after = None if taught is decision else measured(study, taught).parity
+        points.append((decision, measured(study, decision), after))
     return describe_sweep(study, holdout, points)
 
 
@@ -189,8 +192,11 @@ def analysed(
         generic: whether generic images may stand in for data that were not given.
     """
     runtime = Runtime.create(config.device, config.threads)
+    teacher = None if config.recovery is None else trainer()
     with clock("load"):
         loaded = load(model)
+        if teacher is not None:
+            teacher.ensure_covered(loaded.proto)
         warnings = (*check_model(loaded.proto), *([runtime.note] if runtime.note else []))
         kinds = output_kinds(loaded.proto, config.output_kinds)
         source = Source(loaded, runtime.session(loaded.proto), kinds, warnings)
@@ -230,8 +236,12 @@ def decided(study: Study) -> Decision:
     except BudgetError as error:
         raise budgets.with_reasons(error, study) from error
     tried = Builder.of(study, holdout.fit).of_widths(selection)
-    whole = holdout.fit is study.samples.fit
-    candidate = tried if whole else Builder.of(study, study.samples.fit).of_widths(selection)
+    if holdout.fit is study.samples.fit:
+        return _decision(study, tried, holdout, tried, predicted=predicted)
+    if study.config.recovery is not None:
+        # What is taught in the end is judged by samples that no fit has seen.
+        return _decision(study, tried, holdout, tried, predicted=predicted, fit_on="rest")
+    candidate = Builder.of(study, study.samples.fit).of_widths(selection)
     return _decision(study, candidate, holdout, tried, predicted=predicted)
 
 
@@ -245,6 +255,8 @@ def _searched(study: Study) -> Decision:
     if sought is None:
         nothing = Builder.of(study, holdout.fit).cut(Selection({}))
         return _decision(study, nothing, holdout, nothing)
+    if study.config.recovery is not None:
+        return _decision(study, sought.candidate, holdout, sought.candidate, sought=sought, fit_on="part")
     candidate = Builder.of(study, study.samples.fit).of_widths(sought.candidate.selection)
     if budgets.chosen_change(study, candidate, holdout).change > study.tolerance:
         return _decision(study, sought.candidate, holdout, sought.candidate, sought=sought, fit_on="part")
@@ -261,14 +273,17 @@ def applied(study: Study, plan: Plan) -> Decision:
     selection, fit_on = budgets.planned(study, plan), str(plan.method.get("fit_on", "all"))
     holdout = study.holdout()
     candidate = Builder.of(study, _fitted(study, fit_on)).of_selection(selection)
-    same = fit_on == "all" and holdout.fit is study.samples.fit
+    same = fit_on != "all" or holdout.fit is study.samples.fit
     tried = candidate if same else Builder.of(study, holdout.fit).of_selection(selection)
     return _decision(study, candidate, holdout, tried, planned=True, fit_on=fit_on)
 
 
 def _fitted(study: Study, fit_on: str) -> Dataset:
     """The samples that what is written is fitted to."""
-    return study.samples.fit if fit_on == "all" else study.holdout().for_search(study.config.seed).fit
+    if fit_on == "all":
+        return study.samples.fit
+    holdout = study.holdout()
+    return holdout.fit if fit_on == "rest" else holdout.for_search(study.config.seed).fit
 
 
 def _decision(
@@ -310,7 +325,8 @@ def without_misjudged(study: Study, decision: Decision) -> Decision:
         return replace(others, distrusted=(*distrusted, *others.distrusted))
     selection = Selection({n: k for n, k in candidate.selection.keep.items() if n not in distrusted})
     again = builder.of_selection(selection)
-    tried = Builder.of(study, decision.holdout.fit).of_selection(selection)
+    same = decision.tried is candidate
+    tried = again if same else Builder.of(study, decision.holdout.fit).of_selection(selection)
     unchanged = not study.analysis.removed(selection).any()
     return replace(decision, candidate=again, tried=tried, unchanged=unchanged, distrusted=tuple(distrusted))
 

@@ -13,6 +13,7 @@ from onnxmerge.config import DEFAULT_TOLERANCE, Config
 from onnxmerge.data.dataset import Dataset
 from onnxmerge.data.generic import Plausible
 from onnxmerge.data.holdout import CHOOSING, Holdout, Samples
+from onnxmerge.data.image_inputs import image_input
 from onnxmerge.errors import InternalError, ModelError
 from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.graph.files import LoadedModel
@@ -84,6 +85,11 @@ class Study:
         rest = tuple(group for group in channels.groups if group.name not in names)
         return replace(self, analysis=self.analysis.with_channels(replace(channels, groups=rest)))
 
+    def colour_images(self) -> dict[str, str]:
+        """The layout, ``nchw`` or ``nhwc``, of the input that takes colour images, by its name."""
+        found = image_input(self.source.loaded.proto, self.source.session.inputs)
+        return {} if found is None or found.channels != 3 else {found.name: found.layout}
+
     def session(self, candidate: Candidate) -> Session:
         """A session of a candidate; one that does not load is a defect of this program."""
         try:
@@ -145,6 +151,31 @@ class Shortfall:
     wider: float
 
 
+@dataclass(frozen=True)
+class Recovered:
+    """What came of teaching a candidate by the original.
+
+    Attributes:
+        taken: whether the taught weights are in the result: only where held-out inputs say so.
+        error_before, error_after: on inputs held out from the steps: the mean squared difference from the
+            original's answers in units of their variance.
+        steps: updates of the weights, those that found the learning rate included.
+        learning_rate: relative to the size of each weight tensor.
+        stopped: why: ``time``, ``steps``, ``no better`` or ``interrupted``.
+        taught_on, held_out: numbers of samples.
+    """
+
+    taken: bool
+    error_before: float
+    error_after: float
+    steps: int
+    seconds: float
+    learning_rate: float
+    stopped: str
+    taught_on: int
+    held_out: int
+
+
 @dataclass(frozen=True, eq=False)
 class Decision:
     """What goes, and the model without it.
@@ -157,7 +188,9 @@ class Decision:
         planned: whether a plan made it.
         predicted: under a latency budget the share of the input's time that the table predicts.
         shortfall: how far a budget was not used up, and why.
-        fit_on: ``all`` of the data, or the ``part`` of it that a search keeps to.
+        fit_on: ``all`` of the data; the ``rest`` that is left of it without what judges, where the candidate
+            is taught and not fitted again; or the ``part`` of the rest that a search keeps to.
+        recovered: what came of teaching, where that was asked for.
     """
 
     candidate: Candidate
@@ -170,6 +203,7 @@ class Decision:
     predicted: float | None = None
     shortfall: Shortfall | None = None
     fit_on: str = "all"
+    recovered: Recovered | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -63,7 +63,63 @@ POINTWISE = [
     "Softplus", "Softsign", "Tanh", "ThresholdedRelu",
 ]
 # fmt: on
+WEIGHTS = {
+    g: (W((1, 6 * g, 4)).astype(F), W((1, 6 * g, 6)).astype(F), W((1, 12 * g)).astype(F)) for g in (1, 3, 4)
+}
+BOTH = tuple(np.concatenate([w, w[:, ::-1]]) for w in WEIGHTS[4])
+STATE = W((1, 2, 6)).astype(F)
+SEQUENCE = (5, 2, 4)
 CASES = {
+    "LSTM": ("LSTM", [SEQUENCE], WEIGHTS[4], {"hidden_size": 6, "outputs": 3}),
+    "LSTM both ways": (
+        "LSTM",
+        [SEQUENCE],
+        BOTH,
+        {"hidden_size": 6, "outputs": 3, "direction": "bidirectional"},
+    ),
+    "LSTM with a state": (
+        "LSTM",
+        [SEQUENCE],
+        (*WEIGHTS[4][:2], None, None, STATE, STATE),
+        {"hidden_size": 6, "outputs": 3},
+    ),
+    "GRU": ("GRU", [SEQUENCE], WEIGHTS[3], {"hidden_size": 6, "outputs": 2}),
+    "GRU linear first": (
+        "GRU",
+        [SEQUENCE],
+        WEIGHTS[3],
+        {"hidden_size": 6, "outputs": 2, "linear_before_reset": 1},
+    ),
+    "RNN backward": (
+        "RNN",
+        [SEQUENCE],
+        WEIGHTS[1],
+        {"hidden_size": 6, "outputs": 2, "direction": "reverse"},
+    ),
+    "GatherElements": ("GatherElements", [(3, 4)], (np.array([[0, -1], [2, 1]], I),), {"axis": 0}),
+    "GatherND": ("GatherND", [IMAGE], (np.array([[1, 2, -1], [0, 0, 3]], I),), {}),
+    "GatherND in batches": ("GatherND", [IMAGE], (np.array([[[1]], [[-1]]], I),), {"batch_dims": 1}),
+    "ScatterElements": (
+        "ScatterElements",
+        [(3, 4)],
+        (np.array([[0, 2], [2, -3]], I), W((2, 2)).astype(F)),
+        {"axis": 0},
+    ),
+    "ScatterElements add": (
+        "ScatterElements",
+        [(3, 4)],
+        (np.array([[1, 1, -1]], I), W((1, 3)).astype(F)),
+        {"axis": 1, "reduction": "add"},
+    ),
+    "ScatterND": ("ScatterND", [(3, 4)], (np.array([[0], [-1]], I), W((2, 4)).astype(F)), {}),
+    "ScatterND add": (
+        "ScatterND",
+        [(3, 4)],
+        (np.array([[0, 1], [0, 1]], I), W(2).astype(F)),
+        {"reduction": "add"},
+    ),
+    "Trilu": ("Trilu", [(2, 5, 5)], (np.array(1, I),), {"upper": 0}),
+    "IsNaN": ("IsNaN", [IMAGE], (), {"dtype": BOOL}),
     **{op: (op, [IMAGE], (), {}) for op in POINTWISE},
     **{op: (op, [IMAGE], (), {"positive": True}) for op in ("Log", "Sqrt")},
     **{
@@ -228,8 +284,37 @@ def test_operator(name):
 
 
 def test_every_function_has_a_case():
-    elsewhere = {"And", "ConstantOfShape", "Equal", "Not", "Or", "Range", "Where"}
+    elsewhere = {
+        *("And", "Constant", "ConstantOfShape", "Equal", "Not", "OneHot", "Or", "RandomNormalLike"),
+        *("RandomUniformLike", "Range", "Scatter", "TopK", "Where", "Xor"),
+    }
     assert set(FUNCTIONS) - {case[0] for case in CASES.values()} == elsewhere
+
+
+def test_random_numbers_are_of_the_right_kind():
+    proto = model("""g (float[n, c] x) => (float[n, c] y, float[n, c] z) {
+        y = RandomNormalLike<mean = 100.0>(x)  z = RandomUniformLike<low = 3.0, high = 4.0>(x) }""")
+    y, z = OnnxModule(proto)(torch.zeros(50, 20))
+    assert 99 < float(y.mean()) < 101 and 0.9 < float(y.std()) < 1.1
+    assert 3 <= float(z.min()) < float(z.max()) <= 4
+
+
+def test_choices_and_constants():
+    proto = model("""
+        g (float[n, c] x) => (float[n, k] y, int64[n, k] places, float[n, k, 5] hot, bool[n, k] odd)
+        <float[2] values = {-1, 2}>
+        {
+            three = Constant<value_ints = [3]>()
+            five = Constant<value_int = 5>()
+            half = Constant<value_float = 0.5>()
+            y, places = TopK<axis = -1>(x, three)
+            rest = Mod(places, five)
+            hot = OneHot<axis = -1>(rest, five, values)
+            large = Greater(y, half)
+            small = Less(y, half)
+            odd = Xor(large, small)
+        }""")
+    assert_same_answers(proto, [(4, 8)])
 
 
 def test_integers_and_conditions():

@@ -6,14 +6,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any
 
-from onnxmerge.config import Config
+from onnxmerge.config import Config, Recovery
 from onnxmerge.errors import UsageError
 from onnxmerge.method import Method
 from onnxmerge.plan import Plan, Selection
 from onnxmerge.study import Study
 
 # What a plan records of a configuration: the methods, and every option that changes what they compute.
-_RECORDED = ("criterion", "allocation", "compensation", "threshold", "trade_off", "patches", "seed")
+_METHODS = ("criterion", "allocation", "compensation", "threshold", "trade_off", "patches")
+_RECORDED = (*_METHODS, "seed", "recover")
 
 
 def planned(study: Study, plan: Plan) -> Selection:
@@ -41,7 +42,8 @@ def planned(study: Study, plan: Plan) -> Selection:
 
 def recorded(method: Method, config: Config) -> dict[str, object]:
     """The method of a run and its options, as a plan carries them."""
-    return {name: getattr(config, name) for name in _RECORDED} | asdict(method)
+    options = config.as_dict()
+    return {name: options[name] for name in _RECORDED} | asdict(method)
 
 
 def config_of_plan(config: Config, planned: Mapping[str, Any], given: Collection[str] = ()) -> Config:
@@ -60,6 +62,12 @@ def config_of_plan(config: Config, planned: Mapping[str, Any], given: Collection
         raise UsageError(f"a plan takes the place of a budget: give the plan or {config.budget[0]}, not both")
     usual = {f.name: f.default for f in fields(config)}
     own = {name: value for name, value in planned.items() if name in _RECORDED}
+    try:
+        taught = own.pop("recover", None)
+        if taught is not None:
+            own["recover"] = Recovery(**taught)
+    except TypeError as error:
+        raise UsageError(f"this is not a plan: its recovery has unknown options ({error})") from error
     for name, value in own.items():
         asked = getattr(config, name)
         if asked not in (value, "auto") and (name in given or asked != usual[name]):

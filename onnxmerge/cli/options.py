@@ -90,6 +90,8 @@ def config_of(options: argparse.Namespace) -> Config:
         given[name] = tuple(given[name])
     for name in ("shapes", "output_kinds"):
         given[name] = dict(given.get(name, ()))
+    if given.get("recover") == "":
+        given["recover"] = True
     images = {name: getattr(options, name, None) for name in _IMAGES}
     if any(value is not None for value in images.values()):
         given["images"] = ImageOptions(**{k: v for k, v in images.items() if v is not None})
@@ -104,7 +106,7 @@ def in_flags(message: str) -> str:
 _CONFIG = {
     "ratio", "macs", "params", "latency", "tolerance", "criterion", "compensation", "threshold",
     "trade_off", "target", "allocation", "align", "patches", "scope", "skip", "only", "samples", "seed",
-    "depth", "shapes", "output_kinds", "threads", "device",
+    "depth", "shapes", "output_kinds", "recover", "threads", "device",
 }  # fmt: skip
 _IMAGES = ("mean", "std", "scale", "order", "layout", "resize")
 
@@ -146,6 +148,9 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
     _add(method, "--target", "what to align for: auto, cpu, cuda or tensorrt (default %(default)s)",
          default="auto")  # fmt: skip
     _add_scope(method)
+    _add(method, "--recover", "then teach the smaller model by the original, without labels: for a time such "
+         "as 2m, or a number of steps (default: five times as long as the rest, at most 10m; needs torch)",
+         nargs="?", const="", metavar="2m|500")  # fmt: skip
     method.add_argument(
         "--no-depth", dest="depth", action="store_false", help="keep every layer: only make layers narrower"
     )

@@ -25,6 +25,10 @@ def save_curve(report: Sweep, path: Path) -> None:
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     change = figure.subplots()
     change.plot(shares, [point["change"] for point in points], "o-", color="tab:blue", label="change")
+    if any(point["recovered_change"] is not None for point in points):
+        taught = [point["recovered_change"] for point in points]
+        change.plot(shares, taught, "o-", color="tab:green", label="change after recovery")
+        change.legend(loc="upper right")
     change.set_xlabel("share of MACs kept")
     stand_in = ", on stand-in data" if report["stand_in"] else ""
     change.set_ylabel(f"change of the answers{stand_in}", color="tab:blue")

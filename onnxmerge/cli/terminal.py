@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from onnxmerge.report import Inspection, Report, Sweep
+from onnxmerge.study import Recovered
 
 
 class Terminal:
@@ -57,6 +58,8 @@ class Terminal:
                 f"latency: {latency['predicted_ratio']:.1%} predicted, {latency['ratio']:.1%} measured",
                 markup=False,
             )
+        if report.recovery is not None:
+            self._out.print(recovery_line(report.recovery), markup=False)
         if report["emptied"] is not None:
             self._out.print(report["emptied"], markup=False)
         if self._verbose:
@@ -91,9 +94,13 @@ class Terminal:
         if self._quiet:
             return
         change = "change (stand-in data)" if report["stand_in"] else "change"
-        table = Table("MACs kept", "parameters kept", change, "90% bound", "latency")
-        for point in report["points"]:
-            table.add_row(*(f"{point[key]:.2%}" for key in _CURVE))
+        taught = any(point.recovered_change is not None for point in report.points)
+        columns = ("MACs kept", "parameters kept", change, "90% bound", "latency")
+        table = Table(*columns, *(["change after recovery"] if taught else []))
+        for point in report.points:
+            after = [] if point.recovered_change is None else [point.recovered_change]
+            row = (point.macs, point.params, point.change, point.change_upper_90, point.latency, *after)
+            table.add_row(*(f"{figure:.2%}" for figure in row))
         self._out.print(table)
         self._out.print(f"change measured on {report['source']}", markup=False)
         self._warn(report)
@@ -103,7 +110,16 @@ class Terminal:
             self._err.print(f"onnxmerge: warning: {self._words(warning)}", markup=False)
 
 
-_CURVE = ("macs", "params", "change", "change_upper_90", "latency")
+def recovery_line(found: Recovered) -> str:
+    """What came of teaching, in a line."""
+    how = f"{found.steps} steps in {found.seconds:.0f} s, rate {found.learning_rate:.2g}"
+    if not found.taken:
+        return f"recovery: no better on {found.held_out} held-out inputs ({how}); the weights stay"
+    ended = " (interrupted: the best so far)" if found.stopped == "interrupted" else ""
+    return (
+        f"recovery: the error on {found.held_out} held-out inputs went from {found.error_before:.4g} to "
+        f"{found.error_after:.4g} ({how}){ended}"
+    )
 
 
 def before_after(report: Report) -> Table:

@@ -56,6 +56,7 @@ def describe(study: Study, decision: Decision, proof: Proof) -> Report:
         reach=study.explanation.reach,
         calibration=_calibration(study),
         method=MethodFacts(method.criterion, method.allocation, method.compensation, method.why),
+        recovery=decision.recovered,
         config=study.config.as_dict(),
         warnings=tuple(warnings_of(study, decision, proof)),
         seconds=_seconds(study),
@@ -77,12 +78,14 @@ def describe_inspection(study: Study) -> Inspection:
     )
 
 
-def describe_sweep(study: Study, holdout: Holdout, points: Sequence[tuple[Decision, Proof]]) -> Sweep:
-    """The trade-off curve: one entry per budget."""
+def describe_sweep(
+    study: Study, holdout: Holdout, points: Sequence[tuple[Decision, Proof, Parity | None]]
+) -> Sweep:
+    """The trade-off curve: one entry per budget; a further parity is that after teaching."""
     return Sweep(
         schema_version=SCHEMA_VERSION,
         input=_input(study),
-        points=tuple(_point(study, decision, proof) for decision, proof in points),
+        points=tuple(_point(study, *point) for point in points),
         source=measured_on(points[0][1].parity, holdout) if points else study.samples.fit.source,
         stand_in=holdout.stands_in,
         config=study.config.as_dict(),
@@ -182,7 +185,7 @@ def _calibration(study: Study) -> CalibrationFacts:
     return CalibrationFacts(fit.source, len(fit), study.samples.kind, conventions)
 
 
-def _point(study: Study, decision: Decision, proof: Proof) -> Point:
+def _point(study: Study, decision: Decision, proof: Proof, taught: Parity | None) -> Point:
     reached, parity = _reached(study, decision, proof), proof.parity
     return Point(
         macs=reached.macs,
@@ -192,6 +195,7 @@ def _point(study: Study, decision: Decision, proof: Proof) -> Point:
         top1_agreement=parity.top1_agreement,
         relative_error=parity.relative_error,
         latency=reached.latency,
+        recovered_change=None if taught is None else taught.change,
     )
 
 

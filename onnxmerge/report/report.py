@@ -13,6 +13,7 @@ from typing import Any
 from onnxmerge.channels.explain import FrozenEntry, GroupEntry
 from onnxmerge.graph.output import atomic_write
 from onnxmerge.report.headline import Headline
+from onnxmerge.study import Recovered
 from onnxmerge.validation import Latency
 
 SCHEMA_VERSION = 1
@@ -197,6 +198,7 @@ class Report(Document):
         search: None where a budget or a plan was given.
         emptied: what left altogether, in a line; None where every group kept a channel.
         reach: share (0..1) of the multiplications that goes when every group keeps one channel.
+        recovery: what came of teaching by the original; None where that was not asked for.
         config: all options.
         seconds: by stage.
     """
@@ -217,6 +219,7 @@ class Report(Document):
     reach: float
     calibration: CalibrationFacts
     method: MethodFacts
+    recovery: Recovered | None
     config: Mapping[str, Any]
     warnings: tuple[str, ...]
     seconds: Mapping[str, float]
@@ -238,7 +241,11 @@ class Inspection(Document):
 
 @dataclass(frozen=True)
 class Point:
-    """One budget of a sweep: shares of MACs, parameters and time kept, and the change there."""
+    """One budget of a sweep: shares of MACs, parameters and time kept, and the change there.
+
+    Attributes:
+        recovered_change: the change after teaching; None where that was not asked for.
+    """
 
     macs: float
     params: float
@@ -247,6 +254,7 @@ class Point:
     top1_agreement: float | None
     relative_error: float
     latency: float
+    recovered_change: float | None = None
 
 
 @dataclass(frozen=True)

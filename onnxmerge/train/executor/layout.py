@@ -119,20 +119,24 @@ def _mirrored(mode: str, length: int, before: int, after: int) -> Tensor:
     raise ModelError(f"Pad mode {mode} is not covered")
 
 
-def _gather(call: Call, x: Tensor, index: Tensor) -> Tensor:
-    axis = call("axis", 0) % max(x.ndim, 1)
-    index = index.to(x.device).long()
-    index = torch.where(index < 0, index + x.shape[axis], index)
-    chosen = x.index_select(axis, index.flatten())
-    return chosen.reshape([*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]])
-
-
 def _expand(call: Call, x: Tensor, shape: Tensor) -> Tensor:
     return x.expand(torch.broadcast_shapes(x.shape, tuple(integers(shape))))
 
 
 def _shape(call: Call, x: Tensor) -> Tensor:
     return torch.tensor(x.shape, dtype=torch.int64)[call("start", 0) : call("end", None)]
+
+
+def _constant(call: Call) -> Tensor:
+    """The forms that hold plain numbers; a stored tensor is no node any more when a graph gets here."""
+    for name, dtype in (("int", torch.int64), ("float", torch.float32)):
+        for stated in (call(f"value_{name}"), call(f"value_{name}s")):
+            if stated is not None:
+                return torch.tensor(stated, dtype=dtype)
+    value = call("value")
+    if value is None:
+        raise ModelError("a Constant that holds no numbers is not covered")
+    return torch.as_tensor(value.values.copy())
 
 
 def _constant_of_shape(call: Call, shape: Tensor) -> Tensor:
@@ -164,11 +168,11 @@ def _range(call: Call, start: Tensor, limit: Tensor, step: Tensor) -> Tensor:
 
 FUNCTIONS: dict[str, Function] = {
     "Concat": lambda call, *x: torch.cat(x, call("axis", 1)),
+    "Constant": _constant,
     "ConstantOfShape": _constant_of_shape,
     "DepthToSpace": _depth_to_space,
     "Expand": _expand,
     "Flatten": _flatten,
-    "Gather": _gather,
     "Pad": _pad,
     "Range": _range,
     "Reshape": _reshape,

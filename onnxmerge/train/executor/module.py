@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -14,7 +14,7 @@ from onnxmerge.errors import ModelError
 from onnxmerge.graph import canonicalize, export_model
 from onnxmerge.graph.constants import constant_tensor, constant_values
 from onnxmerge.graph.edit import Editor
-from onnxmerge.train.executor import layout, pointwise, resize, sums, windows
+from onnxmerge.train.executor import indexing, layout, pointwise, recurrent, resize, sums, windows
 from onnxmerge.train.executor.call import Call, Function
 
 FUNCTIONS: Mapping[str, Function] = {
@@ -22,6 +22,8 @@ FUNCTIONS: Mapping[str, Function] = {
     **windows.FUNCTIONS,
     **sums.FUNCTIONS,
     **layout.FUNCTIONS,
+    **indexing.FUNCTIONS,
+    **recurrent.FUNCTIONS,
     **resize.FUNCTIONS,
 }
 # Inputs that hold weights, whatever their size; elsewhere a constant of one element is no weight.
@@ -35,6 +37,8 @@ _WEIGHTS = {
     "LayerNormalization": (1, 2),
     "GroupNormalization": (1, 2),
     "PRelu": (1,),
+    "Gather": (0,),
+    **dict.fromkeys(("GRU", "LSTM", "RNN"), (1, 2, 3)),
 }
 _AFFINE = {"Add", "Sub", "Mul", "Div"}
 
@@ -73,7 +77,8 @@ class OnnxModule(nn.Module):
 
     Args:
         proto: the model; it is not changed.
-        outputs: names of the tensors to return, of any in the graph; None: the graph's outputs.
+        outputs: names of the tensors to return, of any in the graph; what they do not need is left out.
+            None: the graph's outputs.
         batch_statistics: whether BatchNormalization uses, and follows, the batches' statistics in training.
 
     Raises:
@@ -91,12 +96,17 @@ class OnnxModule(nn.Module):
         self._proto = proto
         self._graph = canonicalize(proto)
         self.inputs = [x.name for x in self._graph.inputs]
-        own = [y.name for y in self._graph.outputs]
+        self.outputs = own = [y.name for y in self._graph.outputs]
         self._outputs = own if outputs is None else list(outputs)
-        nodes = [node for node in self._graph.nodes if node.op != "Constant"]
-        unknown = sorted({node.op for node in nodes if node.op not in FUNCTIONS or node.domain})
+        nodes = list(self._graph.nodes)
+        if outputs is not None:
+            nodes = _needed(nodes, self._outputs)
+        unknown = not_covered(nodes)
         if unknown:
-            raise ModelError(f"the model cannot be trained: {', '.join(unknown)} is not covered")
+            raise ModelError(
+                f"the model cannot be trained: {', '.join(unknown)} {'is' if len(unknown) == 1 else 'are'} "
+                "not covered"
+            )
         self.steps = nn.ModuleList(Step(node, self._graph.opset or 1, batch_statistics) for node in nodes)
         self._stored: dict[str, tuple[Step, str]] = {}
         made: dict[str, Tensor] = {}
@@ -135,7 +145,7 @@ class OnnxModule(nn.Module):
         values = self.run(dict(zip(self.inputs, inputs, strict=True)), self._outputs)
         return values[0] if len(values) == 1 else tuple(values)
 
-    def run(self, feed: Mapping[str, Tensor], names: list[str]) -> list[Tensor]:
+    def run(self, feed: Mapping[str, Tensor], names: Sequence[str]) -> list[Tensor]:
         """The values of any tensors of the graph, intermediate ones included, by name."""
         values = {**feed, **self._constant_outputs}
         wanted = {*names, *self._outputs}
@@ -152,6 +162,11 @@ class OnnxModule(nn.Module):
         return [name for step in self._steps for name in step.outputs if name]
 
     @property
+    def makers(self) -> dict[str, Step]:
+        """The step that makes a tensor, by the tensor's name."""
+        return {name: step for step in self._steps for name in step.outputs if name}
+
+    @property
     def sums(self) -> list[str]:
         """The names of all sums of two computed tensors: residual streams, where there are any."""
         made = set(self.made)
@@ -161,12 +176,41 @@ class OnnxModule(nn.Module):
     def _steps(self) -> list[Step]:
         return [step for step in self.steps if isinstance(step, Step)]
 
+    @torch.no_grad()
+    def copy_weights(self, other: OnnxModule) -> None:
+        """Take the values that a module of the same file has, as far as it has them."""
+        for name, (step, slot) in other._stored.items():
+            mine = self._stored.get(name)
+            if mine is not None:
+                getattr(mine[0], mine[1]).copy_(getattr(step, slot))
+
     def to_model(self) -> onnx.ModelProto:
         """The model with the weights as they are now; names and everything else as in the original."""
         editor = Editor(self._graph)
         for name, (step, slot) in self._stored.items():
             editor.set_values(editor.tensor(name), getattr(step, slot).detach().cpu().numpy())
         return export_model(editor.graph, self._proto)
+
+
+def not_covered(nodes: Iterable[gs.Node]) -> list[str]:
+    """The operators that torch has no function for here, with their domain where it is not ONNX's own."""
+    return sorted(
+        {
+            f"{node.domain}.{node.op}" if node.domain else node.op
+            for node in nodes
+            if node.op not in FUNCTIONS or node.domain
+        }
+    )
+
+
+def _needed(nodes: Sequence[gs.Node], outputs: Iterable[str]) -> list[gs.Node]:
+    """The nodes that these tensors hang on, in order."""
+    wanted, kept = set(outputs), []
+    for node in reversed(nodes):
+        if wanted.intersection(y.name for y in node.outputs):
+            wanted.update(x.name for x in node.inputs)
+            kept.append(node)
+    return kept[::-1]
 
 
 def _tensor(constant: gs.Tensor) -> Tensor:

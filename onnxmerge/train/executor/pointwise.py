@@ -106,6 +106,7 @@ _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "Exp": torch.exp,
     "Floor": torch.floor,
     "HardSwish": F.hardswish,
+    "IsNaN": torch.isnan,
     "Log": torch.log,
     "Mish": F.mish,
     "Neg": torch.neg,
@@ -134,6 +135,7 @@ _BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "Or": torch.logical_or,
     "Pow": torch.pow,
     "Sub": torch.sub,
+    "Xor": torch.logical_xor,
 }
 FUNCTIONS: dict[str, Function] = {
     **{op: _unary(function) for op, function in _UNARY.items()},
@@ -154,6 +156,9 @@ FUNCTIONS: dict[str, Function] = {
     "Min": _variadic(torch.minimum),
     "Mod": _mod,
     "PRelu": _prelu,
+    # Numbers that nothing can be taught about; what hangs on them is seen to change from run to run.
+    "RandomNormalLike": lambda call, x: torch.randn_like(x) * call("scale", 1.0) + call("mean", 0.0),
+    "RandomUniformLike": lambda call, x: torch.empty_like(x).uniform_(call("low", 0.0), call("high", 1.0)),
     "Selu": _selu,
     "Softmax": _softmax(torch.softmax),
     "Sum": _variadic(torch.add),

@@ -63,7 +63,11 @@ def _instance_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor
 
 def _layer_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
     axis = call("axis", -1) % x.ndim
-    y = F.layer_norm(x, x.shape[axis:], eps=call("epsilon", 1e-5)) * scale
+    shape, epsilon = x.shape[axis:], call("epsilon", 1e-5)
+    if scale.shape == shape and (bias is None or bias.shape == shape):
+        return F.layer_norm(x, shape, scale, bias, epsilon)
+    # ONNX lets them broadcast.
+    y = F.layer_norm(x, shape, eps=epsilon) * scale
     return y if bias is None else y + bias
 
 
