@@ -6,6 +6,7 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
+from onnxmerge.candidates import Builder
 from onnxmerge.errors import UsageError
 from onnxmerge.study import Decision, Recovered, Study
 
@@ -46,8 +47,14 @@ def recovered(study: Study, decision: Decision) -> Decision:
     names = ("taken", "error_before", "error_after", "steps", "seconds", "learning_rate", "stopped")
     facts = {name: getattr(found, name) for name in names}
     outcome = Recovered(**facts, taught_on=len(teach), held_out=len(held_out))
-    taught = replace(decision.tried, model=found.model)
-    return replace(decision, candidate=taught, tried=taught, recovered=outcome)
+    if found.taken:
+        taught = replace(decision.tried, model=found.model)
+        return replace(decision, candidate=taught, tried=taught, recovered=outcome)
+    if decision.fit_on == "rest":
+        # Nothing was taught: what is written is fitted to all of the data, as without recovery.
+        everything = Builder.of(study, study.samples.fit).of_widths(decision.candidate.selection)
+        return replace(decision, candidate=everything, fit_on="all", recovered=outcome)
+    return replace(decision, recovered=outcome)
 
 
 def trainer() -> Any:

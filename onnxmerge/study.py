@@ -73,11 +73,16 @@ class Study:
 
     def holdout(self) -> Holdout:
         """What the change is measured on."""
-        return Holdout.of(self.samples, self.config.seed, fits=self.method.fits_data)
+        return Holdout.of(self.samples, self.config.seed, fits=self._learns)
 
     def holdout_of_sweep(self) -> Holdout:
         """The same with more to measure on: the points of a curve are compared with one another."""
-        return Holdout.of(self.samples, self.config.seed, fits=self.method.fits_data, share=CHOOSING)
+        return Holdout.of(self.samples, self.config.seed, fits=self._learns, share=CHOOSING)
+
+    @property
+    def _learns(self) -> bool:
+        """Whether anything is fitted to the values of the data, or learned from them."""
+        return self.method.fits_data or self.config.recovery is not None
 
     def without(self, names: Collection[str]) -> Study:
         """The same with fewer groups to choose from."""

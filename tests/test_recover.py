@@ -1,0 +1,127 @@
+"""Recovery as a part of a run: what is taught, what is written, what is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+import onnxmerge
+from onnxmerge import recovery
+from onnxmerge.cli import main
+from onnxmerge.config import Config, Recovery
+from onnxmerge.errors import UsageError
+from onnxmerge.pipeline import analysed
+from onnxmerge.progress import Clock
+
+MODELS = Path(__file__).parents[1] / "models"
+DIGITS = MODELS / "digits.onnx"
+CALIB = MODELS / "digits_calib.npz"
+IMAGES = np.load(CALIB)["image"]
+# So small a net is left so wrong by plain removal that a few steps help.
+RUN = {"calibration": IMAGES[:256], "macs": 0.4, "compensation": "none", "criterion": "l1", "threads": 1}
+
+
+def written(result: onnxmerge.Result) -> bytes:
+    return result.model.SerializeToString(deterministic=True)
+
+
+@pytest.fixture(scope="module")
+def taught():
+    return onnxmerge.optimize(DIGITS, recover=60, **RUN)
+
+
+def test_what_is_taught_is_better_on_samples_that_nothing_was_learned_from(taught):
+    plain = onnxmerge.optimize(DIGITS, **RUN).report
+    report = taught.report
+    assert report.recovery.taken and report.recovery.error_after < report.recovery.error_before
+    assert report.recovery.steps <= 60 and report.recovery.stopped == "steps"
+    assert report.parity.change < plain.parity.change
+    # Taught on, deciding, judging: no sample twice.
+    recovered = report.recovery
+    judged = report.parity.samples
+    assert report.parity.basis == "held out"
+    assert recovered.taught_on + recovered.held_out + judged == 256
+    assert [g.after for g in report.groups] == [g["after"] for g in plain["groups"]]
+
+
+def test_steps_give_the_same_bytes_and_a_plan_gives_them_again(taught):
+    assert written(onnxmerge.optimize(DIGITS, recover=60, **RUN)) == written(taught)
+    plan = onnxmerge.Plan.from_json(taught.plan.to_json())
+    again = onnxmerge.optimize(DIGITS, plan=plan, calibration=IMAGES[:256], threads=1)
+    assert written(again) == written(taught)
+
+
+def test_what_is_not_better_is_what_would_be_written_without(monkeypatch):
+    real = recovery.trainer().recover
+
+    def in_vain(teacher, student, *rest, **options):
+        from dataclasses import replace
+
+        return replace(real(teacher, student, *rest, **options), taken=False, model=student)
+
+    monkeypatch.setattr(recovery.trainer(), "recover", in_vain)
+    options = {"calibration": IMAGES[:128], "macs": 0.5, "threads": 1}
+    found = onnxmerge.optimize(DIGITS, recover=5, **options)
+    assert written(found) == written(onnxmerge.optimize(DIGITS, **options))
+    assert not found.report.recovery.taken
+
+
+def test_the_samples_that_judge_are_not_learned_from(monkeypatch):
+    seen = {}
+    real = recovery.trainer().recover
+
+    def watched(teacher, student, fit, held_out, *rest, **options):
+        seen["parts"] = [{row.tobytes() for f in d.feeds() for row in f["image"]} for d in (fit, held_out)]
+        return real(teacher, student, fit, held_out, *rest, **options)
+
+    monkeypatch.setattr(recovery.trainer(), "recover", watched)
+    config = Config(macs=0.5, recover=2, threads=1)
+    study = analysed(DIGITS, IMAGES[:128], None, config, Clock())
+    judged = {row.tobytes() for f in study.holdout().judged.feeds() for row in f["image"]}
+    onnxmerge.optimize(DIGITS, calibration=IMAGES[:128], config=config)
+    assert not judged & set.union(*seen["parts"]) and not set.intersection(*seen["parts"])
+
+
+def test_the_command_line_says_what_came_of_it(tmp_path, capsys):
+    arguments = ["--macs", "0.4", "--criterion", "l1", "--compensation", "none", "--calib", str(CALIB)]
+    report = tmp_path / "report.json"
+    out = tmp_path / "out.onnx"
+    more = ["--samples", "96", "--recover", "20", "--threads", "1", "--report", str(report)]
+    assert main([str(DIGITS), str(out), *arguments, *more]) == 0
+    assert "recovery: " in capsys.readouterr().out
+    content = json.loads(report.read_text())
+    assert content["recovery"]["steps"] == 20 and content["config"]["recover"]["steps"] == 20
+
+
+@pytest.mark.parametrize("value", ["2x", "-3", 0, 1.5, "0"])
+def test_a_bound_that_is_none_is_refused(value):
+    with pytest.raises(UsageError, match="recover="):
+        Config(recover=value)
+
+
+def test_what_recover_may_be():
+    assert Config(recover="90s").recovery == Recovery(seconds=90.0)
+    assert Config(recover="2m").recovery == Recovery(seconds=120.0)
+    assert Config(recover=300).recovery == Recovery(steps=300)
+    assert Config(recover=True).recovery == Recovery() and Config(recover=False).recovery is None
+
+
+def test_without_torch_the_run_says_so_before_it_begins(monkeypatch):
+    def missing(name):
+        raise ImportError("No module named 'torch'")
+
+    monkeypatch.setattr(recovery, "import_module", missing)
+    with pytest.raises(UsageError, match=r"recover= needs torch.*onnxmerge\[train\]"):
+        onnxmerge.optimize(DIGITS, macs=0.5, recover=True)
+
+
+def test_a_sweep_shows_both_curves():
+    options = {key: value for key, value in RUN.items() if key != "macs"}
+    report = onnxmerge.sweep(DIGITS, steps=(0.6, 0.4), recover=20, **options)
+    assert all(point.recovered_change is not None for point in report.points)
+    assert report.points[-1].recovered_change <= report.points[-1].change
