@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnxmerge.cli import main
+from onnxmerge.cli.options import config_of, optimize_parser
+from onnxmerge.config import Config
 
 MODELS = Path(__file__).parents[1] / "models"
 DIGITS = MODELS / "digits.onnx"
@@ -436,3 +439,23 @@ def test_a_file_named_like_a_verb_is_a_file(tmp_path, monkeypatch):
     (tmp_path / "inspect").write_bytes(DIGITS.read_bytes())
     assert run("./inspect", "out.onnx", "--ratio", 0.5, "--calib", CALIB, "-q", *FAST) == 0
     assert leftovers(tmp_path) == ["inspect", "out.onnx"]
+
+
+def test_help_names_the_defaults_of_the_configuration():
+    """They stand in Config alone; the help repeats them, so that it needs no heavy imports."""
+    text = " ".join(optimize_parser().format_help().split())
+    usual = Config()
+    stated = {
+        "trade_off": r"BatchNorm shift \(default ([^);]+)",
+        "align": r"without waste \(default ([^);]+)",
+        "target": r"cuda or tensorrt \(default ([^);]+)",
+        "seed": r"random choice \(default ([^);]+)",
+        "samples": r"at most N samples \(default ([^);]+)",
+        "patches": r"for least squares \(default ([^);]+)",
+        "device": r"--device auto\|cpu\|cuda \(default ([^);]+)",
+    }
+    for name, pattern in stated.items():
+        found = re.search(pattern, text)
+        assert found is not None and found[1] == str(getattr(usual, name)), name
+    options = optimize_parser().parse_args(["in.onnx", "out.onnx"])
+    assert config_of(options) == usual

@@ -48,7 +48,9 @@ def optimize_parser() -> argparse.ArgumentParser:
     _add_data(parser)
     _add_evaluation(parser)
     running = _add_running(parser)
-    running.add_argument("--no-clobber", action="store_true", help="refuse to replace an existing OUT")
+    running.add_argument(
+        "--no-clobber", action="store_true", default=False, help="refuse to replace an existing OUT"
+    )
     return parser
 
 
@@ -68,7 +70,7 @@ def sweep_parser() -> argparse.ArgumentParser:
     )
     _add(parser, "--steps", "shares of MACs kept (default %(default)s)", type=_numbers,
          default=(0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3), metavar="0.9,0.8,...")  # fmt: skip
-    _add(parser, "--plot", "write the curve as a picture (.png, .svg or .pdf)", metavar="FILE")
+    _add(parser, "--plot", "write the curve as a picture (.png, .svg or .pdf)", default=None, metavar="FILE")
     _add_method(parser)
     _add_data(parser)
     _add_evaluation(parser)
@@ -86,8 +88,6 @@ def config_of(options: argparse.Namespace) -> Config:
     from onnxmerge.data import ImageOptions
 
     given = {name: value for name, value in vars(options).items() if name in _CONFIG}
-    for name in ("skip", "only"):
-        given[name] = tuple(given[name])
     for name in ("shapes", "output_kinds"):
         given[name] = dict(given.get(name, ()))
     if given.get("recover") == "":
@@ -122,6 +122,8 @@ def _parser(prog: str, description: str) -> argparse.ArgumentParser:
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        # What is not given keeps the default of Config, which stands there alone; help repeats it in words.
+        argument_default=argparse.SUPPRESS,
     )
     parser.add_argument("model", metavar="IN", help="the model; it is never changed")
     return parser
@@ -134,19 +136,17 @@ def _add(group: Group, flag: str, text: str, **how: Any) -> None:
 def _add_method(parser: argparse.ArgumentParser) -> None:
     method = parser.add_argument_group("how it is done")
     _add(method, "--criterion", "reconstruction, l1, l2, gm or random (default: reconstruction where there "
-         "are data, else l1)", default="auto")  # fmt: skip
+         "are data, else l1)")  # fmt: skip
     _add(method, "--compensation", "lstsq, gaussian, merge, bias or none (default: lstsq where there are "
-         "data, else gaussian where BatchNorm survived, else merge)", default="auto")  # fmt: skip
+         "data, else gaussian where BatchNorm survived, else merge)")  # fmt: skip
     _add(method, "--threshold", "merge: smallest cosine that is merged", type=float, metavar="T")
-    _add(method, "--lambda", "merge: weight of the cosine against the BatchNorm shift (default %(default)s)",
-         dest="trade_off", type=float, default=0.85, metavar="L")  # fmt: skip
-    _add(method, "--allocation", "curves, uniform or global (default: curves, under --ratio uniform)",
-         default="auto")  # fmt: skip
+    _add(method, "--lambda", "merge: weight of the cosine against the BatchNorm shift (default 0.85)",
+         dest="trade_off", type=float.85, metavar="L")  # fmt: skip
+    _add(method, "--allocation", "curves, uniform or global (default: curves, under --ratio uniform)")  # fmt: skip
     _add(method, "--align", "widths are multiples of N where a group is that wide, auto: of what the target "
-         "computes without waste (default %(default)s; never under --ratio)",
-         type=_align, default="auto", metavar="auto|N")  # fmt: skip
-    _add(method, "--target", "what to align for: auto, cpu, cuda or tensorrt (default %(default)s)",
-         default="auto")  # fmt: skip
+         "computes without waste (default auto; never under --ratio)",
+         type=_align, metavar="auto|N")  # fmt: skip
+    _add(method, "--target", "what to align for: auto, cpu, cuda or tensorrt (default auto)")  # fmt: skip
     _add_scope(method)
     _add(method, "--recover", "then teach the smaller model by the original, without labels: for a time such "
          "as 2m, or a number of steps (default: five times as long as the rest, at most 10m; needs torch)",
@@ -158,7 +158,7 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
 
 def _add_scope(group: Group) -> None:
     several = {"nargs": "+", "action": "extend", "default": [], "metavar": "GLOB"}
-    _add(group, "--scope", "all, or chain: only groups not coupled by a sum or a concat", default="all")
+    _add(group, "--scope", "all, or chain: only groups not coupled by a sum or a concat")
     _add(group, "--skip", "leave groups that touch these nodes or tensors whole", **several)
     _add(group, "--only", "touch only groups with these nodes or tensors", **several)
 
@@ -166,15 +166,15 @@ def _add_scope(group: Group) -> None:
 def _add_shape(group: Group) -> None:
     _add(group, "--shape", "input shapes for made-up inputs", dest="shapes", type=_shape, nargs="+",
          action="extend", default=[], metavar="NAME=1,3,224,224")  # fmt: skip
-    _add(group, "--seed", "of every random choice (default %(default)s)", type=int, default=0, metavar="S")
+    _add(group, "--seed", "of every random choice (default 0)", type=int, metavar="S")
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
-    _add(data, "--calib", ".npz, .npy, a folder of those, or a folder of images", metavar="PATH")
-    _add(data, "--samples", "use at most N samples (default %(default)s)", type=int, default=512, metavar="N")
-    _add(data, "--patches", "rows per layer for least squares (default %(default)s)", type=int,
-         default=40_000, metavar="N")  # fmt: skip
+    _add(data, "--calib", ".npz, .npy, a folder of those, or a folder of images", default=None,
+         metavar="PATH")  # fmt: skip
+    _add(data, "--samples", "use at most N samples (default 512)", type=int, metavar="N")
+    _add(data, "--patches", "rows per layer for least squares (default 40000)", type=int, metavar="N")
     _add_shape(data)
     _add(data, "--mean", "images become (x*scale - mean)/std", type=_numbers, metavar="M")
     _add(data, "--std", "with x in 0..255", type=_numbers, metavar="S")
@@ -187,7 +187,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 def _add_evaluation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("measuring")
-    _add(group, "--eval-calib", "measure parity on these instead of the calibration data", metavar="PATH")
+    _add(group, "--eval-calib", "measure parity on these instead of the calibration data", default=None,
+         metavar="PATH")  # fmt: skip
     _add(group, "--output-kind", "how an output is judged, where the guess is wrong: classes by the highest "
          "score, probabilities by how much of them moves, values by |y' - y| / |y|, integers by how many "
          "differ; the report says how each was judged, and why", dest="output_kinds", type=_kind, nargs="+",
@@ -197,10 +198,12 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
 def _add_running(parser: argparse.ArgumentParser) -> Group:
     running = parser.add_argument_group("running and reporting")
     _add(running, "--threads", "of onnxruntime (default: all processors)", type=int, metavar="N")
-    _add(running, "--device", "(default %(default)s)", default="auto", metavar="auto|cpu|cuda")
-    _add(running, "--report", "write what was found as JSON", metavar="FILE")
-    running.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
-    running.add_argument("-v", "--verbose", action="store_true", help="print more: every group and reason")
+    _add(running, "--device", "(default auto)", metavar="auto|cpu|cuda")
+    _add(running, "--report", "write what was found as JSON", default=None, metavar="FILE")
+    running.add_argument("-q", "--quiet", action="store_true", default=False, help="print nothing but errors")
+    running.add_argument(
+        "-v", "--verbose", action="store_true", default=False, help="print more: every group and reason"
+    )
     return running
 
 
