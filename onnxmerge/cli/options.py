@@ -141,8 +141,8 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
          "data, else gaussian where BatchNorm survived, else merge)")  # fmt: skip
     _add(method, "--threshold", "merge: smallest cosine that is merged", type=float, metavar="T")
     _add(method, "--lambda", "merge: weight of the cosine against the BatchNorm shift (default 0.85)",
-         dest="trade_off", type=float.85, metavar="L")  # fmt: skip
-    _add(method, "--allocation", "curves, uniform or global (default: curves, under --ratio uniform)")  # fmt: skip
+         dest="trade_off", type=float, metavar="L")  # fmt: skip
+    _add(method, "--allocation", "curves, uniform or global (default: curves, under --ratio uniform)")
     _add(method, "--align", "widths are multiples of N where a group is that wide, auto: of what the target "
          "computes without waste (default auto; never under --ratio)",
          type=_align, metavar="auto|N")  # fmt: skip
