@@ -146,7 +146,7 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
     _add(method, "--align", "widths are multiples of N where a group is that wide, auto: of what the target "
          "computes without waste (default auto; never under --ratio)",
          type=_align, metavar="auto|N")  # fmt: skip
-    _add(method, "--target", "what to align for: auto, cpu, cuda or tensorrt (default auto)")  # fmt: skip
+    _add(method, "--target", "what to align for: auto, cpu, cuda or tensorrt (default auto)")
     _add_scope(method)
     _add(method, "--recover", "then teach the smaller model by the original, without labels: for a time such "
          "as 2m, or a number of steps (default: five times as long as the rest, at most 10m; needs torch)",
