@@ -15,11 +15,10 @@ from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
 
+from onnxmerge import limits
+
 # A decorator for functions that are mostly linear algebra; onnxruntime keeps its own threads.
 one_blas_thread = threadpool_limits.wrap(limits=1, user_api="blas")
-
-# What the batches that are worked on at the same time may take together, in bytes.
-MOST_AT_WORK = 640 << 20
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -27,7 +26,7 @@ R = TypeVar("R")
 
 def side_by_side(threads: int, bytes_each: int) -> int:
     """How many batches are worked on at a time, of which each takes ``bytes_each`` of memory."""
-    return max(min(threads, MOST_AT_WORK // max(bytes_each, 1)), 1)
+    return max(min(threads, limits.LIMITS.at_work // max(bytes_each, 1)), 1)
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
