@@ -3,31 +3,49 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxmerge.config import Config
-    from onnxmerge.data import ImageOptions
+    from onnxmerge.data import Dataset, ImageOptions
     from onnxmerge.errors import OnnxMergeError
-    from onnxmerge.pipeline import Result, optimize
+    from onnxmerge.pipeline import Result, inspect, optimize, sweep
     from onnxmerge.plan import Plan
-    from onnxmerge.report import Report
+    from onnxmerge.report import Inspection, Report, Sweep
 
 __version__ = "0.1.0"
 # Loaded on first use: the command line answers --help and Ctrl-C before onnxruntime is imported.
 _HOMES = {
     "Config": "onnxmerge.config",
+    "Dataset": "onnxmerge.data",
     "ImageOptions": "onnxmerge.data",
+    "Inspection": "onnxmerge.report",
     "OnnxMergeError": "onnxmerge.errors",
     "Plan": "onnxmerge.plan",
     "Report": "onnxmerge.report",
     "Result": "onnxmerge.pipeline",
+    "Sweep": "onnxmerge.report",
+    "inspect": "onnxmerge.pipeline",
     "optimize": "onnxmerge.pipeline",
+    "sweep": "onnxmerge.pipeline",
 }
-__all__ = ["Config", "ImageOptions", "OnnxMergeError", "Plan", "Report", "Result", "optimize"]
+__all__ = [
+    "Config",
+    "Dataset",
+    "ImageOptions",
+    "Inspection",
+    "OnnxMergeError",
+    "Plan",
+    "Report",
+    "Result",
+    "Sweep",
+    "inspect",
+    "optimize",
+    "sweep",
+]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'onnxmerge' has no attribute '{name}'")

@@ -7,11 +7,25 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from dataclasses import fields
+from typing import Any, TypeVar
 
 import numpy as np
 
 from onnxmerge.errors import UsageError
+
+T = TypeVar("T")
+
+
+def made(cls: type[T], options: Mapping[str, Any]) -> T:
+    """A method from the options that it has.
+
+    Args:
+        cls: a dataclass whose fields are its options.
+        options: all options of a run by name; those that ``cls`` has no field for are not its own.
+    """
+    own = [f.name for f in fields(cls) if f.init and f.name in options]  # type: ignore[arg-type]
+    return cls(**{name: options[name] for name in own})
 
 
 def number(name: str, value: Any, what: str, fits: Callable[[float], bool]) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 from onnxmerge.allocation import ALLOCATIONS
 from onnxmerge.allocation.targets import TARGETS
 from onnxmerge.arguments import flag, lengths, named, number, refused, texts, whole, word
-from onnxmerge.compensation import COMPENSATIONS
+from onnxmerge.compensation import COMPENSATIONS, LeastSquares, Merge
 from onnxmerge.criteria import CRITERIA
 from onnxmerge.data import ImageOptions
 from onnxmerge.errors import UsageError
@@ -19,14 +19,18 @@ from onnxmerge.validation import KINDS
 
 DEFAULT_TOLERANCE = 0.01
 BUDGETS = ("ratio", "macs", "params", "latency")
-_WORDS = {
-    "criterion": ("auto", *CRITERIA),
-    "compensation": ("auto", "lstsq", *COMPENSATIONS),
-    "allocation": ("auto", *ALLOCATIONS),
-    "target": ("auto", *TARGETS),
-    "scope": ("all", "chain"),
-    "device": DEVICES,
-}
+
+
+def _words() -> dict[str, tuple[str, ...]]:
+    """What options that are words may be, methods as the tables name them now."""
+    return {
+        "criterion": ("auto", *CRITERIA),
+        "compensation": ("auto", *COMPENSATIONS),
+        "allocation": ("auto", *ALLOCATIONS),
+        "target": ("auto", *TARGETS),
+        "scope": ("all", "chain"),
+        "device": DEVICES,
+    }
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,8 @@ class Config:
     tolerance: float | None = None
     criterion: str = "auto"
     compensation: str = "auto"
-    threshold: float | None = None
-    trade_off: float = 0.85
+    threshold: float | None = Merge.threshold
+    trade_off: float = Merge.trade_off
     allocation: str = "auto"
     align: int | str = "auto"
     target: str = "auto"
@@ -79,7 +83,7 @@ class Config:
     skip: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     samples: int = 512
-    patches: int = 40_000
+    patches: int = LeastSquares.patches
     seed: int = 0
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     images: ImageOptions | None = None
@@ -113,7 +117,7 @@ class Config:
         check("trade_off", number, "a number from 0 to 1", lambda v: 0 <= v <= 1)
         if not (isinstance(self.align, str) and self.align == "auto"):
             check("align", whole, 1, "'auto' or a whole number of at least 1")
-        for name, known in _WORDS.items():
+        for name, known in _words().items():
             check(name, word, known)
         check("depth", flag)
         for name in ("skip", "only"):

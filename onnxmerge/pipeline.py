@@ -1,7 +1,6 @@
 """From a model to a smaller one that answers almost as before: the stages in order.
 
-``optimize`` is the whole story: prepare (load, data, analyse), decide (score, select, compensate,
-rewrite, at one budget or searching for one), prove (check, parity, latency), describe.
+load, gather data, analyse -> collect, score, allocate -> reconstruct, rewrite -> verify -> report.
 """
 
 from __future__ import annotations
@@ -9,24 +8,41 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from onnxmerge.budgets import decide, in_new_sessions
+from onnxmerge import budgets
+from onnxmerge.budgets.latency import SESSIONS
+from onnxmerge.candidates import Builder, budget_of, score, shortfall
+from onnxmerge.channels.analysis import Analysis
+from onnxmerge.channels.explain import explain
+from onnxmerge.channels.scope import in_scope
 from onnxmerge.config import Config
-from onnxmerge.deadline import SESSIONS
-from onnxmerge.errors import InternalError, ModelError, ToleranceExceeded, UsageError
+from onnxmerge.data.dataset import Dataset
+from onnxmerge.data.gather import Reading, gather
+from onnxmerge.data.holdout import Holdout
+from onnxmerge.errors import BudgetError, InternalError, ModelError, ToleranceExceeded, UsageError
 from onnxmerge.graph.external_weights import Scratch
+from onnxmerge.graph.files import load
 from onnxmerge.graph.output import copy_file, save
-from onnxmerge.method import as_planned, recorded
-from onnxmerge.plan import Plan
-from onnxmerge.preparation import prepare
+from onnxmerge.method import choose_method
+from onnxmerge.plan import Plan, Selection
 from onnxmerge.progress import Clock, Progress
-from onnxmerge.report import Report, describe, describe_inspection, describe_sweep
-from onnxmerge.stages import SEARCHED, Decision, Prepared, Proof, Trial
-from onnxmerge.validation import check_model, compare_latency, middle
+from onnxmerge.report import Inspection, Report, Sweep, describe, describe_inspection, describe_sweep
+from onnxmerge.rewrite import masked
+from onnxmerge.runtime import Runtime
+from onnxmerge.study import Candidate, Decision, Proof, Source, Study
+from onnxmerge.validation import (
+    check_model,
+    compare_latency,
+    equals_mask,
+    median_of_sessions,
+    misjudged,
+    output_kinds,
+)
 
 # The largest change on made-up inputs that is written without being asked for.
 MOST_BLIND_CHANGE = 0.2
@@ -37,8 +53,8 @@ class Result:
     """What ``optimize`` gives back.
 
     Attributes:
-        model: the smaller model, or the input model where nothing was removed. The weights of a large
-            one are references to files that are there as long as this object is; ``save`` writes all.
+        model: the smaller model, or the input model where nothing was removed. The weights of a large one
+            are references to files that are there as long as this object is; ``save`` writes all.
         report: before and after, parity, latency, groups, what was frozen and why.
         plan: the decisions; ``optimize(model, plan=...)`` applies them again.
         unchanged_file: the input file, where it is the result as it stands.
@@ -94,24 +110,12 @@ def optimize(
     """
     config = configured(config, options)
     if plan is not None:
-        config = as_planned(config, plan.method, options)
-    clock = Clock(progress)
-    prepared = prepare(model, calibration, evaluation, config, clock)
-    decision = decide(prepared, plan)
-    proof = prove(prepared, decision)
-    report = describe(prepared, decision, proof)
-    kept = {name: tuple(int(i) for i in keep) for name, keep in decision.candidate.selection.keep.items()}
-    method = recorded(prepared.method, config) | {"fit_on": decision.fit_on}
-    unchanged_file = prepared.loaded.path if decision.unchanged and prepared.loaded.self_contained else None
-    output = prepared.loaded.proto if decision.unchanged else decision.candidate.model
-    return Result(
-        output,
-        report,
-        Plan(prepared.loaded.sha256, kept, method),
-        unchanged_file,
-        external=not prepared.loaded.self_contained,
-        scratch=prepared.loaded.scratch if decision.unchanged else decision.candidate.scratch,
-    )
+        config = budgets.config_of_plan(config, plan.method, options)
+    study = analysed(model, calibration, evaluation, config, Clock(progress))
+    decision = decided(study) if plan is None else applied(study, plan)
+    decision = without_misjudged(study, decision)
+    proof = proven(study, decision)
+    return _result(study, decision, describe(study, decision, proof))
 
 
 def inspect(
@@ -120,14 +124,14 @@ def inspect(
     config: Config | None = None,
     progress: Progress | None = None,
     **options: Any,
-) -> Report:
+) -> Inspection:
     """Which channels of a model could be removed, and what stays and why; nothing is changed.
 
     Raises:
         OnnxMergeError: one of its subclasses, see ``onnxmerge.errors``.
     """
     config = configured(config, options | {"samples": 1})
-    return describe_inspection(prepare(model, None, None, config, Clock(progress), generic=False))
+    return describe_inspection(analysed(model, None, None, config, Clock(progress), generic=False))
 
 
 def sweep(
@@ -139,7 +143,7 @@ def sweep(
     config: Config | None = None,
     progress: Progress | None = None,
     **options: Any,
-) -> Report:
+) -> Sweep:
     """The trade-off curve: for shares of MACs kept the measured change and latency; writes no model.
 
     Without evaluation data the change is measured on a part of the data that is held out. Shares that
@@ -148,19 +152,20 @@ def sweep(
     Raises:
         OnnxMergeError: one of its subclasses, see ``onnxmerge.errors``.
     """
-    config = configured(config, options)
-    clock = Clock(progress)
-    prepared = prepare(model, calibration, evaluation, config, clock)
-    trial = Trial.of(prepared, *SEARCHED)
-    recipe = prepared.recipe(trial.fit)
+    study = analysed(model, calibration, evaluation, configured(config, options), Clock(progress))
+    holdout = study.holdout_of_sweep()
+    scores, builder = score(study, holdout.fit), Builder.of(study, holdout.fit)
     points = []
     for number, share in enumerate(sorted({float(s) for s in steps}, reverse=True)):
-        clock.step("sweep", number, len(steps))
-        if share >= recipe.smallest("macs"):
-            candidate = recipe.at("macs", share)
-            decision = Decision(candidate, trial, candidate, None, unchanged=False)
-            points.append((decision, measured(prepared, decision)))
-    return describe_sweep(prepared, trial, points)
+        study.clock.step("sweep", number, len(steps))
+        try:
+            selection = budgets.within_share(study, scores, "macs", share)
+        except BudgetError:
+            continue
+        candidate = builder.of_widths(selection)
+        decision = Decision(candidate, holdout, candidate, unchanged=False)
+        points.append((decision, measured(study, decision)))
+    return describe_sweep(study, holdout, points)
 
 
 def configured(config: Config | None, options: dict[str, Any]) -> Config:
@@ -175,7 +180,142 @@ def configured(config: Config | None, options: dict[str, Any]) -> Config:
         raise UsageError(f"unknown option: {error}") from error
 
 
-def prove(prepared: Prepared, decision: Decision) -> Proof:
+def analysed(
+    model: Any, calibration: Any, evaluation: Any, config: Config, clock: Clock, *, generic: bool = True
+) -> Study:
+    """Load the model, gather the data, find the channels, and choose the method.
+
+    Args:
+        generic: whether generic images may stand in for data that were not given.
+    """
+    runtime = Runtime.create(config.device, config.threads)
+    with clock("load"):
+        loaded = load(model)
+        warnings = (*check_model(loaded.proto), *([runtime.note] if runtime.note else []))
+        kinds = output_kinds(loaded.proto, config.output_kinds)
+        source = Source(loaded, runtime.session(loaded.proto), kinds, warnings)
+    with clock("data"):
+        reading = Reading(config.images, config.samples, config.shapes, config.seed, generic)
+        samples, plausible = gather(
+            loaded.proto, source.session, runtime, calibration, evaluation, source.class_scores, reading
+        )
+    with clock("analyse"):
+        analysis = Analysis.of(loaded, partial(runtime.trace, feed=next(iter(samples.fit.feeds(batch=1)))))
+        explanation = explain(analysis.channels, analysis.cost)
+        analysis = analysis.with_channels(in_scope(analysis.channels, config.scope, config.skip, config.only))
+    method = choose_method(config, analysis, samples.kind)
+    return Study(source, samples, plausible, analysis, explanation, method, config, runtime, clock)
+
+
+def decided(study: Study) -> Decision:
+    """What the budget asks for: collect and score once, allocate, then reconstruct and rewrite.
+
+    The change is measured on samples that nothing was fitted to; what is written is fitted to all.
+
+    Raises:
+        BudgetError: the budget cannot be met.
+    """
+    if study.config.budget is None:
+        return _searched(study)
+    kind, value = study.config.budget
+    budgets.refuse_in_vain(study, kind, value)
+    holdout = study.holdout()
+    scores = score(study, holdout.fit)
+    predicted = None
+    try:
+        if kind == "latency":
+            selection, predicted = budgets.within_latency(study, scores, holdout, value)
+        else:
+            selection = budgets.within_share(study, scores, kind, value)
+    except BudgetError as error:
+        raise budgets.with_reasons(error, study) from error
+    tried = Builder.of(study, holdout.fit).of_widths(selection)
+    whole = holdout.fit is study.samples.fit
+    candidate = tried if whole else Builder.of(study, study.samples.fit).of_widths(selection)
+    return _decision(study, candidate, holdout, tried, predicted=predicted)
+
+
+def _searched(study: Study) -> Decision:
+    """As little as the tolerance allows, sought on a part of the data and rebuilt with all of it.
+
+    Where that falls outside of the tolerance, the part's candidate stays.
+    """
+    holdout = study.holdout().for_search(study.config.seed)
+    sought = budgets.within_tolerance(study, score(study, holdout.fit), holdout)
+    if sought is None:
+        nothing = Builder.of(study, holdout.fit).cut(Selection({}))
+        return _decision(study, nothing, holdout, nothing)
+    candidate = Builder.of(study, study.samples.fit).of_widths(sought.candidate.selection)
+    if budgets.chosen_change(study, candidate, holdout).change > study.tolerance:
+        return _decision(study, sought.candidate, holdout, sought.candidate, sought=sought, fit_on="part")
+    tried = candidate if study.samples.evaluation is not None else sought.candidate
+    return _decision(study, candidate, holdout, tried, sought=sought)
+
+
+def applied(study: Study, plan: Plan) -> Decision:
+    """What a plan says, made as it was made.
+
+    Raises:
+        UsageError: the plan does not belong to the model.
+    """
+    selection, fit_on = budgets.planned(study, plan), str(plan.method.get("fit_on", "all"))
+    holdout = study.holdout()
+    candidate = Builder.of(study, _fitted(study, fit_on)).of_selection(selection)
+    same = fit_on == "all" and holdout.fit is study.samples.fit
+    tried = candidate if same else Builder.of(study, holdout.fit).of_selection(selection)
+    return _decision(study, candidate, holdout, tried, planned=True, fit_on=fit_on)
+
+
+def _fitted(study: Study, fit_on: str) -> Dataset:
+    """The samples that what is written is fitted to."""
+    return study.samples.fit if fit_on == "all" else study.holdout().for_search(study.config.seed).fit
+
+
+def _decision(
+    study: Study, candidate: Candidate, holdout: Holdout, tried: Candidate, **found: Any
+) -> Decision:
+    unchanged = not study.analysis.removed(candidate.selection).any()
+    left = None
+    if study.config.budget is not None and study.config.latency is None:
+        left = shortfall(study, budget_of(study, *study.config.budget), candidate.selection)
+    return Decision(candidate, holdout, tried, unchanged, shortfall=left, **found)
+
+
+def without_misjudged(study: Study, decision: Decision) -> Decision:
+    """The decision, if its candidate answers like its masked reference; else one that leaves groups whole.
+
+    Raises:
+        BudgetError: the budget cannot be met with the groups whose removal equals their mask.
+    """
+    if decision.unchanged:
+        return decision
+    feed = next(iter(study.samples.fit.feeds(batch=1)))
+
+    def agrees(candidate: Candidate) -> bool:
+        reference = masked(study.analysis, candidate.selection, candidate.folds)
+        return equals_mask(candidate.model, reference, feed, study.runtime)
+
+    candidate, builder = decision.candidate, Builder.of(study, _fitted(study, decision.fit_on))
+    with study.clock("check"):
+        if agrees(candidate):
+            return decision
+        sizes = {group.name: len(group) for group in study.analysis.channels.groups}
+        distrusted = misjudged(candidate.selection, sizes, lambda selection: agrees(builder.cut(selection)))
+    if not distrusted:
+        return decision
+    if study.config.budget is not None and not decision.planned:
+        # The budget is owed all the same, and the groups that remain have to meet it.
+        rest = study.without(distrusted)
+        others = without_misjudged(rest, decided(rest))
+        return replace(others, distrusted=(*distrusted, *others.distrusted))
+    selection = Selection({n: k for n, k in candidate.selection.keep.items() if n not in distrusted})
+    again = builder.of_selection(selection)
+    tried = Builder.of(study, decision.holdout.fit).of_selection(selection)
+    unchanged = not study.analysis.removed(selection).any()
+    return replace(decision, candidate=again, tried=tried, unchanged=unchanged, distrusted=tuple(distrusted))
+
+
+def proven(study: Study, decision: Decision) -> Proof:
     """Check the new model, compare its answers and its speed with the input's.
 
     Raises:
@@ -184,22 +324,22 @@ def prove(prepared: Prepared, decision: Decision) -> Proof:
         InternalError: the new model is not valid.
     """
     if not decision.unchanged:
-        with prepared.clock("check"):
+        with study.clock("check"):
             try:
                 check_model(decision.candidate.model)
             except ModelError as error:
                 raise InternalError(
                     f"the smaller model is not valid, nothing was written: {error}"
                 ) from error
-    proof = measured(prepared, decision)
-    config, parity = prepared.config, proof.parity
+    proof = measured(study, decision)
+    config, parity = study.config, proof.parity
     settled = decision.planned or config.budget is not None
     if settled and config.tolerance is not None and parity.change > config.tolerance:
         raise ToleranceExceeded(
             f"the change is {parity.change:.4g}, above the tolerance of {config.tolerance:.4g} "
             f"(measured on {parity.source}); nothing was written: keep more, or allow more"
         )
-    blind = decision.trial.basis == "made up" and config.tolerance is None and config.compensation == "auto"
+    blind = decision.holdout.basis == "made up" and config.tolerance is None and config.compensation == "auto"
     if blind and parity.change > MOST_BLIND_CHANGE:
         raise ToleranceExceeded(
             f"no data was given, and on made-up inputs the answers change by {parity.change:.0%}, more than "
@@ -209,18 +349,31 @@ def prove(prepared: Prepared, decision: Decision) -> Proof:
     return proof
 
 
-def measured(prepared: Prepared, decision: Decision) -> Proof:
-    """How a decided model answers on its trial's samples, and how fast it is beside the input."""
-    same = decision.unchanged
-    tried = prepared.reference if same else prepared.session(decision.tried)
-    parity = prepared.parity(tried, decision.trial.judged)
-    with prepared.clock("latency"):
-        if prepared.config.latency is not None and not same:
-            made, judged = decision.candidate, decision.trial.judged
-            latency = middle([in_new_sessions(prepared, made, judged) for _ in range(SESSIONS)])
-        else:
-            own = same or decision.tried is decision.candidate
-            written = tried if own else prepared.session(decision.candidate)
-            feed = next(iter(decision.trial.judged.feeds(batch=1)))
-            latency = compare_latency(prepared.reference, written, feed, seconds=0.5)
-    return Proof(parity, latency)
+def measured(study: Study, decision: Decision) -> Proof:
+    """How a decided model answers on the samples that judge, and how fast it is beside the input."""
+    reference, judged = study.source.session, decision.holdout.judged
+    tried = reference if decision.unchanged else study.session(decision.tried)
+    parity = study.parity(tried, judged)
+    with study.clock("latency"):
+        if study.config.latency is not None and not decision.unchanged:
+            sessions = [study.latency_in_new_sessions(decision.candidate, judged) for _ in range(SESSIONS)]
+            return Proof(parity, median_of_sessions(sessions))
+        written = tried
+        if not decision.unchanged and decision.tried is not decision.candidate:
+            written = study.session(decision.candidate)
+        feed = next(iter(judged.feeds(batch=1)))
+        return Proof(parity, compare_latency(reference, written, feed, seconds=0.5))
+
+
+def _result(study: Study, decision: Decision, report: Report) -> Result:
+    loaded, candidate = study.source.loaded, decision.candidate
+    keep = {name: tuple(int(i) for i in index) for name, index in candidate.selection.keep.items()}
+    method = budgets.recorded(study.method, study.config) | {"fit_on": decision.fit_on}
+    return Result(
+        loaded.proto if decision.unchanged else candidate.model,
+        report,
+        Plan(loaded.sha256, keep, method),
+        unchanged_file=loaded.path if decision.unchanged and loaded.self_contained else None,
+        external=not loaded.self_contained,
+        scratch=loaded.scratch if decision.unchanged else candidate.scratch,
+    )

@@ -1,4 +1,4 @@
-"""What is decided about a model, as data: scores, budget, selection, and the plan that can be saved.
+"""What is decided about a model, as data: scores, selection, and the plan that can be saved.
 
 ``keep`` is always integer indices into a group's channels, in ascending order.
 """
@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from onnxmerge.channels.depth import Depth
 from onnxmerge.errors import UsageError
 
 PLAN_VERSION = 1
@@ -20,14 +19,26 @@ PLAN_VERSION = 1
 
 @dataclass(frozen=True)
 class Scores:
-    """Saliency of every channel, float64 [C] per group name: larger is more worth keeping.
+    """How much the channels of every group matter.
 
-    ``curves`` says, where the criterion knows, what keeping only the best 0, 1, .., C channels of a
-    group costs, float64 [C + 1] per group name, in a unit that is the same for all groups.
+    Attributes:
+        values: saliency of every channel, float64 [C] per group name: larger is more worth keeping.
+        curves: where the criterion knows, what keeping only the best 0, 1, .., C channels of a group costs,
+            float64 [C + 1] per group name, in a unit that is the same for all groups.
+        order: where the criterion knows more than the values tell, a group's channels, the best first,
+            int64 [C] per group name; values do not increase along it.
     """
 
     values: Mapping[str, np.ndarray]
     curves: Mapping[str, np.ndarray] = field(default_factory=dict)
+    order: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def best_first(self) -> dict[str, np.ndarray]:
+        """The channels of every group, the best first, int64 [C]; of equal ones the higher index."""
+        return {
+            name: self.order[name] if name in self.order else np.argsort(values, kind="stable")[::-1]
+            for name, values in self.values.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -39,25 +50,6 @@ class Selection:
     def removes(self, sizes: Mapping[str, int]) -> bool:
         """Whether anything goes, given the number of channels of every group."""
         return any(len(index) < sizes[name] for name, index in self.keep.items())
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What may remain.
-
-    Attributes:
-        kind: ``ratio`` (share of channels removed per group), ``macs``, ``params`` or ``latency``
-            (share of the model's total that is kept).
-        value: the share, 0..1.
-        share: but for a ratio, what remains as a share of the input model, at the lengths of all axis
-            classes: [..., classes] -> float64 [...].
-        depth: which groups may be left without a channel; None: every group keeps one.
-    """
-
-    kind: str
-    value: float
-    share: Callable[[np.ndarray], np.ndarray] | None = None
-    depth: Depth | None = None
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,21 @@ import onnx
 import onnx.parser
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxmerge.channels import Channels, analyse
+from onnxmerge.channels import Channels, find_channels
+from onnxmerge.channels.analysis import Analysis
 from onnxmerge.channels.cost import CostModel, removed_channels
 from onnxmerge.channels.depth import Depth
 from onnxmerge.channels.sites import fold_sites
+from onnxmerge.compensation import LeastSquares, PairedCompensation
+from onnxmerge.criteria import Reconstruction, choosing_again
+from onnxmerge.data import Dataset
 from onnxmerge.graph import GraphView, canonicalize, export_model, load
 from onnxmerge.graph.edit import Editor
 from onnxmerge.graph.view import Axis, NodeView
 from onnxmerge.operators import table
 from onnxmerge.operators.relations import Freeze, Mix, Relation, Tie
 from onnxmerge.plan import Selection
+from onnxmerge.reconstruction import reconstruct
 from onnxmerge.rewrite.fold import Fold, apply_folds
 from onnxmerge.rewrite.mask import mask
 from onnxmerge.rewrite.resize import resize
@@ -35,6 +40,7 @@ from onnxmerge.runtime import Runtime, Session
 
 RUNTIME = Runtime.create("cpu", 1)
 TOLERANCE = 1e-4
+FITTED = LeastSquares()
 
 Feed = Mapping[str, np.ndarray]
 
@@ -157,6 +163,27 @@ class Analysed:
         return export_model(editor.graph, self.original)
 
 
+def reconstructed(
+    analysis: Analysis,
+    selection: Selection,
+    data: Dataset,
+    runtime: Runtime = RUNTIME,
+    compensation: PairedCompensation = FITTED,
+) -> tuple[Selection, list[Fold]]:
+    """What a walk over the whole model keeps and folds, channels chosen again on the way."""
+    choose_again = choosing_again(Reconstruction(), analysis.sensitivity)
+    return reconstruct(
+        analysis.channels,
+        analysis.sites,
+        analysis.proto,
+        selection,
+        data,
+        runtime,
+        compensation,
+        choose_again,
+    )
+
+
 def _cut(editor: Editor, channels: Channels, removed: np.ndarray) -> None:
     resize(editor, channels, removed)
     vanish(editor, Depth(channels), removed)
@@ -174,7 +201,7 @@ def analysed(source, feed: Feed | None = None, *, sizes: Mapping[str, int] | int
     proto = export_model(graph, original)
     if feed is None:
         feed = random_feed(RUNTIME.session(proto), sizes=sizes)
-    return Analysed(original, proto, analyse(GraphView(graph, RUNTIME.trace(proto, feed))), feed)
+    return Analysed(original, proto, find_channels(GraphView(graph, RUNTIME.trace(proto, feed))), feed)
 
 
 # --- comparing ----------------------------------------------------------------------------------------

@@ -10,11 +10,12 @@ import pytest
 import support
 
 from onnxmerge.allocation import ALLOCATIONS, Alignment, CostCurves
+from onnxmerge.allocation.alignment import Extent, extents
+from onnxmerge.allocation.budget import Budget
 from onnxmerge.allocation.met import share
 from onnxmerge.channels.depth import Depth
-from onnxmerge.channels.spans import Span, spans
 from onnxmerge.errors import BudgetError
-from onnxmerge.plan import Budget, Scores, Selection
+from onnxmerge.plan import Scores, Selection
 
 TEXT = """net (float[N,3,8,8] x) => (float[N,5,8,8] y)
 <float[16,3,3,3] w1, float[24,16,3,3] w2, float[5,24,3,3] w3> {
@@ -154,32 +155,32 @@ def test_a_staircase_is_taken_in_whole_steps(analysed):
 
 
 @pytest.mark.parametrize(
-    ("alignment", "count", "span", "expected"),
+    ("alignment", "count", "extent", "expected"),
     [
-        (Alignment(), 5, Span(1, False), [1, 2, 3, 4, 5]),
-        (Alignment(8), 20, Span(1, False), [8, 16, 20]),
-        (Alignment(8), 5, Span(1, False), [5]),
-        (Alignment(16, 4), 16, Span(1, False), [4, 8, 12, 16]),
-        (Alignment(16, 4), 32, Span(1, False), [4, 8, 16, 24, 32]),
-        (Alignment(16, 4), 70, Span(1, False), [4, 8, 16, 32, 48, 64, 70]),
-        (Alignment(16, 4), 32, Span(1, True), [4, 8, 16, 32]),
-        (Alignment(16, 1), 3, Span(1, False), [1, 2, 3]),
-        (Alignment(16), 12, Span(64, False), list(range(1, 13))),
-        (Alignment(16), 8, Span(4, False), [4, 8]),
+        (Alignment(), 5, Extent(1, False), [1, 2, 3, 4, 5]),
+        (Alignment(8), 20, Extent(1, False), [8, 16, 20]),
+        (Alignment(8), 5, Extent(1, False), [5]),
+        (Alignment(16, 4), 16, Extent(1, False), [4, 8, 12, 16]),
+        (Alignment(16, 4), 32, Extent(1, False), [4, 8, 16, 24, 32]),
+        (Alignment(16, 4), 70, Extent(1, False), [4, 8, 16, 32, 48, 64, 70]),
+        (Alignment(16, 4), 32, Extent(1, True), [4, 8, 16, 32]),
+        (Alignment(16, 1), 3, Extent(1, False), [1, 2, 3]),
+        (Alignment(16), 12, Extent(64, False), list(range(1, 13))),
+        (Alignment(16), 8, Extent(4, False), [4, 8]),
     ],
 )
-def test_ladders(alignment, count, span, expected):
-    assert alignment.ladder(count, span).tolist() == expected
+def test_ladders(alignment, count, extent, expected):
+    assert alignment.ladder(count, extent).tolist() == expected
 
 
 def test_spans_count_positions_per_channel():
     """The first group of the first net are whole groups of 4 inputs; a flattened channel is a channel."""
-    assert spans_of(GROUPED) == [Span(4, False), Span(1, False)]
-    assert spans_of(HALVES) == [Span(1, True), Span(1, True)], "one position in each of the two groups"
+    assert extents_of(GROUPED) == [Extent(4, False), Extent(1, False)]
+    assert extents_of(HALVES) == [Extent(1, True), Extent(1, True)], "one position in each of the two groups"
 
 
-def spans_of(text: str) -> list[Span]:
-    return list(spans(support.analysed(support.model(text)).channels).values())
+def extents_of(text: str) -> list[Extent]:
+    return list(extents(support.analysed(support.model(text)).channels).values())
 
 
 # --- depth --------------------------------------------------------------------------------------------
@@ -233,3 +234,27 @@ def test_the_smallest_share_is_that_of_what_can_go_together():
         allocated(DEEP, (), 0.0001)
     smallest = [float(str(e.value).split("smallest width ")[1].split()[0]) for e in (deep, without)]
     assert smallest[0] < smallest[1]
+
+
+def test_channels_of_equal_value_go_in_the_order_of_the_criterion(analysed):
+    """Half of the channels are dead: that they cost the same does not make them one."""
+    generator = np.random.default_rng(1)
+    values, order = {}, {}
+    for group in analysed.channels.groups:
+        order[group.name] = generator.permutation(len(group))
+        values[group.name] = np.zeros(len(group))
+        values[group.name][order[group.name][: len(group) // 2]] = np.arange(len(group) // 2, 0, -1)
+    scores = Scores(values, order=order)
+    for allocate in ALLOCATIONS.values():
+        keep = allocate()(analysed.channels, scores, Budget("ratio", 0.25)).keep
+        assert sum(len(index) for index in keep.values()) == 30
+        for name, index in keep.items():
+            assert set(index) == set(order[name][: len(index)])
+
+
+def test_of_equal_channels_the_higher_index_is_better():
+    scores = Scores(
+        {"a": np.array([1.0, 0.0, 1.0]), "b": np.array([2.0, 2.0])}, order={"b": np.array([0, 1])}
+    )
+    found = scores.best_first()
+    assert list(found["a"]) == [2, 0, 1] and list(found["b"]) == [0, 1]

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxmerge
-from onnxmerge.compensation.lstsq import ridge
+from onnxmerge.compensation.solvers import ridge
 from onnxmerge.graph import GraphView, canonicalize, load
 from onnxmerge.pipeline import inspect
 from onnxmerge.runtime import Runtime

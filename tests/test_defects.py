@@ -11,12 +11,13 @@ import pytest
 from onnx import helper
 
 import onnxmerge
+from onnxmerge.candidates import Widths, score
 from onnxmerge.cli import main
 from onnxmerge.config import Config
 from onnxmerge.errors import BudgetError
 from onnxmerge.operators import table
 from onnxmerge.operators.relations import Tie
-from onnxmerge.preparation import prepare
+from onnxmerge.pipeline import analysed
 from onnxmerge.progress import Clock
 
 DIGITS = Path(__file__).parents[1] / "models" / "digits.onnx"
@@ -37,7 +38,7 @@ def test_what_nobody_foresaw_is_one_sentence(failure, words, verb, verbose, tmp_
     def fail(*_, **__):
         raise failure
 
-    monkeypatch.setattr("onnxmerge.preparation.explain", fail)
+    monkeypatch.setattr("onnxmerge.pipeline.explain", fail)
     out = tmp_path / "out.onnx"
     paths = (DIGITS,) if verb else (DIGITS, out)
     assert main([*verb, *map(str, paths), *verbose]) == 9
@@ -85,8 +86,9 @@ def test_a_group_that_a_wrong_rule_misjudges_stays_whole_and_the_others_meet_the
 
 def test_a_budget_that_is_missed_without_the_misjudged_groups_is_refused(misjudged):
     config = Config(compensation="none", criterion="l1", samples=2, align=1)
-    prepared = prepare(misjudged, None, None, config, Clock())
-    with_it, without = (p.recipe().smallest("params") for p in (prepared, prepared.without(["/fc1/Gemm"])))
+    study = analysed(misjudged, None, None, config, Clock())
+    scores = score(study, study.samples.fit)
+    with_it, without = (Widths(s, scores, "params").smallest for s in (study, study.without(["/fc1/Gemm"])))
     assert with_it < 0.8 * without
     with pytest.raises(BudgetError, match=f"{without:.4g} remain"):
         pruned(misjudged, params=(with_it + without) / 2, align=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,12 @@ import pytest
 import support
 
 import onnxmerge
-from onnxmerge import pipeline
+from onnxmerge import pipeline, rewrite
+from onnxmerge.channels.analysis import Analysis
 from onnxmerge.channels.depth import Depth
 from onnxmerge.data import Dataset
 from onnxmerge.graph import load
 from onnxmerge.plan import Selection
-from onnxmerge.reconstruction import Options, reconstruct
-from onnxmerge.subject import Subject
 
 SHARED = Path(__file__).parents[2] / "shared" / "models"
 
@@ -235,23 +235,18 @@ def reconstructed(text: str, width: int) -> tuple[np.ndarray, np.ndarray, np.nda
     proto = support.model(text)
     session = support.RUNTIME.session(proto)
     feed = support.random_feed(session, seed=1, sizes=64)
-    subject = Subject.of(load(proto), {name: value[:1] for name, value in feed.items()}, support.RUNTIME)
-    name = next(group.name for group in subject.channels.groups if len(group) == width)
-    selection, folds = reconstruct(
-        subject.channels,
-        subject.proto,
-        without(name),
-        Dataset("random", arrays=feed),
-        support.RUNTIME,
-        Options(),
+    subject = Analysis.of(
+        load(proto), partial(support.RUNTIME.trace, feed={name: x[:1] for name, x in feed.items()})
     )
+    name = next(group.name for group in subject.channels.groups if len(group) == width)
+    selection, folds = support.reconstructed(subject, without(name), Dataset("random", arrays=feed))
     assert len(selection.keep[name]) == 0
-    pruned, masked, bare = (
-        support.RUNTIME.session(model).run(feed)["y"]
-        for model in (
-            subject.pruned(selection, folds), subject.masked(selection, folds), subject.pruned(selection, ())
-        )
-    )  # fmt: skip
+    models = (
+        rewrite.pruned(subject, selection, folds),
+        rewrite.masked(subject, selection, folds),
+        rewrite.pruned(subject, selection),
+    )
+    pruned, masked, bare = (support.RUNTIME.session(model).run(feed)["y"] for model in models)
     np.testing.assert_allclose(pruned, masked, atol=1e-4)
     return session.run(feed)["y"], pruned, bare
 

@@ -7,9 +7,9 @@ import pytest
 import support
 from onnx import numpy_helper
 
-from onnxmerge.channels.demand import demand, row_weights
+from onnxmerge.channels.sensitivity import output_sensitivity, row_weights
 from onnxmerge.channels.sites import fold_sites
-from onnxmerge.compensation.lstsq import mixing, ridge, ridge_rows
+from onnxmerge.compensation.solvers import minimum_norm, ridge, ridge_rows
 from onnxmerge.criteria.elimination import TINY, Regression, eliminate
 
 
@@ -110,13 +110,13 @@ def test_ridge_pulls_towards_the_start():
     )
 
 
-def test_dependent_channels_are_mixed_exactly():
+def test_dependent_channels_are_predicted_exactly():
     rng = np.random.default_rng(3)
     kept = rng.standard_normal((200, 5))
     kept[:, 4] = 0.0
     factors = np.array([[1.0, -2.0, 0.0, 0.5, 0.0], [0.0, 0.0, 3.0, 0.0, 0.0]])
     covariance = np.cov(np.concatenate([kept, kept @ factors.T], axis=1).T)
-    found = mixing(covariance[:5, :5], covariance[5:, :5])
+    found = minimum_norm(covariance[:5, :5], covariance[5:, :5])
     np.testing.assert_allclose(found, factors, atol=1e-6)
 
 
@@ -136,7 +136,7 @@ def test_few_rows_are_fitted_only_as_far_as_it_helps_on_others():
     assert np.linalg.norm(fresh @ chosen.T) < 0.6 * np.linalg.norm(fresh @ fixed.T)
 
 
-def test_what_is_made_of_a_channel():
+def test_output_sensitivity():
     text = """net (float[N,3,8,8] x) => (float[N,5,8,8] y)
         <float[4,3,1,1] w, float[4,1,3,3] d, float[5,4,1,1] v> {
         h = Conv(x, w)  a = Relu(h)  k = Conv<group = 4, pads = [1,1,1,1]>(a, d)
@@ -145,10 +145,12 @@ def test_what_is_made_of_a_channel():
     values = {t.name: numpy_helper.to_array(t).astype(np.float64) for t in proto.graph.initializer}
     analysed = support.analysed(proto, {"x": np.zeros((1, 3, 8, 8), np.float32)})
     sites = fold_sites(analysed.channels)
-    demanded = demand(analysed.channels, sites)
+    sensitivity = output_sensitivity(analysed.channels, sites)
     expected = (values["v"] ** 2).sum(axis=(0, 2, 3)) * (values["d"] ** 2).sum(axis=(1, 2, 3))
     first, last = sites[0], sites[-1]
-    np.testing.assert_allclose(demanded[last.channel], expected, rtol=1e-5)
-    np.testing.assert_allclose(row_weights(first, demanded), np.sqrt(expected / expected.mean()), rtol=1e-5)
+    np.testing.assert_allclose(sensitivity[last.channel], expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        row_weights(first, sensitivity), np.sqrt(expected / expected.mean()), rtol=1e-5
+    )
     # The outputs of the model are read by nobody here: all count alike.
-    np.testing.assert_array_equal(row_weights(last, demanded), np.ones(5))
+    np.testing.assert_array_equal(row_weights(last, sensitivity), np.ones(5))

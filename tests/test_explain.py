@@ -25,8 +25,8 @@ def test_groups_carry_their_share_of_the_costs():
     assert group.nodes == ("Gemm:h", "Relu:a", "MatMul:y")
     assert result.macs == 2 * (4 * 8 + 8 * 3), "of the traced batch"
     assert result.params == 4 * 8 + 8 + 8 * 3
-    assert group.macs == pytest.approx(1 / 8)
-    assert group.params == pytest.approx((4 + 1 + 3) / result.params)
+    assert group.macs_share == pytest.approx(1 / 8)
+    assert group.params_share == pytest.approx((4 + 1 + 3) / result.params)
     assert result.reach == pytest.approx(7 / 8)
 
 
@@ -39,8 +39,8 @@ def test_frozen_channels_are_told_by_their_root_cause():
     reasons = {entry.reason: entry for entry in result.frozen}
     assert set(reasons) == {"LayerNormalization normalises over it", "graph output 'y'"}
     stream = reasons["LayerNormalization normalises over it"]
-    assert stream.channels == 8
-    assert stream.nodes == ("MatMul:h", "MatMul:k")
+    assert stream.count == 8
+    assert stream.examples == ("MatMul:h", "MatMul:k")
     assert stream.axes == ("h[2]", "k[2]")
     assert stream.causes == ("LayerNormalization:n",)
     assert result.frozen[0] is stream, "most channels first"
@@ -51,7 +51,7 @@ def test_channels_that_nothing_freezes_are_told_apart():
         a = MatMul(x, w)  h = MatMul(a, u)  y = MatMul(h, v) }"""
     model = support.analysed(support.model(text))
     whole = explain(in_scope(model.channels, skip=["*:h"]), model.cost)
-    assert {e.reason: e.channels for e in whole.frozen} == {
+    assert {e.reason: e.count for e in whole.frozen} == {
         "its group is left whole, as asked": 8,
         "graph output 'y'": 3,
     }
@@ -63,7 +63,7 @@ def test_channels_that_are_alone_on_their_axes_were_not_left_whole_by_anybody():
         <float[4,2] w, float[1,3] u, float[1,3] v> {
         h = MatMul(x, w)  a, b = Split<axis = 1>(h)  r = Relu(a)  y = MatMul(r, u)  z = MatMul(b, v) }""")
     assert result.groups == ()
-    assert {e.reason: e.channels for e in result.frozen if "output" not in e.reason} == {
+    assert {e.reason: e.count for e in result.frozen if "output" not in e.reason} == {
         "it is the only channel of its kind": 2
     }
 
@@ -77,4 +77,4 @@ def test_an_explanation_is_json():
 def test_weights_behind_dequantization_count_as_stored():
     result = explained("""g (float[N,4] x) => (float[N,8] y) <int8[4,8] w, float[8] scale> {
         v = DequantizeLinear<axis = 1>(w, scale)  y = MatMul(x, v) }""")
-    assert [(e.reason, e.channels) for e in result.frozen] == [("graph output 'y'", 8)]
+    assert [(e.reason, e.count) for e in result.frozen] == [("graph output 'y'", 8)]

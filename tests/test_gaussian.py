@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 from onnxmerge.channels.sites import fold_sites
 from onnxmerge.compensation import Gaussian, Nothing
-from onnxmerge.compensation.gaussian import _moments
+from onnxmerge.compensation.gaussian import moments
 from onnxmerge.plan import Selection
 from onnxmerge.rewrite import Fold
 
@@ -44,7 +44,7 @@ def test_moments_are_those_of_gaussian_inputs(activation):
     feed = {"x": np.random.default_rng(0).standard_normal((4000, 3, 6, 6)).astype(np.float32)}
     analysed = support.analysed(proto, {"x": feed["x"][:1]})
     site = fold_sites(analysed.channels)[-1]
-    mean, covariance = _moments(site)
+    mean, covariance = moments(site)
     real = support.RUNTIME.values(proto, feed, ["a"])["a"].transpose(0, 2, 3, 1).reshape(-1, 8)
     np.testing.assert_allclose(mean, real.mean(axis=0), atol=0.02)
     np.testing.assert_allclose(covariance, np.cov(real.T), atol=0.03)

@@ -286,7 +286,7 @@ def test_masks_have_the_type_of_what_they_mask():
         a = Cast<to = 16>(x)  h = MatMul(a, w)  y = MatMul(h, v) }"""
     graph = support.canonicalize(support.model(text))
     shapes = {"x": (2, 4), "a": (2, 4), "h": (2, 8), "y": (2, 3)}
-    channels = support.analyse(support.GraphView(graph, shapes))
+    channels = support.find_channels(support.GraphView(graph, shapes))
     editor = support.Editor(graph)
     removed = support.removed_channels(channels, {g.name: np.arange(3) for g in channels.groups})
     support.mask(editor, channels, removed)

@@ -10,13 +10,13 @@ from onnx import helper, numpy_helper
 from PIL import Image
 
 import onnxmerge
-from onnxmerge import budgets, pipeline
-from onnxmerge.budgets import decide
+from onnxmerge import pipeline
+from onnxmerge.candidates import Builder
 from onnxmerge.cli import main
 from onnxmerge.config import Config
 from onnxmerge.data.generic.photographs import generic_images
 from onnxmerge.errors import ToleranceExceeded
-from onnxmerge.preparation import prepare
+from onnxmerge.pipeline import analysed, decided
 from onnxmerge.progress import Clock
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -39,26 +39,26 @@ def fitted():
 @pytest.mark.parametrize("count, held", [(512, 52), (128, 32), (64, 16), (20, 5)])
 def test_what_the_change_is_measured_on_was_held_out(count, held):
     images = digits()[:count]
-    prepared = prepare(DIGITS, images, None, Config(macs=0.5, samples=count), Clock())
-    trial = decide(prepared, None).trial
-    assert (trial.basis, len(trial.judged), len(trial.fit)) == ("held out", held, count - held)
+    study = analysed(DIGITS, images, None, Config(macs=0.5, samples=count), Clock())
+    holdout = decided(study).holdout
+    assert (holdout.basis, len(holdout.judged), len(holdout.fit)) == ("held out", held, count - held)
     rows = [
         {row.tobytes() for feed in part.feeds() for row in feed["image"]}
-        for part in (trial.fit, trial.judged)
+        for part in (holdout.fit, holdout.judged)
     ]
     assert not rows[0] & rows[1]
     assert rows[0] | rows[1] == {row.tobytes() for row in images}
 
 
 def test_the_model_that_is_written_is_fitted_to_all_of_the_data():
-    prepared = prepare(DIGITS, digits(), None, Config(macs=0.5), Clock())
-    decision = decide(prepared, None)
+    study = analysed(DIGITS, digits(), None, Config(macs=0.5), Clock())
+    decision = decided(study)
     widths = [
         {name: len(keep) for name, keep in c.selection.keep.items()}
         for c in (decision.tried, decision.candidate)
     ]
     assert widths[0] == widths[1]
-    everything = prepared.recipe().of(decision.candidate.selection)
+    everything = Builder.of(study, study.samples.fit).of_selection(decision.candidate.selection)
     assert decision.candidate.model.SerializeToString(
         deterministic=True
     ) == everything.model.SerializeToString(deterministic=True)
@@ -185,9 +185,10 @@ def test_what_a_search_chooses_by_is_not_what_it_is_judged_on():
     search, parity = result.report["search"], result.report["parity"]
     assert search["change"] <= 0.05 and search["samples"] == 115
     assert parity["basis"] == "held out" and parity["samples"] == 52
-    prepared = prepare(DIGITS, digits(), None, Config(tolerance=0.05), Clock())
-    fit, choosing, trial = budgets._parts(prepared)
-    rows = [{r.tobytes() for f in part.feeds() for r in f["image"]} for part in (fit, choosing, trial.judged)]
+    study = analysed(DIGITS, digits(), None, Config(tolerance=0.05), Clock())
+    holdout = study.holdout().for_search(seed=0)
+    parts = (holdout.fit, holdout.choosing, holdout.judged)
+    rows = [{r.tobytes() for f in part.feeds() for r in f["image"]} for part in parts]
     assert [len(part) for part in rows] == [345, 115, 52] and len(set.union(*rows)) == 512
 
 

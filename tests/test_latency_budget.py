@@ -12,32 +12,29 @@ import pytest
 import onnxmerge
 from onnxmerge import pipeline
 from onnxmerge.allocation.targets import step_of
-from onnxmerge.deadline import ATTEMPTS, MOST_WRONG, SESSIONS, Timed, within_latency
+from onnxmerge.budgets.latency import ATTEMPTS, MOST_WRONG, SESSIONS, Timed, nearest_to_goal
 from onnxmerge.errors import BudgetError, UsageError
 from onnxmerge.plan import Selection
 
 MODELS = Path(__file__).parents[1] / "models"
 
 
-class FakeRecipe:
-    """Selections are the shares of the time that the table predicts for them."""
+class FakeWidths:
+    """Selections are the shares of the time that the table predicts for them; so are what is cut by them."""
+
+    smallest = 0.2
 
     def __init__(self, step: float = 1e-6):
         self.step = step
 
-    def smallest(self, kind: str) -> float:
-        assert kind == "latency"
-        return 0.2
+    def select(self, share: float) -> Selection:
+        assert 0.2 <= share <= 1.0
+        return Selection({"share": np.empty((int(share / self.step + 1e-9), 0))})
 
-    def select(self, kind: str, value: float) -> Selection:
-        assert kind == "latency" and 0.2 <= value <= 1.0
-        return Selection({"share": np.empty((int(value / self.step + 1e-9), 0))})
-
-    def share(self, kind: str, selection: Selection) -> float:
+    def share(self, selection: Selection) -> float:
         return len(selection.keep["share"]) * self.step
 
-    def cut(self, selection: Selection) -> float:
-        return self.share("latency", selection)
+    cut = share
 
 
 def searched(measure, goal=0.6, step=1e-6) -> Timed:
@@ -48,7 +45,8 @@ def searched(measure, goal=0.6, step=1e-6) -> Timed:
         seen.append(candidate)
         return measure(candidate)
 
-    found = within_latency(FakeRecipe(step), measured, goal, lambda *_: None)
+    widths = FakeWidths(step)
+    found = nearest_to_goal(widths, widths, measured, goal, lambda *_: None)
     assert set(Counter(seen).values()) == {SESSIONS} and len(set(seen)) <= ATTEMPTS + 1
     return found
 

@@ -5,6 +5,7 @@ import pytest
 import support
 
 import onnxmerge
+from onnxmerge.channels.sensitivity import output_sensitivity
 from onnxmerge.channels.sites import fold_sites
 from onnxmerge.data import Dataset
 from onnxmerge.data.dataset import mixture
@@ -97,9 +98,12 @@ def test_no_convention_drowns_another_in_the_statistics():
       h = MatMul(x, w)  y = MatMul(h, v) }"""
     analysed = support.analysed(support.model(linear), {"x": small[:1]})
     sites = fold_sites(analysed.channels)
+    sensitivity = output_sensitivity(analysed.channels, sites)
 
     def gram(data: Dataset) -> np.ndarray:
-        found = statistics.collect(analysed.channels, sites, analysed.proto, data, support.RUNTIME)
+        found = statistics.collect(
+            analysed.channels, sites, sensitivity, analysed.proto, data, support.RUNTIME
+        )
         (features,) = found.features.values()
         return features.grams[0] / np.trace(features.grams[0])
 
@@ -130,13 +134,13 @@ def test_a_mixture_is_fitted_for_both_and_judged_by_the_worse():
     def fitted(data) -> onnxmerge.Result:
         from dataclasses import replace
 
-        from onnxmerge.budgets import decide
         from onnxmerge.config import Config
-        from onnxmerge.preparation import prepare
+        from onnxmerge.data.holdout import Samples
+        from onnxmerge.pipeline import analysed, decided
         from onnxmerge.progress import Clock
 
-        prepared = prepare(model, small, None, Config(macs=0.6, align=1, threads=1), Clock())
-        return decide(replace(prepared, data=data, evaluation=data, evaluation_given=True), None).candidate
+        study = analysed(model, small, None, Config(macs=0.6, align=1, threads=1), Clock())
+        return decided(replace(study, samples=Samples(data, "given", data, True))).candidate
 
     mixed = fitted(mixture([part("small", small), part("large", 300 * small)]))
     pooled = fitted(Dataset("both", arrays={"x": np.concatenate([small, 300 * small])}))

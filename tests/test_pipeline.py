@@ -11,12 +11,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxmerge
-from onnxmerge.channels.groups import analyse
+from onnxmerge import rewrite
+from onnxmerge.channels.groups import find_channels
 from onnxmerge.config import Config
 from onnxmerge.errors import BudgetError, CalibrationError, UsageError
 from onnxmerge.graph.view import GraphView
+from onnxmerge.pipeline import analysed, decided
 from onnxmerge.plan import Plan
-from onnxmerge.preparation import prepare
 from onnxmerge.progress import Clock
 from onnxmerge.runtime import Runtime
 
@@ -51,12 +52,12 @@ def relative(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("compensation", ["none", "merge"])
 def test_pruned_equals_masked_on_trained_models(name, compensation):
-    config = Config(compensation=compensation, criterion="l1", samples=2, device="cpu")
-    prepared = prepare(SHARED_MODELS / f"{name}.onnx", None, None, config, Clock())
-    candidate = prepared.recipe().at("ratio", 0.25)
-    assert prepared.subject.removed(candidate.selection).any()
-    masked = prepared.subject.masked(candidate.selection, candidate.folds)
-    feed = next(iter(prepared.data.feeds()))
+    config = Config(ratio=0.25, compensation=compensation, criterion="l1", samples=2, device="cpu")
+    study = analysed(SHARED_MODELS / f"{name}.onnx", None, None, config, Clock())
+    candidate = decided(study).candidate
+    assert study.analysis.removed(candidate.selection).any()
+    masked = rewrite.masked(study.analysis, candidate.selection, candidate.folds)
+    feed = next(iter(study.samples.fit.feeds()))
     expected = outputs(masked, feed)
     for output, values in outputs(candidate.model, feed).items():
         assert relative(values, expected[output]) < 1e-4, output
@@ -262,10 +263,10 @@ def test_unknown_options_are_named():
 @pytest.mark.skipif(not SHARED_MODELS.is_dir(), reason="the shared models are not here")
 def test_analysis_finds_the_same_groups_again():
     """Analysing the pruned model gives the widths that were planned: nothing was cut halfway."""
-    config = Config(samples=1, **FAST)
-    prepared = prepare(SHARED_MODELS / "resnet56_bn.onnx", None, None, config, Clock())
-    candidate = prepared.recipe().at("ratio", 0.5)
-    again = prepare(candidate.model, None, None, Config(samples=1), Clock()).subject.channels
+    config = Config(ratio=0.5, samples=1, **FAST)
+    study = analysed(SHARED_MODELS / "resnet56_bn.onnx", None, None, config, Clock())
+    candidate = decided(study).candidate
+    again = analysed(candidate.model, None, None, Config(samples=1), Clock()).analysis.channels
     planned = {name: len(keep) for name, keep in candidate.selection.keep.items()}
     assert {group.name: len(group) for group in again.groups} == planned
-    assert isinstance(again.view, GraphView) and analyse(again.view).count == again.count
+    assert isinstance(again.view, GraphView) and find_channels(again.view).count == again.count

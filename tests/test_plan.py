@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import onnxmerge
-from onnxmerge import budgets
+from onnxmerge.budgets import tolerance
 from onnxmerge.errors import UsageError
 from onnxmerge.plan import Plan
-from onnxmerge.stages import Prepared
+from onnxmerge.study import Study
 
 MODELS = Path(__file__).parents[1] / "models"
 DIGITS = MODELS / "digits.onnx"
@@ -67,7 +67,7 @@ def test_residual_sums_and_channels_chosen_on_the_way_are_replayed():
 def test_a_candidate_that_a_search_fitted_on_a_part_is_fitted_on_that_part_again(monkeypatch):
     """All data are pretended to make it worse, so that the search gives back what the part made."""
     found = []
-    search, parity = budgets.search, Prepared.parity
+    search, parity = tolerance.search, Study.parity
 
     def searched(*arguments):
         found.append(search(*arguments))
@@ -76,8 +76,8 @@ def test_a_candidate_that_a_search_fitted_on_a_part_is_fitted_on_that_part_again
     def worse(self, session, data):
         return replace(parity(self, session, data), **({"change": 1.0} if found else {}))
 
-    monkeypatch.setattr(budgets, "search", searched)
-    monkeypatch.setattr(Prepared, "parity", worse)
+    monkeypatch.setattr(tolerance, "search", searched)
+    monkeypatch.setattr(Study, "parity", worse)
     first = onnxmerge.optimize(DIGITS, calibration=IMAGES, tolerance=0.2)
     assert first.plan.method["fit_on"] == "part"
     assert bytes_of(applied(first.plan)) == bytes_of(first)

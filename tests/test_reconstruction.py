@@ -11,23 +11,25 @@ import pytest
 import support
 from onnx import numpy_helper
 
+from onnxmerge import rewrite
 from onnxmerge.allocation import CostCurves
+from onnxmerge.allocation.budget import Budget
+from onnxmerge.channels.analysis import Analysis
 from onnxmerge.channels.cost import CostModel
 from onnxmerge.channels.sites import fold_sites
+from onnxmerge.compensation import LeastSquares
 from onnxmerge.criteria import Reconstruction
 from onnxmerge.data import Dataset
 from onnxmerge.graph import load
-from onnxmerge.plan import Budget, Selection
-from onnxmerge.reconstruction import Options, reconstruct
+from onnxmerge.plan import Selection
 from onnxmerge.statistics.dense import collect
 from onnxmerge.statistics.regression import linear_form
-from onnxmerge.subject import Subject
 
 RUNTIME = support.RUNTIME
 
 
-def subject_of(proto: onnx.ModelProto, feed: dict[str, np.ndarray]) -> Subject:
-    return Subject.of(load(proto), {name: value[:1] for name, value in feed.items()}, RUNTIME)
+def subject_of(proto: onnx.ModelProto, feed: dict[str, np.ndarray]) -> Analysis:
+    return Analysis.of(load(proto), partial(RUNTIME.trace, feed={name: x[:1] for name, x in feed.items()}))
 
 
 def run(proto: onnx.ModelProto, feed: dict[str, np.ndarray]) -> np.ndarray:
@@ -202,12 +204,12 @@ def test_copied_channels_are_removed_exactly(name):
     feed = {i.name: rng.standard_normal((96, *net.shape)).astype(np.float32) for i in wide.graph.input}
     before, after = subject_of(narrow, feed), subject_of(wide, feed)
     data = Dataset("random", arrays=feed)
-    statistics = collect(after.channels, after.sites, after.proto, data, RUNTIME)
+    statistics = collect(after.channels, after.sites, after.sensitivity, after.proto, data, RUNTIME)
     budget = Budget("macs", before.cost.macs / after.cost.macs + 1e-9, partial(after.cost.share, "macs"))
     selection = CostCurves()(after.channels, Reconstruction()(after.channels, statistics), budget)
-    kept, folds = reconstruct(after.channels, after.proto, selection, data, RUNTIME)
+    kept, folds = support.reconstructed(after, selection, data)
     fresh = {k: rng.standard_normal((16, *net.shape)).astype(np.float32) for k in feed}
-    pruned = after.pruned(kept, folds)
+    pruned = rewrite.pruned(after, kept, folds)
     assert after.removed(kept).any()
     assert CostModel(subject_of(pruned, feed).channels).macs == before.cost.macs
     assert relative(run(pruned, fresh), run(wide, fresh)) < 1e-4
@@ -222,12 +224,12 @@ def test_the_smaller_model_is_the_one_that_was_walked(name):
     subject = subject_of(proto, feed)
     half = {g.name: np.arange(len(g) // 2) for g in subject.channels.groups}
     data = Dataset("random", arrays=feed)
-    kept, folds = reconstruct(subject.channels, subject.proto, Selection(half), data, RUNTIME)
+    kept, folds = support.reconstructed(subject, Selection(half), data)
     assert {k: len(v) for k, v in kept.keep.items()} == {k: len(v) for k, v in half.items()}
-    pruned = run(subject.pruned(kept, folds), feed)
-    assert relative(pruned, run(subject.masked(kept, folds), feed)) < 1e-5
+    pruned = run(rewrite.pruned(subject, kept, folds), feed)
+    assert relative(pruned, run(rewrite.masked(subject, kept, folds), feed)) < 1e-5
     expected = run(proto, feed)
-    plain = run(subject.pruned(Selection(half), []), feed)
+    plain = run(rewrite.pruned(subject, Selection(half), []), feed)
     assert relative(pruned, expected) < 0.9 * relative(plain, expected)
 
 
@@ -318,10 +320,13 @@ def test_grouped_convolution_is_one_regression_per_group():
     np.testing.assert_allclose(found, form.targets(values["g"], chosen), atol=1e-4)
     half = Selection({g.name: np.arange(len(g) // 2) for g in subject.channels.groups})
     data = Dataset("random", arrays=feed)
-    kept, folds = reconstruct(subject.channels, subject.proto, half, data, RUNTIME)
-    pruned, masked = (run(make(kept, folds), feed) for make in (subject.pruned, subject.masked))
+    kept, folds = support.reconstructed(subject, half, data)
+    pruned, masked = (
+        run(make(kept, folds), feed)
+        for make in (partial(rewrite.pruned, subject), partial(rewrite.masked, subject))
+    )
     assert relative(pruned, masked) < 1e-5
-    plain = relative(run(subject.pruned(half, []), feed), run(proto, feed))
+    plain = relative(run(rewrite.pruned(subject, half, []), feed), run(proto, feed))
     assert relative(pruned, run(proto, feed)) < 0.9 * plain
 
 
@@ -334,7 +339,6 @@ def test_a_fixed_batch_of_one_gives_the_same_answer():
         subject = subject_of(proto, feed)
         half = Selection({g.name: np.arange(len(g) // 2) for g in subject.channels.groups})
         data = Dataset("random", arrays=feed, batch=batch)
-        options = Options(patches=10**6)
-        kept, folds = reconstruct(subject.channels, subject.proto, half, data, RUNTIME, options)
-        results.append(run(subject.pruned(kept, folds), {"x": feed["x"][:1]}))
+        kept, folds = support.reconstructed(subject, half, data, compensation=LeastSquares(10**6))
+        results.append(run(rewrite.pruned(subject, kept, folds), {"x": feed["x"][:1]}))
     assert relative(results[1], results[0]) < 1e-3

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import support
 from onnx import numpy_helper
 
 import onnxmerge
+from onnxmerge import rewrite
+from onnxmerge.channels.analysis import Analysis
+from onnxmerge.compensation.least_squares import lowest
 from onnxmerge.data import Dataset
 from onnxmerge.graph import load
 from onnxmerge.plan import Selection
-from onnxmerge.reconstruction import reconstruct
-from onnxmerge.reconstruction.gathering import Sample
-from onnxmerge.reconstruction.refit import lowest
 from onnxmerge.runtime import Runtime
-from onnxmerge.subject import Subject
+from onnxmerge.statistics.gathering import RowSample
 
 RNG = np.random.default_rng(0)
 TWO_LAYERS = """net ({0} x) => ({1} y) <float[16,32] w, float[32,5] v> {{
@@ -32,9 +34,9 @@ def normal(*shape: int) -> np.ndarray:
 
 def halved(proto, feed, data: Dataset, runtime: Runtime = support.RUNTIME):
     """The model with every group at half its width."""
-    subject = Subject.of(load(proto), feed, runtime)
+    subject = Analysis.of(load(proto), partial(runtime.trace, feed=feed))
     half = Selection({g.name: np.arange(len(g) // 2) for g in subject.channels.groups})
-    return subject.pruned(*reconstruct(subject.channels, subject.proto, half, data, runtime))
+    return rewrite.pruned(subject, *support.reconstructed(subject, half, data, runtime))
 
 
 def test_what_one_branch_loses_the_other_keeps():
@@ -91,7 +93,7 @@ def test_a_scalar_beside_the_samples():
 
 
 def test_every_fourth_sample_is_held_out():
-    sample = Sample(per_batch=100, batches=2, samples=16, seed=(0,))
+    sample = RowSample(per_batch=100, batches=2, samples=16, seed=(0,))
     rows, cut = sample.of(16, 2, batch=0)  # 8 samples of 2 rows
     assert sorted(rows[cut:]) == [6, 7, 14, 15] and sorted(rows) == list(range(16))
     assert [len(sample.of(4, 4, batch)[0]) - sample.of(4, 4, batch)[1] for batch in range(8)] == [
@@ -103,10 +105,10 @@ def test_every_fourth_sample_is_held_out():
     assert len(sample.of(1000, 10, batch=1)[0]) == 100
 
 
-def test_a_covariance_tells_something_from_enough_rows():
-    assert Sample(100, 2, 16, (0,)).tells(1000, each=1)
-    assert not Sample(63, 16, 512, (0,)).tells(4096, each=64)
-    assert Sample(63, 64, 512, (0,)).tells(4096, each=64)
+def test_a_covariance_takes_enough_rows():
+    assert RowSample(100, 2, 16, (0,)).supports_covariance(1000, each=1)
+    assert not RowSample(63, 16, 512, (0,)).supports_covariance(4096, each=64)
+    assert RowSample(63, 64, 512, (0,)).supports_covariance(4096, each=64)
 
 
 @pytest.mark.parametrize("best", range(5))

@@ -10,53 +10,56 @@ import numpy as np
 import pytest
 
 import onnxmerge
-from onnxmerge import recipe as recipes
+from onnxmerge import candidates
+from onnxmerge.budgets.tolerance import CLOSED, CONFIRMED, SCREENS, STEPS, search
 from onnxmerge.plan import Selection
 from onnxmerge.progress import Clock
-from onnxmerge.search import CLOSED, CONFIRMED, SCREENS, STEPS, search
 
 MODELS = Path(__file__).parents[1] / "models"
 IMAGES = np.load(MODELS / "digits_calib.npz")["image"]
 
 
 @dataclass
-class FakeRecipe:
-    """Candidates are (share of the MACs kept, samples they are fitted to); widths come in steps."""
+class FakeWidths:
+    """Widths come in steps of the share of the MACs."""
 
-    data: range
-    fits: bool = True
     step: float = 0.001
-    made: list[tuple[float, int]] = field(default_factory=list)
-    subject: SimpleNamespace = field(
-        default_factory=lambda: SimpleNamespace(channels=SimpleNamespace(groups=[1]))
-    )
+    smallest: float = 0.1
 
-    def smallest(self, kind: str) -> float:
-        return 0.1
+    def select(self, share: float) -> Selection:
+        assert 0.1 <= share < 1
+        return Selection({"g": np.empty(int(share / self.step + 1e-9))})
 
-    def select(self, kind: str, value: float) -> Selection:
-        assert 0.1 <= value < 1
-        return Selection({"g": np.empty(int(value / self.step + 1e-9))})
-
-    def share(self, kind: str, selection: Selection) -> float:
+    def share(self, selection: Selection) -> float:
         return len(selection.keep["g"]) * self.step
 
+
+@dataclass
+class FakeBuilder:
+    """Candidates are (share of the MACs kept, samples they are fitted to)."""
+
+    widths: FakeWidths
+    data: range
+    fits: bool = True
+    made: list[tuple[float, int]] = field(default_factory=list)
+
     def of_widths(self, selection: Selection) -> tuple[float, int]:
-        self.made.append((self.share("macs", selection), len(self.data)))
+        self.made.append((self.widths.share(selection), len(self.data)))
         return self.made[-1]
 
-    def with_samples(self, samples: int) -> FakeRecipe:
+    def with_samples(self, samples: int) -> FakeBuilder:
         return replace(self, data=range(samples))
 
 
 def sought(change, *, samples=384, fits=True, step=0.001, tolerance=0.01):
     """What is found, and the candidates that were made."""
-    recipe = FakeRecipe(range(samples), fits, step)
+    widths = FakeWidths(step)
+    builder = FakeBuilder(widths, range(samples), fits)
     measure = lambda candidate: SimpleNamespace(change=change(*candidate))  # noqa: E731
-    found = search(recipe, measure, tolerance, Clock())
+    found = search(widths, builder, measure, tolerance, Clock())
     assert found is None or change(*found.candidate) <= tolerance
     assert found is None or found.candidate == (pytest.approx(found.share), samples)
-    return found, recipe.made
+    return found, builder.made
 
 
 def falling(least: float, samples_matter: float = 0.0):
@@ -106,14 +109,14 @@ def test_a_change_that_does_not_grow_evenly_still_is_within_the_tolerance(seed):
 def test_the_search_takes_less_than_five_runs_with_a_budget(monkeypatch):
     """Counted in samples that candidates are fitted to, and in passes of statistics."""
     spent, passes, shown = [], [], []
-    reconstruct, collect = recipes.reconstruct, recipes.collect
+    reconstruct, collect = candidates.reconstruct, candidates.collect
 
-    def counted(channels, model, selection, data, *rest):
+    def counted(channels, sites, model, selection, data, *rest, **options):
         spent.append(len(data))
-        return reconstruct(channels, model, selection, data, *rest)
+        return reconstruct(channels, sites, model, selection, data, *rest, **options)
 
-    monkeypatch.setattr(recipes, "reconstruct", counted)
-    monkeypatch.setattr(recipes, "collect", lambda *a, **k: passes.append(1) or collect(*a, **k))
+    monkeypatch.setattr(candidates, "reconstruct", counted)
+    monkeypatch.setattr(candidates, "collect", lambda *a, **k: passes.append(1) or collect(*a, **k))
     for samples in (40, 100, 200, 512):
         spent.clear()
         passes.clear()

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import support
 
-from onnxmerge.channels.residual import feeds
+from onnxmerge.channels.residual import destination
+from onnxmerge.channels.sensitivity import output_sensitivity
 from onnxmerge.channels.sites import fold_sites
 from onnxmerge.criteria import Reconstruction
 from onnxmerge.data import Dataset
@@ -14,7 +15,7 @@ from onnxmerge.data.batching import batches_of, open_batch
 from onnxmerge.errors import UsageError
 from onnxmerge.runtime.partial import Segments
 from onnxmerge.statistics import dense as statistics
-from onnxmerge.statistics.dense import _Sums
+from onnxmerge.statistics.moments import AxisSums
 
 TEXT = """net (float[BATCH,3,6,6] x) => (float[BATCH,5] y)
 <float[8,3,3,3] w1, float[4,8,1,1] w2, float[4] scale, float[4] shift, float[4] mean, float[4] var,
@@ -40,8 +41,9 @@ def analysed():
 def collected(analysed, **options):
     sites = fold_sites(analysed.channels)
     data = Dataset("random", arrays=FEED)
+    sensitivity = output_sensitivity(analysed.channels, sites)
     return sites, statistics.collect(
-        analysed.channels, sites, analysed.proto, data, support.RUNTIME, **options
+        analysed.channels, sites, sensitivity, analysed.proto, data, support.RUNTIME, **options
     )
 
 
@@ -67,18 +69,18 @@ def test_covariances_of_receptive_fields(analysed):
     np.testing.assert_allclose(found.features[site.node.index].grams[0], expected, atol=1e-4)
 
 
-def test_what_a_site_feeds(analysed):
+def test_where_the_output_of_a_site_goes(analysed):
     site = next(s for s in fold_sites(analysed.channels) if s.data.tensor == "a")
-    fed = feeds(site)
+    to = destination(site)
     g, t, s = values(analysed, "g", "t", "s")
-    assert (fed.total, fed.other) == ("t", "s")
+    assert (to.total, to.other) == ("t", "s")
     shape = (1, -1, 1, 1)
-    np.testing.assert_allclose(fed.scale.reshape(shape) * g + fed.shift.reshape(shape) + s, t, atol=1e-4)
+    np.testing.assert_allclose(to.scale.reshape(shape) * g + to.shift.reshape(shape) + s, t, atol=1e-4)
 
 
-@pytest.mark.parametrize("limit", ["MOST_FEATURES", "_MOST_POSITIONS"])
+@pytest.mark.parametrize("limit", ["MOST_FEATURES", "MOST_POSITIONS"])
 def test_large_receptive_fields_are_described_more_coarsely(analysed, limit, monkeypatch):
-    for name in ("MOST_FEATURES", "_MOST_POSITIONS") if limit == "_MOST_POSITIONS" else (limit,):
+    for name in ("MOST_FEATURES", "MOST_POSITIONS") if limit == "MOST_POSITIONS" else (limit,):
         monkeypatch.setattr(statistics, name, 5)
     _, found = collected(analysed)
     scores = Reconstruction()(analysed.channels, found)
@@ -166,7 +168,7 @@ def test_a_batch_that_is_mixed_stays_one():
 def test_sums_of_any_shape(shape, dtype):
     values = (10 * np.random.default_rng(0).standard_normal(shape)).astype(dtype)
     axis = shape.index(4)
-    found = _Sums.of(values, axis)
+    found = AxisSums.of(values, axis)
     rows = np.moveaxis(values, axis, -1).reshape(values.size // 4, 4).astype(np.float64)
     assert found.count == len(rows)
     np.testing.assert_allclose(found.sum, rows.sum(0), rtol=1e-5, atol=1e-5)

@@ -11,9 +11,10 @@ import support
 
 import onnxmerge
 from onnxmerge.allocation import SLACK, Alignment, top_up
+from onnxmerge.allocation.alignment import Extent, extents
+from onnxmerge.allocation.budget import Budget
 from onnxmerge.allocation.met import share
-from onnxmerge.channels.spans import Span, spans
-from onnxmerge.plan import Budget, Selection
+from onnxmerge.plan import Selection
 
 MODELS = Path(__file__).parents[1] / "models"
 CORPUS = Path(__file__).parents[2] / "shared" / "corpus"
@@ -57,7 +58,12 @@ def below(report) -> list[str]:
 def test_groups_of_a_normalisation_are_as_wide_as_their_channels(autoencoder):
     channels = support.analysed(autoencoder).channels
     assert [len(group) for group in channels.groups] == [8, 8, 8, 8]
-    assert list(spans(channels).values()) == [Span(4, False), Span(8, False), Span(8, False), Span(4, False)]
+    assert list(extents(channels).values()) == [
+        Extent(4, False),
+        Extent(8, False),
+        Extent(8, False),
+        Extent(4, False),
+    ]
 
 
 @pytest.mark.parametrize("kind", ["macs", "params"])

@@ -46,7 +46,7 @@ def measure(name: str, dynamo: bool) -> dict[str, object]:
         "groups": len(explanation.groups),
         "reach": round(explanation.reach, 4),
         "difference": float(f"{max(differences):.1e}"),
-        "frozen": {entry.reason: entry.channels for entry in explanation.frozen},
+        "frozen": {entry.reason: entry.count for entry in explanation.frozen},
         "seconds": {"export": round(exported - start, 1), "analysis": round(analysed - exported, 1)},
     }
 

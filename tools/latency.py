@@ -27,10 +27,11 @@ import onnx
 from accuracy import SHARES, load_bench
 
 import onnxmerge
+from onnxmerge import rewrite
 from onnxmerge.config import Config
 from onnxmerge.errors import OnnxMergeError
+from onnxmerge.pipeline import analysed
 from onnxmerge.plan import Selection
-from onnxmerge.preparation import prepare
 from onnxmerge.progress import Clock
 from onnxmerge.runtime import Runtime
 from onnxmerge.validation import SLOWER, compare_latency
@@ -95,15 +96,15 @@ def _measured(subject: Subject, args: argparse.Namespace, known: set) -> Iterato
         return
     config = Config(shapes=subject.shapes, samples=args.samples, threads=args.threads[0], device="cpu")
     try:
-        prepared = prepare(subject.path, subject.calibration, None, config, Clock())
+        study = analysed(subject.path, subject.calibration, None, config, Clock())
     except OnnxMergeError as error:
         yield {"model": subject.name, "budget": next(iter(budgets)), "error": str(error)}
         return
-    if prepared.data_kind == "made up":
+    if study.samples.kind == "made up":
         return
-    feed = next(iter(prepared.data.feeds(batch=1)))
-    tiny = Selection({group.name: np.zeros(1, np.int64) for group in prepared.subject.channels.groups})
-    floor = _ratios(subject.path, prepared.subject.pruned(tiny, ()), feed, args)
+    feed = next(iter(study.samples.fit.feeds(batch=1)))
+    tiny = Selection({group.name: np.zeros(1, np.int64) for group in study.analysis.channels.groups})
+    floor = _ratios(subject.path, rewrite.pruned(study.analysis, tiny, ()), feed, args)
     for budget, options in budgets.items():
         if (subject.name, budget) not in known:
             yield {"model": subject.name, "budget": budget, "floor": floor} | _row(

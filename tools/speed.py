@@ -27,33 +27,33 @@ import onnxmerge
 from onnxmerge.channels.filters import Filters, channel_filters
 from onnxmerge.config import Config
 from onnxmerge.graph.files import load
-from onnxmerge.preparation import prepare
+from onnxmerge.pipeline import analysed
 from onnxmerge.progress import Clock
-from onnxmerge.stages import Prepared
 from onnxmerge.statistics.dense import MOST_FEATURES
 from onnxmerge.statistics.regression import linear_form
+from onnxmerge.study import Study
 
 # Stages of a run that are not the work itself.
 APART = ("parity", "latency")
-# Rows per site behind the criterion (the default of ``calibration.statistics.collect``).
+# Rows per site behind the criterion (the default of ``statistics.dense.collect``).
 STATISTICS_ROWS = 20_000
 
 
 def limit(args: argparse.Namespace) -> None:
     config = Config(macs=args.macs, threads=args.threads, device="cpu")
     clock = Clock()
-    prepared = prepare(args.model, args.calib, None, config, clock)
+    study = analysed(args.model, args.calib, None, config, clock)
     result = onnxmerge.optimize(args.model, calibration=args.calib, config=config)
     stages = {name: s for name, s in result.report["seconds"].items() if name not in APART}
-    dense = _pass(prepared, prepared.loaded.proto)
-    passes = 2 * dense + _pass(prepared, result.model)
-    grams, factorisations = _multiplications(prepared)
-    syrk, potrf = _blas(prepared.runtime.threads)
+    dense = _pass(study, study.source.loaded.proto)
+    passes = 2 * dense + _pass(study, result.model)
+    grams, factorisations = _multiplications(study)
+    syrk, potrf = _blas(study.runtime.threads)
     linear = grams / syrk + factorisations / potrf
     files = _files(args.model, result)
     least = passes + linear + files
     total = sum(stages.values())
-    print(f"{Path(args.model).stem}, {len(prepared.data)} samples, {prepared.runtime.threads} thread(s)")
+    print(f"{Path(args.model).stem}, {len(study.samples.fit)} samples, {study.runtime.threads} thread(s)")
     print(f"  run {total:.1f} s: " + ", ".join(f"{name} {s:.1f}" for name, s in stages.items()))
     products = f"{grams / 1e9:.0f} G multiplications of Gram products at {syrk / 1e9:.0f} G/s"
     solved = f"{factorisations / 1e9:.1f} G of factorisations at {potrf / 1e9:.0f} G/s"
@@ -63,29 +63,29 @@ def limit(args: argparse.Namespace) -> None:
     print(f"  run / limit {total / least:.2f}")
 
 
-def _pass(prepared: Prepared, model) -> float:
-    session = prepared.runtime.session(model)
+def _pass(study: Study, model) -> float:
+    session = study.runtime.session(model)
     begin = time.perf_counter()
-    for feed in prepared.data.feeds():
+    for feed in study.samples.fit.feeds():
         session.run(feed)
     return time.perf_counter() - begin
 
 
-def _multiplications(prepared: Prepared) -> tuple[float, float]:
+def _multiplications(study: Study) -> tuple[float, float]:
     """Of one triangle of every Gram matrix with its targets, and of factorising them."""
-    channels = prepared.subject.channels
+    channels = study.analysis.channels
     grams = factorisations = 0.0
-    for site in prepared.subject.sites:
+    for site in study.analysis.sites:
         form = linear_form(site)
         if form is None:
             continue
-        features, rows = form.features, form.blocks * len(prepared.data)
+        features, rows = form.features, form.blocks * len(study.samples.fit)
         shape = channels.view.shapes[site.node.y[0].name]
         there = rows * np.prod(shape[1:]) / site.output.size if site.output is not None else rows
         if features <= MOST_FEATURES and (channels.group_of[site.channel] >= 0).any():
             grams += min(there, STATISTICS_ROWS * form.blocks) * features**2 / 2
             factorisations += form.blocks * features**3 / 2
-        grams += min(there, prepared.config.patches * form.blocks) * features * (features / 2 + form.outputs)
+        grams += min(there, study.config.patches * form.blocks) * features * (features / 2 + form.outputs)
         factorisations += form.blocks * (features**3 / 6 + features**2 * form.outputs)
     return grams, factorisations
 
@@ -121,14 +121,14 @@ def loops(args: argparse.Namespace) -> None:
     seconds = result.report["seconds"]
     run = sum(s for name, s in seconds.items() if name not in APART)
     merging = sum(seconds.get(name, 0.0) for name in ("score", "select", "compensate"))
-    prepared = prepare(args.model, None, None, Config(**options), Clock())
+    study = analysed(args.model, None, None, Config(**options), Clock())
     kept = {name: set(index) for name, index in result.plan.keep.items()}
     begin = time.perf_counter()
     folded = 0
-    for group in prepared.subject.channels.groups:
-        for filters in channel_filters(prepared.subject.channels, group):
+    for group in study.analysis.channels.groups:
+        for filters in channel_filters(study.analysis.channels, group):
             partners = list(_merged(filters, kept[group.name]))
-            for site in prepared.subject.sites:
+            for site in study.analysis.sites:
                 if np.isin(site.channel, group.channels).any():
                     folded += _fold(np.array(site.weight.constant), site.axis, partners)
     plain = time.perf_counter() - begin

@@ -10,6 +10,7 @@ latency in onnxruntime are those of that file, beside the dense one. All trained
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import numpy as np
 import onnx
@@ -19,10 +20,10 @@ from train_common import Row, Run, arguments, device_name, read
 from train_nets import NETS
 
 import onnxmerge
+from onnxmerge.channels.analysis import Analysis
 from onnxmerge.channels.cost import CostModel
 from onnxmerge.graph import load
 from onnxmerge.runtime import Runtime
-from onnxmerge.subject import Subject
 from onnxmerge.train import Batches, HardConcrete, HardStep, Processes, shift_and_flip, shrink, to_onnx, wrap
 from onnxmerge.validation import compare_latency
 
@@ -71,7 +72,7 @@ class Table:
 
     def macs(self, model: onnx.ModelProto) -> int:
         feed = {model.graph.input[0].name: self.example[:1].numpy()}
-        return CostModel(Subject.of(load(model), feed, self.runtime).channels).macs
+        return CostModel(Analysis.of(load(model), partial(self.runtime.trace, feed=feed)).channels).macs
 
     def width_at(self, budget: float, net) -> float:
         """The width whose MACs come nearest to the budget from below."""

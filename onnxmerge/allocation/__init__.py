@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import ClassVar, Protocol
 
 from onnxmerge.allocation.alignment import Alignment
+from onnxmerge.allocation.budget import Budget
 from onnxmerge.allocation.cost_curves import CostCurves
-from onnxmerge.allocation.met import SLACK, next_wider, top_up
+from onnxmerge.allocation.met import SLACK, next_wider, share, top_up
 from onnxmerge.allocation.threshold import Global
 from onnxmerge.allocation.uniform import Uniform
 from onnxmerge.channels import Channels
-from onnxmerge.plan import Budget, Scores, Selection
+from onnxmerge.plan import Scores, Selection
 
 
 class Allocator(Protocol):
@@ -42,5 +43,6 @@ __all__ = [
     "Global",
     "Uniform",
     "next_wider",
+    "share",
     "top_up",
 ]

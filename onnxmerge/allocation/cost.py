@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxmerge.allocation.budget import Budget
 from onnxmerge.channels import Channels
-from onnxmerge.plan import Budget
 
 Rungs = dict[str, int]
 Ladders = Mapping[str, np.ndarray]

@@ -9,11 +9,12 @@ from typing import ClassVar
 import numpy as np
 
 from onnxmerge.allocation.alignment import Alignment
+from onnxmerge.allocation.budget import Budget
 from onnxmerge.allocation.cost import Cost, Ladders, Rungs
 from onnxmerge.allocation.met import at_most, unreachable, widths
 from onnxmerge.channels import Channels
 from onnxmerge.channels.depth import Depth
-from onnxmerge.plan import Budget, Scores, Selection
+from onnxmerge.plan import Scores, Selection
 
 # Rounding of shares that were summed in another order.
 _EXACT = 1e-12
@@ -40,7 +41,7 @@ class CostCurves:
     empties: ClassVar[bool] = True
 
     def __call__(self, channels: Channels, scores: Scores, budget: Budget) -> Selection:
-        order = {name: np.argsort(values, kind="stable")[::-1] for name, values in scores.values.items()}
+        order = scores.best_first()
         curves = {name: _curve(values, scores.curves.get(name)) for name, values in scores.values.items()}
         if budget.kind == "latency":
             curves = {name: np.append(self.gone * curve[0], curve[1:]) for name, curve in curves.items()}

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 from scipy.optimize import isotonic_regression
@@ -25,6 +26,7 @@ from scipy.optimize import isotonic_regression
 from onnxmerge.allocation import Alignment
 from onnxmerge.allocation.targets import NARROWEST
 from onnxmerge.channels import Channels
+from onnxmerge.channels.analysis import Analysis
 from onnxmerge.channels.cost import Table, Term, kept_lengths
 from onnxmerge.errors import OutputError
 from onnxmerge.graph.output import atomic_write
@@ -32,8 +34,8 @@ from onnxmerge.graph.view import GraphView, NodeView
 from onnxmerge.operators.table import lookup
 from onnxmerge.plan import Selection
 from onnxmerge.progress import Progress
+from onnxmerge.rewrite import pruned
 from onnxmerge.runtime import Runtime
-from onnxmerge.subject import Subject
 from onnxmerge.validation.latency import median_seconds
 
 # Shares of every group's channels at which the model is profiled; then at the narrowest aligned
@@ -53,7 +55,7 @@ class LatencyTable:
         rest: seconds of everything else, one per level.
     """
 
-    subject: Subject
+    analysis: Analysis
     step: int
     layers: Mapping[int, tuple[float, ...]]
     rest: tuple[float, ...]
@@ -75,26 +77,26 @@ class LatencyTable:
 
     def _live(self, lengths: np.ndarray) -> np.ndarray:
         """Which nodes are there at axis lengths [..., classes]; bool [..., nodes]."""
-        count = len(self.subject.channels.view.nodes)
-        none_left = (lengths == 0) & (self.subject.channels.classes.size > 0)
+        count = len(self.analysis.channels.view.nodes)
+        none_left = (lengths == 0) & (self.analysis.channels.classes.size > 0)
         if not none_left.any():
             return np.ones((*lengths.shape[:-1], count), dtype=bool)
         patterns, which = np.unique(none_left.reshape(-1, lengths.shape[-1]), axis=0, return_inverse=True)
         found = np.zeros((len(patterns), count), dtype=bool)
         for row, pattern in zip(found, patterns, strict=True):
-            row[list(self.subject.depth.without(np.flatnonzero(pattern)).live)] = True
+            row[list(self.analysis.depth.without(np.flatnonzero(pattern)).live)] = True
         return found[which.reshape(-1)].reshape(*lengths.shape[:-1], count)
 
     @cached_property
     def _whole(self) -> float:
-        return float(self.seconds(self.subject.channels.classes.size))
+        return float(self.seconds(self.analysis.channels.classes.size))
 
     @cached_property
     def _level_lengths(self) -> np.ndarray:
         """[levels, classes]"""
         return np.stack([
-            kept_lengths(self.subject.channels, self.subject.removed(selection))
-            for selection in levels(self.subject.channels, self.step)
+            kept_lengths(self.analysis.channels, self.analysis.removed(selection))
+            for selection in levels(self.analysis.channels, self.step)
         ])  # fmt: skip
 
     @cached_property
@@ -111,12 +113,12 @@ class LatencyTable:
 
     @cached_property
     def _terms(self) -> list[Term]:
-        return [term for term in self.subject.cost.layers if term.node.index in self.layers]
+        return [term for term in self.analysis.cost.layers if term.node.index in self.layers]
 
     @cached_property
     def _layer_table(self) -> Table:
         """The layers over twice the axis classes: lengths as outputs, then lengths as what is summed over."""
-        number, count = self.subject.channels.classes.number, len(self.subject.channels.classes.size)
+        number, count = self.analysis.channels.classes.number, len(self.analysis.channels.classes.size)
         classes = np.full((len(self._terms), max((len(t.axes) for t in self._terms), default=0)), 2 * count)
         for row, term in zip(classes, self._terms, strict=True):
             row[: len(term.axes)] = [number[a] + (count if a == term.summed else 0) for a in term.axes]
@@ -125,15 +127,15 @@ class LatencyTable:
     @cached_property
     def _outputs(self) -> list[Term]:
         """All computed tensors."""
-        return [Term(1, tuple(y.axes), n) for n in self.subject.channels.view for y in n.y if y is not None]
+        return [Term(1, tuple(y.axes), n) for n in self.analysis.channels.view for y in n.y if y is not None]
 
     @cached_property
     def _output_table(self) -> Table:
-        return Table.of(self._outputs, self.subject.channels)
+        return Table.of(self._outputs, self.analysis.channels)
 
     def _work(self, lengths: np.ndarray) -> np.ndarray:
         """Multiplications with all padding, up to a constant per layer: [..., classes] -> [..., layers]."""
-        sizes = self.subject.channels.classes.size
+        sizes = self.analysis.channels.classes.size
         written, read = _padded_output(lengths, self.step), _padded_input(lengths, self.step)
         both = [np.where(lengths == sizes, sizes, padded) for padded in (written, read)]
         return self._layer_table.products(np.concatenate(both, axis=-1))
@@ -180,34 +182,44 @@ def levels(channels: Channels, step: int) -> list[Selection]:
 
 
 def latency_table(
-    subject: Subject, runtime: Runtime, feed: Feed, step: int, progress: Progress | None = None
+    analysis: Analysis, runtime: Runtime, feed: Feed, step: int, progress: Progress | None = None
 ) -> LatencyTable:
     """The table of a model on this machine; measured once, then read from the user's cache.
 
     Raises:
         ModelError: a model of some width does not run.
     """
-    path = _cache_path(subject, runtime, step)
+    path = _cache_path(analysis, runtime, step)
     found = _cached(path)
     if found is None:
-        found = _measured(subject, runtime, feed, step, progress)
+        found = _measured(analysis, runtime, feed, step, progress)
         _remember(path, found)
     layers = {int(index): tuple(times) for index, times in found["layers"].items()}
-    return LatencyTable(subject, step, layers, tuple(found["rest"]))
+    return LatencyTable(analysis, step, layers, tuple(found["rest"]))
 
 
-def _measured(subject: Subject, runtime: Runtime, feed: Feed, step: int, progress: Progress | None) -> dict:
+class _Profile(TypedDict):
+    """Seconds at every level: of linear layers by their node index (in JSON a text), and of the rest."""
+
+    layers: dict[int, list[float]]
+    rest: list[float]
+
+
+def _measured(
+    analysis: Analysis, runtime: Runtime, feed: Feed, step: int, progress: Progress | None
+) -> _Profile:
     layers: dict[int, list[float]] = {}
     rest = []
-    for number, selection in enumerate(levels(subject.channels, step)):
+    for number, selection in enumerate(levels(analysis.channels, step)):
         if progress is not None:
             progress("latency table", number, LEVELS)
-        scratch = subject.scratch()
-        model = subject.pruned(selection, (), scratch)
+        scratch = analysis.loaded.new_scratch()
+        model = pruned(analysis, selection, (), scratch)
         if runtime.device == "cuda":
-            times, others = _shared_out(subject, selection, median_seconds(runtime.session(model), feed)), 0.0
+            seconds = median_seconds(runtime.session(model), feed)
+            times, others = _shared_out(analysis, selection, seconds), 0.0
         else:
-            times, others = _by_layer(subject.channels.view, runtime.profile(model, feed))
+            times, others = _by_layer(analysis.channels.view, runtime.profile(model, feed))
         for index, seconds in times.items():
             layers.setdefault(index, [0.0] * number).append(seconds)
         rest.append(others)
@@ -229,13 +241,13 @@ def _by_layer(view: GraphView, kernels: Mapping[str, float]) -> tuple[dict[int, 
     return times, others
 
 
-def _shared_out(subject: Subject, selection: Selection, seconds: float) -> dict[int, float]:
+def _shared_out(analysis: Analysis, selection: Selection, seconds: float) -> dict[int, float]:
     """The time of a run, by multiplications: a profile of a GPU only knows when kernels were started."""
-    lengths = kept_lengths(subject.channels, subject.removed(selection)) / subject.channels.classes.size
-    table = Table.of(subject.cost.layers, subject.channels)
+    lengths = kept_lengths(analysis.channels, analysis.removed(selection)) / analysis.channels.classes.size
+    table = Table.of(analysis.cost.layers, analysis.channels)
     work = table.values * table.products(lengths)
     parts = seconds * work / max(work.sum(), 1.0)
-    return {term.node.index: float(part) for term, part in zip(subject.cost.layers, parts, strict=True)}
+    return {term.node.index: float(part) for term, part in zip(analysis.cost.layers, parts, strict=True)}
 
 
 def _layer(view: GraphView, name: str) -> NodeView | None:
@@ -252,29 +264,30 @@ def _layer(view: GraphView, name: str) -> NodeView | None:
     return None
 
 
-def _cache_path(subject: Subject, runtime: Runtime, step: int) -> Path:
+def _cache_path(analysis: Analysis, runtime: Runtime, step: int) -> Path:
     try:
         runtime_version = version("onnxruntime")
     except PackageNotFoundError:
         runtime_version = version("onnxruntime-gpu")
-    groups = ",".join(group.name for group in subject.channels.groups)
+    groups = ",".join(group.name for group in analysis.channels.groups)
     machine = f"{platform.node()} {platform.processor()} {platform.machine()} {os.cpu_count()}"
-    facts = [subject.loaded.sha256, runtime.provider, runtime.threads, runtime_version, machine, step, groups]
-    widths = [[len(keep) for keep in level.keep.values()] for level in levels(subject.channels, step)]
+    sha256 = analysis.loaded.sha256
+    facts = [sha256, runtime.provider, runtime.threads, runtime_version, machine, step, groups]
+    widths = [[len(keep) for keep in level.keep.values()] for level in levels(analysis.channels, step)]
     key = hashlib.sha256(repr((facts, widths)).encode()).hexdigest()[:32]
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "onnxmerge" / f"latency-{key}.json"
 
 
-def _cached(path: Path) -> dict | None:
+def _cached(path: Path) -> _Profile | None:
     try:
-        found = json.loads(path.read_text())
+        found: _Profile = json.loads(path.read_text())
         return found if len(found["rest"]) == LEVELS else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _remember(path: Path, found: dict) -> None:
+def _remember(path: Path, found: _Profile) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as part:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxmerge.allocation.alignment import Alignment
+from onnxmerge.allocation.budget import Budget
 from onnxmerge.channels import Channels
 from onnxmerge.channels.cost import kept_lengths, removed_channels
 from onnxmerge.errors import BudgetError
-from onnxmerge.plan import Budget, Selection
+from onnxmerge.plan import Selection
 
 # A budget is used up when no more than this share of the model is left of it.
 SLACK = 0.02

@@ -9,9 +9,10 @@ from typing import ClassVar
 import numpy as np
 
 from onnxmerge.allocation.alignment import Alignment
+from onnxmerge.allocation.budget import Budget
 from onnxmerge.allocation.met import at_most, fill_up, share, unreachable, widths
 from onnxmerge.channels import Channels
-from onnxmerge.plan import Budget, Scores, Selection
+from onnxmerge.plan import Scores, Selection
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Uniform:
     empties: ClassVar[bool] = False
 
     def __call__(self, channels: Channels, scores: Scores, budget: Budget) -> Selection:
-        order = {name: np.argsort(values, kind="stable")[::-1] for name, values in scores.values.items()}
+        order = scores.best_first()
         if budget.kind == "ratio":
             return _select(order, Alignment().ladders(channels), budget.value)
         ladders = self.alignment.ladders(channels)

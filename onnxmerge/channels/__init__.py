@@ -1,5 +1,5 @@
 """From relations to channels, groups, fold sites and what they cost."""
 
-from onnxmerge.channels.groups import Channels, Group, Said, analyse
+from onnxmerge.channels.groups import Channels, Group, find_channels
 
-__all__ = ["Channels", "Group", "Said", "analyse"]
+__all__ = ["Channels", "Group", "find_channels"]

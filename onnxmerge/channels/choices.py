@@ -15,26 +15,36 @@ import numpy as np
 
 from onnxmerge.channels.units import AxisClasses, axis_classes, by_axes, connect, edges, frozen_positions
 from onnxmerge.graph.view import Axis
-from onnxmerge.operators.relations import Choice, Option, Relation
+from onnxmerge.operators.relations import Choice, Option, Relation, Statement
 
 # Fewer channels than this are too coarse to choose among, if another reading has more.
 ENOUGH_CHANNELS = 4
 
 
-def decide(axes: Iterable[Axis], relations: Iterable[Relation]) -> list[Relation]:
-    """The relations without choices: each replaced by those of the option taken."""
-    relations = list(relations)
-    fixed: list[Relation] = [r for r in relations if not isinstance(r, Choice)]
-    choices = [r for r in relations if isinstance(r, Choice)]
+def decide(axes: Iterable[Axis], statements: Iterable[Statement]) -> list[Statement]:
+    """The statements without choices: each replaced by those of the option taken."""
+    statements = list(statements)
+    fixed = [s for s in statements if not isinstance(s.relation, Choice)]
+    makers, choices = [], []
+    for statement in statements:
+        if isinstance(statement.relation, Choice):
+            makers.append(statement.node)
+            choices.append(statement.relation)
     if not choices:
         return fixed
-    start = _State.of(axis_classes(axes, fixed), fixed)
+    relations = [s.relation for s in fixed]
+    start = _State.of(axis_classes(axes, relations), relations)
     taken, lost, culprits = _taken(start, choices, [ENOUGH_CHANNELS] * len(choices))
     if lost:
         enough = [1 if i in lost | culprits else ENOUGH_CHANNELS for i in range(len(choices))]
         again, still_lost, _ = _taken(start, choices, enough)
         taken = again if len(still_lost) < len(lost) else taken
-    return [*fixed, *(relation for option in taken for relation in option.relations)]
+    found = [
+        Statement(node, relation)
+        for node, option in zip(makers, taken, strict=True)
+        for relation in option.relations
+    ]
+    return [*fixed, *found]
 
 
 class _State:

@@ -10,7 +10,7 @@ from math import prod
 import numpy as np
 
 from onnxmerge.channels.groups import Channels
-from onnxmerge.graph.view import Axis, NodeView
+from onnxmerge.graph.view import Axis, NodeView, TensorView
 from onnxmerge.operators.table import lookup
 
 
@@ -150,7 +150,7 @@ class CostModel:
         return list(seen.values())
 
 
-def _is_weight(tensor) -> bool:
+def _is_weight(tensor: TensorView) -> bool:
     stored = tensor.source if hasattr(tensor.source, "values") else tensor.source.inputs[0].attrs["value"]
     return np.dtype(stored.dtype).kind not in "iuSOUb" or np.dtype(stored.dtype).itemsize == 1
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from onnxmerge.channels.cost import CostModel, removed_channels
 from onnxmerge.channels.depth import Depth
-from onnxmerge.channels.groups import Channels, Said
+from onnxmerge.channels.groups import Channels
 from onnxmerge.graph.view import Axis, GraphView, NodeView
-from onnxmerge.operators.relations import Freeze, Mix
+from onnxmerge.operators.relations import Freeze, Mix, Statement, Telling
 from onnxmerge.operators.table import lookup
 from onnxmerge.operators.unprunable import made_axis
 
@@ -28,16 +28,16 @@ class GroupEntry:
     """One group of channels.
 
     Attributes:
-        macs: share (0..1) of the model's multiplications that goes with one channel, all others kept.
-        params: the same for parameters.
+        macs_share: share (0..1) of the model's multiplications that goes with one channel, all others kept.
+        params_share: the same for parameters.
         may_go: whether all of them may go, and the layers that make and read them with them.
         nodes: names of the nodes that the channels pass through, in order.
     """
 
     name: str
     channels: int
-    macs: float
-    params: float
+    macs_share: float
+    params_share: float
     may_go: bool
     nodes: tuple[str, ...]
 
@@ -47,16 +47,16 @@ class FrozenEntry:
     """Channels made by linear operators that stay, all for one reason.
 
     Attributes:
-        channels: how many.
+        count: how many.
+        examples: some of the operators that make them.
         axes: examples of their axes, as tensor[axis].
-        nodes: examples of the operators that make them.
         causes: examples of the nodes that keep them; empty where it is the model's border.
     """
 
     reason: str
-    channels: int
+    count: int
+    examples: tuple[str, ...]
     axes: tuple[str, ...]
-    nodes: tuple[str, ...]
     causes: tuple[str, ...]
 
 
@@ -66,6 +66,7 @@ class Explanation:
 
     Attributes:
         reach: share (0..1) of the multiplications that goes when every group keeps one channel.
+        unprunable: the reasons in ``frozen`` that are operators whose channels cannot be removed.
     """
 
     groups: tuple[GroupEntry, ...]
@@ -73,17 +74,20 @@ class Explanation:
     macs: int
     params: int
     reach: float
+    unprunable: tuple[str, ...]
 
 
 def explain(channels: Channels, cost: CostModel) -> Explanation:
     """Describe the groups and the frozen output channels of linear operators, most channels first."""
     least = removed_channels(channels, {group.name: np.array([0]) for group in channels.groups})
+    frozen, unprunable = _frozen(channels)
     return Explanation(
         groups=tuple(_groups(channels, cost)),
-        frozen=tuple(sorted(_frozen(channels), key=lambda entry: -entry.channels)),
+        frozen=tuple(sorted(frozen, key=lambda entry: -entry.count)),
         macs=cost.macs,
         params=cost.params,
         reach=1 - cost.macs_kept(least) / cost.macs if cost.macs else 0.0,
+        unprunable=tuple(entry.reason for entry in frozen if entry.reason in unprunable),
     )
 
 
@@ -95,34 +99,41 @@ def _groups(channels: Channels, cost: CostModel) -> Iterator[GroupEntry]:
         yield GroupEntry(
             name=group.name,
             channels=len(group),
-            macs=1 - cost.macs_kept(removed) / max(cost.macs, 1),
-            params=1 - cost.params_kept(removed) / max(cost.params, 1),
+            macs_share=1 - cost.macs_kept(removed) / max(cost.macs, 1),
+            params_share=1 - cost.params_kept(removed) / max(cost.params, 1),
             may_go=group.name in may_go,
             nodes=group.nodes,
         )
 
 
-def _frozen(channels: Channels) -> Iterator[FrozenEntry]:
+def _frozen(channels: Channels) -> tuple[list[FrozenEntry], set[str]]:
+    """What stays, by its reason; and the reasons that are operators whose channels cannot be removed."""
     causes = _causes(channels)
     kinds = Counter(_kind(node) for node in channels.view)
     asked = np.zeros(channels.count, dtype=bool)
     for group in channels.left_whole:
         asked[group.channels] = True
     found: dict[str, tuple[set[int], dict[str, None], dict[str, None], dict[str, None]]] = {}
+    unprunable: set[str] = set()
     for node, axis in _made_axes(channels):
         made = np.unique(channels.of(axis))
         outside = made[channels.group_of[made] < 0]
         for channel in outside:
-            said = channels.frozen[causes[channel]][0] if causes[channel] >= 0 else None
+            statement = channels.frozen[causes[channel]][0] if causes[channel] >= 0 else None
             unfrozen = _LEFT_WHOLE if asked[channel] else _ALONE
-            reason = _in_words(said, kinds) if said else unfrozen
-            members, axes, nodes, keepers = found.setdefault(reason, (set(), {}, {}, {}))
+            reason = _in_words(statement, kinds) if statement else unfrozen
+            members, makers, axes, keepers = found.setdefault(reason, (set(), {}, {}, {}))
             members.add(int(channel))
-            axes[str(axis)] = nodes[node.name] = None
-            if said is not None and said.node is not None:
-                keepers[said.node.name] = None
-    for reason, (members, *examples) in found.items():
-        yield FrozenEntry(reason, len(members), *(tuple(e)[:MOST_EXAMPLES] for e in examples))
+            axes[str(axis)] = makers[node.name] = None
+            if statement is not None and statement.node is not None:
+                keepers[statement.node.name] = None
+                if _telling(statement) is Telling.UNPRUNABLE:
+                    unprunable.add(reason)
+    entries = [
+        FrozenEntry(reason, len(members), *(tuple(names)[:MOST_EXAMPLES] for names in several))
+        for reason, (members, *several) in found.items()
+    ]
+    return entries, unprunable
 
 
 def _kind(node: NodeView) -> tuple[str, str]:
@@ -134,13 +145,13 @@ def _kind(node: NodeView) -> tuple[str, str]:
     )
 
 
-def _in_words(said: Said, kinds: Counter[tuple[str, str]]) -> str:
+def _in_words(statement: Statement, kinds: Counter[tuple[str, str]]) -> str:
     """The reason; of an operator that cannot be pruned with how many there are of it."""
-    why = said.relation.why if isinstance(said.relation, Mix | Freeze) else str(said.relation)
-    operator = None if said.node is None else lookup(said.node)
-    if said.node is None or operator is None or operator.instead_of is None:
+    why = statement.relation.why if isinstance(statement.relation, Mix | Freeze) else str(statement.relation)
+    operator = None if statement.node is None else lookup(statement.node)
+    if statement.node is None or operator is None or operator.instead_of is None:
         return why
-    kind = _kind(said.node)
+    kind = _kind(statement.node)
     alike = sum(count for (_, meant), count in kinds.items() if meant == kind[1])
     return f"{kinds[kind]} of {alike} {kind[1]} are {why}"
 
@@ -182,22 +193,12 @@ def _causes(channels: Channels) -> np.ndarray:
     """
     cause = np.full(channels.count, -1, dtype=np.int64)
     best = np.full(channels.count, np.iinfo(np.int64).max)
-    for number, (said, members) in enumerate(channels.frozen):
-        rank = _rank_of(said)
+    for number, (statement, members) in enumerate(channels.frozen):
+        rank = _telling(statement)
         chosen = members[best[members] > rank]
         best[chosen], cause[chosen] = rank, number
     return cause
 
 
-def _rank_of(said: Said) -> int:
-    """Lower is more telling: what cannot be pruned, the border, what a rule says, what follows from it."""
-    if said.node is None:
-        return 0
-    if (operator := lookup(said.node)) is not None and operator.instead_of is not None:
-        return -1
-    if isinstance(said.relation, Freeze):
-        if said.relation.why.startswith("another axis"):
-            return 2
-        if said.relation.why.startswith("not a channel axis"):
-            return 3
-    return 1
+def _telling(statement: Statement) -> Telling:
+    return statement.relation.telling if isinstance(statement.relation, Freeze) else Telling.RULE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,16 +12,8 @@ from onnxmerge.channels.choices import decide
 from onnxmerge.channels.units import AxisClasses, axis_classes, by_axes, connect, edges, frozen_where
 from onnxmerge.graph.constants import is_constant, is_sparse
 from onnxmerge.graph.view import Axis, GraphView, NodeView
-from onnxmerge.operators.relations import Choice, Contract, Freeze, Index, Mix, Relation, Size, Tie
+from onnxmerge.operators.relations import Contract, Freeze, Index, Mix, Size, Statement, Telling, Tie
 from onnxmerge.operators.table import lookup, relations
-
-
-@dataclass(frozen=True)
-class Said:
-    """A relation and the node that it comes from; None for the borders of the graph."""
-
-    node: NodeView | None
-    relation: Relation
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +45,11 @@ class Channels:
     """
 
     view: GraphView
-    said: tuple[Said, ...]
+    statements: tuple[Statement, ...]
     classes: AxisClasses
     label: np.ndarray
     groups: tuple[Group, ...]
-    frozen: tuple[tuple[Said, np.ndarray], ...]
+    frozen: tuple[tuple[Statement, np.ndarray], ...]
     left_whole: tuple[Group, ...] = ()
 
     def of(self, axis: Axis) -> np.ndarray:
@@ -81,40 +74,36 @@ class Channels:
 
     @cached_property
     def _contracts(self) -> list[tuple[NodeView, Contract]]:
-        return [(s.node, s.relation) for s in self.said if s.node and isinstance(s.relation, Contract)]
+        return [(s.node, s.relation) for s in self.statements if s.node and isinstance(s.relation, Contract)]
 
     def sizes(self) -> list[tuple[NodeView, Size]]:
-        return [(s.node, s.relation) for s in self.said if s.node and isinstance(s.relation, Size)]
+        return [(s.node, s.relation) for s in self.statements if s.node and isinstance(s.relation, Size)]
 
     def indices(self) -> list[tuple[NodeView, Index]]:
-        return [(s.node, s.relation) for s in self.said if s.node and isinstance(s.relation, Index)]
+        return [(s.node, s.relation) for s in self.statements if s.node and isinstance(s.relation, Index)]
 
 
-def analyse(view: GraphView) -> Channels:
+def find_channels(view: GraphView) -> Channels:
     """Find the channels of a graph.
 
     Every position of every axis gets a component number; components with a frozen position stay.
     Channels on the same axis classes form a group.
     """
-    said = [*_borders(view)]
+    stated = [*_borders(view)]
     for node in view:
         if not is_constant(node.source):
-            said += [Said(node, relation) for relation in relations(node)]
+            stated += [Statement(node, relation) for relation in relations(node)]
     axes = _all_axes(view)
-    origin = {id(s.relation): s.node for s in said}
-    for s in said:
-        if isinstance(s.relation, Choice):
-            origin |= {id(r): s.node for option in s.relation.options for r in option.relations}
-    decided = decide(axes, [s.relation for s in said])
-    said = [Said(origin[id(r)], r) for r in decided]
+    statements = decide(axes, stated)
+    decided = [s.relation for s in statements]
     classes = axis_classes(axes, decided)
     label = connect(classes.total, edges(classes, decided))
-    frozen = _frozen(classes, label, said)
+    frozen = _frozen(classes, label, statements)
     blocked = np.zeros(int(label.max(initial=-1)) + 1, dtype=bool)
     for _, components in frozen:
         blocked[components] = True
-    groups = _groups(view, classes, label, blocked, said)
-    return Channels(view, tuple(said), classes, label, groups, frozen)
+    groups = _groups(view, classes, label, blocked, statements)
+    return Channels(view, tuple(statements), classes, label, groups, frozen)
 
 
 def _all_axes(view: GraphView) -> list[Axis]:
@@ -128,12 +117,14 @@ def _all_axes(view: GraphView) -> list[Axis]:
     return list(axes)
 
 
-def _borders(view: GraphView):
+def _borders(view: GraphView) -> Iterator[Statement]:
     """Inputs, outputs and values that subgraphs use are the model's interface with the world."""
     for names, why in ((view.outputs, "graph output"), (view.inputs, "graph input")):
         for name in names:
             if name in view:
-                yield from (Said(None, Freeze(axis, f"{why} '{name}'")) for axis in view.tensor(name).axes)
+                reason = f"{why} '{name}'"
+                for axis in view.tensor(name).axes:
+                    yield Statement(None, Freeze(axis, reason, Telling.BORDER))
     for node in view:
         for tensor in node.tensors:
             why = ""
@@ -142,23 +133,31 @@ def _borders(view: GraphView):
             elif is_sparse(tensor.source):
                 why = f"'{tensor.name}' is stored sparse"
             if why:
-                yield from (Said(node, Freeze(axis, why)) for axis in tensor.axes)
+                yield from (Statement(node, Freeze(axis, why)) for axis in tensor.axes)
 
 
-def _frozen(classes, label, said) -> tuple[tuple[Said, np.ndarray], ...]:
+def _frozen(
+    classes: AxisClasses, label: np.ndarray, statements: Sequence[Statement]
+) -> tuple[tuple[Statement, np.ndarray], ...]:
     return tuple(
         (s, np.unique(label[classes.ids(frozen_where(s.relation))]))
-        for s in said
+        for s in statements
         if isinstance(s.relation, Mix | Freeze)
     )
 
 
-def _groups(view: GraphView, classes: AxisClasses, label, blocked, said) -> tuple[Group, ...]:
+def _groups(
+    view: GraphView,
+    classes: AxisClasses,
+    label: np.ndarray,
+    blocked: np.ndarray,
+    statements: Sequence[Statement],
+) -> tuple[Group, ...]:
     ids = np.flatnonzero(~blocked[label])
     first_position = np.full(len(blocked), classes.total, dtype=np.int64)
     np.minimum.at(first_position, label[ids], ids)
     members = by_axes(classes, label, ids)
-    described = _Description(view, classes, said)
+    described = _Description(view, classes, statements)
     groups = []
     for signature, channels in members.items():
         if len(channels) > 1:
@@ -175,10 +174,14 @@ def _groups(view: GraphView, classes: AxisClasses, label, blocked, said) -> tupl
     return tuple(result)
 
 
+# The axis classes that the channels of a group lie on, ascending.
+Signature = tuple[int, ...]
+
+
 class _Description:
     """What a person wants to know of axis classes: nodes, a name, whether sums or concats join them."""
 
-    def __init__(self, view: GraphView, classes: AxisClasses, said: list[Said]):
+    def __init__(self, view: GraphView, classes: AxisClasses, statements: Sequence[Statement]):
         self._nodes: dict[int, dict[int, NodeView]] = {}
         self._joined: set[int] = set()
         for node in view:
@@ -187,27 +190,27 @@ class _Description:
             for tensor in node.tensors:
                 for axis in tensor.axes:
                     self._nodes.setdefault(classes.number[axis], {})[node.index] = node
-        for s in said:
+        for s in statements:
             if isinstance(s.relation, Tie) and s.relation.joins:
                 for where in (s.relation.a, s.relation.b):
                     axis = where if isinstance(where, Axis) else where.axis
                     self._joined.add(classes.number[axis])
 
-    def _all(self, signature) -> dict[int, NodeView]:
+    def _all(self, signature: Signature) -> dict[int, NodeView]:
         return {i: node for number in signature for i, node in self._nodes.get(number, {}).items()}
 
-    def order(self, signature) -> int:
+    def order(self, signature: Signature) -> int:
         return min(self._all(signature), default=0)
 
-    def nodes(self, signature) -> tuple[str, ...]:
+    def nodes(self, signature: Signature) -> tuple[str, ...]:
         found = self._all(signature)
         return tuple(found[i].name for i in sorted(found))
 
-    def name(self, signature) -> str:
+    def name(self, signature: Signature) -> str:
         found = self._all(signature)
         linear = [i for i in sorted(found) if (op := lookup(found[i])) is not None and op.linear is not None]
         first = found[linear[0] if linear else min(found)]
         return first.name
 
-    def chain(self, signature) -> bool:
+    def chain(self, signature: Signature) -> bool:
         return not any(number in self._joined for number in signature)

@@ -13,8 +13,8 @@ from onnxmerge.operators.pointwise import adds
 
 
 @dataclass(frozen=True, eq=False)
-class Feeds:
-    """The tensor that a site feeds: ``total = scale * output + shift (+ other)``, per output channel.
+class Destination:
+    """Where the output of a site goes: ``total = scale * output + shift (+ other)``, per output channel.
 
     Attributes:
         scale, shift: float64 [rows], of the affine operators between.
@@ -30,7 +30,7 @@ class Feeds:
     other: str | None
 
 
-def feeds(site: FoldSite) -> Feeds:
+def destination(site: FoldSite) -> Destination:
     """Follow the output of a site while it feeds a single per-channel affine operator or a sum.
 
     ``site.output`` must not be None.
@@ -50,8 +50,8 @@ def feeds(site: FoldSite) -> Feeds:
         other = _other_operand(user, tensor)
         if other is None:
             break
-        return Feeds(scale, shift, user.y[0].name, axis, other)
-    return Feeds(scale, shift, tensor.name, axis, None)
+        return Destination(scale, shift, user.y[0].name, axis, other)
+    return Destination(scale, shift, tensor.name, axis, None)
 
 
 def _only_user(view: GraphView, tensor: TensorView) -> NodeView | None:

@@ -8,10 +8,9 @@ from math import prod
 import numpy as np
 
 from onnxmerge.channels.groups import Channels, Group
-from onnxmerge.channels.stored import stored_values
-from onnxmerge.graph.view import Axis, NodeView, TensorView
-from onnxmerge.operators.parameters import channel_norm
-from onnxmerge.operators.relations import Contract
+from onnxmerge.graph.view import Axis, GraphView, NodeView, TensorView
+from onnxmerge.operators.parameters import channel_norm, dequantized
+from onnxmerge.operators.relations import Contract, Where
 from onnxmerge.operators.table import linear_of
 
 # Weights of so many elements are not worked with in float64: each copy would be a multiple of the file.
@@ -163,11 +162,11 @@ def producers(channels: Channels, group: Group) -> list[Producer]:
     return found
 
 
-def _tensor_of(where) -> str:
+def _tensor_of(where: Where) -> str:
     return where.tensor if isinstance(where, Axis) else where.axis.tensor
 
 
-def _axis_of(where) -> int:
+def _axis_of(where: Where) -> int:
     return where.axis if isinstance(where, Axis) else where.axis.axis
 
 
@@ -179,7 +178,7 @@ def _rank_in(channels: Channels, group: Group) -> np.ndarray:
 
 
 def _output_axis(
-    channels: Channels, node: NodeView, weight: TensorView, contracted: int | None, rank
+    channels: Channels, node: NodeView, weight: TensorView, contracted: int | None, rank: np.ndarray
 ) -> int | None:
     outputs = {channels.classes.number[axis] for axis in node.y[0].axes}
     for i in range(weight.rank):
@@ -189,7 +188,15 @@ def _output_axis(
     return None
 
 
-def _producer(channels: Channels, group: Group, node, weight, axis: int, rank, bias_input) -> Producer:
+def _producer(
+    channels: Channels,
+    group: Group,
+    node: NodeView,
+    weight: TensorView,
+    axis: int,
+    rank: np.ndarray,
+    bias_input: int | None,
+) -> Producer:
     values = np.moveaxis(np.asarray(stored_values(channels.view, weight), dtype=np.float64), axis, 0)
     place = rank[channels.of(weight[axis])]
     bias = node.input(bias_input) if bias_input is not None else None
@@ -227,3 +234,11 @@ def _batch_norm(channels: Channels, node: NodeView, rank: np.ndarray, count: int
         for values in (stored.gamma, stored.beta, stored.mean, stored.variance)
     )
     return BatchNorm(norm, gamma, beta, mean, variance, stored.epsilon)
+
+
+def stored_values(view: GraphView, tensor: TensorView) -> np.ndarray | None:
+    """The values of a constant, or of a constant behind a DequantizeLinear; None for anything computed."""
+    if tensor.is_constant:
+        return tensor.constant
+    maker = view.producer(tensor.name)
+    return None if maker is None else dequantized(maker)

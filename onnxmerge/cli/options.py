@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxmerge.config import Config
+
+# Where options go: a parser, or a group of one.
+Group = argparse._ActionsContainer
 
 EXIT_CODES = """\
 verbs, in the place of IN (a file of that name is given as ./inspect):
@@ -122,7 +125,7 @@ def _parser(prog: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _add(group, flag: str, text: str, **how) -> None:
+def _add(group: Group, flag: str, text: str, **how: Any) -> None:
     group.add_argument(flag, help=text, **how)
 
 
@@ -148,14 +151,14 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_scope(group) -> None:
+def _add_scope(group: Group) -> None:
     several = {"nargs": "+", "action": "extend", "default": [], "metavar": "GLOB"}
     _add(group, "--scope", "all, or chain: only groups not coupled by a sum or a concat", default="all")
     _add(group, "--skip", "leave groups that touch these nodes or tensors whole", **several)
     _add(group, "--only", "touch only groups with these nodes or tensors", **several)
 
 
-def _add_shape(group) -> None:
+def _add_shape(group: Group) -> None:
     _add(group, "--shape", "input shapes for made-up inputs", dest="shapes", type=_shape, nargs="+",
          action="extend", default=[], metavar="NAME=1,3,224,224")  # fmt: skip
     _add(group, "--seed", "of every random choice (default %(default)s)", type=int, default=0, metavar="S")
@@ -186,7 +189,7 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
          action="extend", default=[], metavar="NAME=KIND")  # fmt: skip
 
 
-def _add_running(parser: argparse.ArgumentParser):
+def _add_running(parser: argparse.ArgumentParser) -> Group:
     running = parser.add_argument_group("running and reporting")
     _add(running, "--threads", "of onnxruntime (default: all processors)", type=int, metavar="N")
     _add(running, "--device", "(default %(default)s)", default="auto", metavar="auto|cpu|cuda")

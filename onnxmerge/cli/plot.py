@@ -6,10 +6,10 @@ from pathlib import Path
 
 from onnxmerge.errors import UsageError
 from onnxmerge.graph.output import atomic_write
-from onnxmerge.report import Report
+from onnxmerge.report import Sweep
 
 
-def save_curve(report: Report, path: Path) -> None:
+def save_curve(report: Sweep, path: Path) -> None:
     """Change and latency against the share of MACs kept, in the format of the file's suffix.
 
     Raises:

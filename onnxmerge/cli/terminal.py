@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from onnxmerge.report import Report
+from onnxmerge.report import Inspection, Report, Sweep
 
 
 class Terminal:
@@ -67,7 +67,7 @@ class Terminal:
         for sentence in report["headline"].values():
             self._out.print(sentence, markup=False)
 
-    def inspection(self, report: Report) -> None:
+    def inspection(self, report: Inspection) -> None:
         """What could be removed, and what stays."""
         if self._quiet:
             return
@@ -86,7 +86,7 @@ class Terminal:
         )
         self._warn(report)
 
-    def curve(self, report: Report) -> None:
+    def curve(self, report: Sweep) -> None:
         """The trade-off curve."""
         if self._quiet:
             return
@@ -98,7 +98,7 @@ class Terminal:
         self._out.print(f"change measured on {report['source']}", markup=False)
         self._warn(report)
 
-    def _warn(self, report: Report) -> None:
+    def _warn(self, report: Report | Inspection | Sweep) -> None:
         for warning in report["warnings"]:
             self._err.print(f"onnxmerge: warning: {self._words(warning)}", markup=False)
 
@@ -129,7 +129,7 @@ def _groups(report: Report) -> Table:
     return table
 
 
-def _frozen(report: Report) -> Table:
+def _frozen(report: Report | Inspection) -> Table:
     table = Table("frozen because", "channels", "for example")
     for entry in report["frozen"]:
         table.add_row(entry["reason"], str(entry["count"]), "\n".join(entry["examples"]))

@@ -10,17 +10,20 @@ quadrature is enough.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from onnxmerge.channels.filters import channel_filters
 from onnxmerge.channels.sites import FoldSite
-from onnxmerge.compensation.lstsq import ridge
-from onnxmerge.compensation.mixing import mix_positions, through_weight
+from onnxmerge.compensation.folding import fold_predictions, response_to_constant
+from onnxmerge.compensation.solvers import ridge
 from onnxmerge.graph.extract import evaluate
 from onnxmerge.graph.view import NodeView, TensorView
 from onnxmerge.graph.working_graph import export_node
 from onnxmerge.operators.parameters import is_elementwise, is_normalization, scale_and_shift
+from onnxmerge.statistics import Needs
+from onnxmerge.statistics.dense import Statistics
 
 _POINTS = 101
 _TERMS = 40
@@ -37,28 +40,29 @@ class Gaussian:
     """
 
     strength: float = 1e-3
+    needs: ClassVar[Literal[Needs.NOTHING]] = Needs.NOTHING
 
     def __call__(
-        self, site: FoldSite, kept: np.ndarray, statistics: np.ndarray | None = None
+        self, site: FoldSite, kept: np.ndarray, statistics: Statistics | None = None
     ) -> tuple[np.ndarray | None, np.ndarray | None]:
         stays = kept[site.channel[site.columns]]
         if stays.all() or site.contract.blocks > 1 or site.data.axis != 1:
             return None, None
-        found = _moments(site)
+        found = moments(site)
         if found is None:
             return None, None
         mean, covariance = found
         cross = covariance[np.ix_(~stays, stays)]
         factors = ridge(covariance[np.ix_(stays, stays)], cross, np.zeros(cross.shape), self.strength)
-        weight = mix_positions(site, stays, [factors])
+        weight = fold_predictions(site, stays, [factors])
         if site.rows is None:
             return weight, None
         rest = np.zeros(len(stays))
         rest[~stays] = mean[~stays] - factors @ mean[stays]
-        return weight, through_weight(site, rest)
+        return weight, response_to_constant(site, rest)
 
 
-def _moments(site: FoldSite) -> tuple[np.ndarray, np.ndarray] | None:
+def moments(site: FoldSite) -> tuple[np.ndarray, np.ndarray] | None:
     """Mean [C] and covariance [C, C] of the site's data channels, or None where nothing tells."""
     norm, between = _back_to_batch_norm(site)
     if norm is None:
@@ -93,7 +97,8 @@ def _covariance(centred: np.ndarray, rho: np.ndarray, points: np.ndarray, weight
         power = power * rho
     # What the series leaves out of the variances belongs to higher powers of the correlation.
     left = np.sqrt(np.maximum(rest, 0))
-    return result + power * np.outer(left, left)
+    result += power * np.outer(left, left)
+    return result
 
 
 def _correlation(site: FoldSite) -> np.ndarray | None:

@@ -8,13 +8,17 @@ variance where the text writes a standard deviation.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from onnxmerge.channels import Channels, Group
 from onnxmerge.channels.filters import Filters, channel_filters
 from onnxmerge.channels.sites import BatchNorm, FoldSite
-from onnxmerge.compensation.mixing import fold_mixing
+from onnxmerge.compensation.folding import fold_into_partners
+from onnxmerge.statistics import Needs
+from onnxmerge.statistics.dense import Statistics
 
 # Default thresholds of the published experiments for fully connected and convolutional producers.
 DENSE_THRESHOLD = 0.45
@@ -22,6 +26,10 @@ CONVOLUTION_THRESHOLD = 0.1
 _TINY = 1e-12
 # Filters and gammas below this share of the largest of their layer make no channel.
 DEAD = 1e-3
+
+
+# Of every channel of a group its partner's place, int64 [C], -1 for none, and the scale, float64 [C].
+Matches = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -35,11 +43,14 @@ class Merge:
 
     threshold: float | None = None
     trade_off: float = 0.85
-    # Consumers of one group share their matches: (channels, group, kept) -> (partner, scale).
-    _found: dict = field(default_factory=dict, compare=False, repr=False)
+    needs: ClassVar[Literal[Needs.NOTHING]] = Needs.NOTHING
+    # All consumers of a group have the same matches: per analysis by (group, kept).
+    _matched: WeakKeyDictionary[Channels, dict[tuple[str, bytes], Matches]] = field(
+        default_factory=WeakKeyDictionary, init=False, compare=False, repr=False
+    )
 
     def __call__(
-        self, site: FoldSite, kept: np.ndarray, statistics: np.ndarray | None = None
+        self, site: FoldSite, kept: np.ndarray, statistics: Statistics | None = None
     ) -> tuple[np.ndarray | None, None]:
         channels = site.channels
         partner = np.full(channels.count, -1, dtype=np.int64)
@@ -51,14 +62,14 @@ class Merge:
                 found = places >= 0
                 partner[group.channels[found]] = group.channels[places[found]]
                 scale[group.channels[found]] = factors[found]
-        return fold_mixing(site, kept, partner, scale), None
+        return fold_into_partners(site, kept, partner, scale), None
 
-    def _matches(self, channels: Channels, group: Group, stays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        key = (id(channels), group.name, stays.tobytes())
-        if key not in self._found:
+    def _matches(self, channels: Channels, group: Group, stays: np.ndarray) -> Matches:
+        known, key = self._matched.setdefault(channels, {}), (group.name, stays.tobytes())
+        if key not in known:
             filters = channel_filters(channels, group)
-            self._found[key] = match(filters, stays, self._threshold(filters), self.trade_off)
-        return self._found[key]
+            known[key] = match(filters, stays, self._threshold(filters), self.trade_off)
+        return known[key]
 
     def _threshold(self, filters: list[Filters]) -> float:
         if self.threshold is not None:
@@ -66,16 +77,17 @@ class Merge:
         return CONVOLUTION_THRESHOLD if any(f.convolution for f in filters) else DENSE_THRESHOLD
 
 
-def match(
-    filters: list[Filters], stays: np.ndarray, threshold: float, trade_off: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """The partner (place among the group's channels, -1 for none) and the scale of every removed channel.
+def match(filters: list[Filters], stays: np.ndarray, threshold: float, trade_off: float) -> Matches:
+    """The partner and the scale of every removed channel of a group (Kim et al. 2020, Algorithm 1).
 
     Several producers (a residual stream) are compared by the concatenation of their filters, each
     divided by its layer's Frobenius norm; scale and shift are means over them.
 
     Args:
+        filters: one entry per producer of the group's channels.
         stays: bool [C].
+        threshold: smallest cosine at which a channel is merged.
+        trade_off: weight of the cosine, 0..1, against the BatchNorm shift.
     """
     count = len(stays)
     partner, scale = np.full(count, -1, dtype=np.int64), np.zeros(count)
@@ -109,13 +121,14 @@ def _mean(values: list[np.ndarray], filters: list[Filters], gone: np.ndarray, ke
         return values[0]
     alive = [_alive(f) for f in filters]
     counted = np.array([a[gone][:, None] & a[kept][None, :] for a in alive], dtype=np.float64)
-    return (counted * np.array(values)).sum(axis=0) / np.maximum(counted.sum(axis=0), 1)
+    mean: np.ndarray = (counted * np.array(values)).sum(axis=0) / np.maximum(counted.sum(axis=0), 1)
+    return mean
 
 
 def _alive(filters: Filters) -> np.ndarray:
     """bool [C]: whether a producer makes more than a constant of a channel."""
     size = np.linalg.norm(filters.vectors, axis=1)
-    alive = size > DEAD * size.max(initial=0)
+    alive: np.ndarray = size > DEAD * size.max(initial=0)
     if filters.batch_norm is not None:
         gamma = np.abs(filters.batch_norm.gamma)
         alive &= gamma > DEAD * gamma.max(initial=0)
@@ -127,12 +140,14 @@ def _cosines(filters: list[Filters], gone: np.ndarray, kept: np.ndarray) -> np.n
     parts = [f.vectors / max(np.linalg.norm(f.vectors), _TINY) if several else f.vectors for f in filters]
     vectors = np.concatenate(parts, axis=1)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _TINY)
-    return unit[gone] @ unit[kept].T
+    cosines: np.ndarray = unit[gone] @ unit[kept].T
+    return cosines
 
 
 def _ratios(filters: Filters, gone: np.ndarray, kept: np.ndarray) -> np.ndarray:
     length = np.linalg.norm(filters.vectors, axis=1)
-    return length[gone][:, None] / np.maximum(length[kept][None, :], _TINY)
+    ratios: np.ndarray = length[gone][:, None] / np.maximum(length[kept][None, :], _TINY)
+    return ratios
 
 
 def _scale(filters: Filters, gone: np.ndarray, kept: np.ndarray) -> np.ndarray:
@@ -142,7 +157,8 @@ def _scale(filters: Filters, gone: np.ndarray, kept: np.ndarray) -> np.ndarray:
         return ratio
     gamma_i, gamma_j = _guard(norm.gamma)[gone][:, None], norm.gamma[kept][None, :]
     sigma_i, sigma_j = norm.variance[gone][:, None], _guard(norm.variance)[kept][None, :]
-    return ratio * (gamma_j / gamma_i) * (sigma_i / sigma_j)
+    scale: np.ndarray = ratio * (gamma_j / gamma_i) * (sigma_i / sigma_j)
+    return scale
 
 
 def _shift(filters: Filters, gone: np.ndarray, kept: np.ndarray) -> np.ndarray:
@@ -152,7 +168,8 @@ def _shift(filters: Filters, gone: np.ndarray, kept: np.ndarray) -> np.ndarray:
     inner = norm.mean[gone] - sigma[gone] * norm.beta[gone] / gamma[gone]
     shift = (norm.gamma[kept] / sigma[kept])[None, :] * (ratio * inner[:, None] - norm.mean[kept][None, :])
     shift = np.abs(shift + norm.beta[kept][None, :])
-    return shift / _guard(_scale(filters, gone, kept))
+    relative: np.ndarray = shift / _guard(_scale(filters, gone, kept))
+    return relative
 
 
 def _guard(values: np.ndarray) -> np.ndarray:

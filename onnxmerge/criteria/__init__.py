@@ -1,23 +1,13 @@
-"""How much every channel matters: one frozen dataclass per criterion, named for the command line."""
+"""How much every channel matters: one frozen dataclass per criterion, named in a table."""
 
 from __future__ import annotations
 
-from typing import Protocol
-
-from onnxmerge.channels import Channels
 from onnxmerge.criteria.norms import GeometricMedian, L1Norm, L2Norm
+from onnxmerge.criteria.protocol import ChooseAgain, Criterion, OpenGroup, choosing_again
 from onnxmerge.criteria.random import Random
 from onnxmerge.criteria.reconstruction import Reconstruction
-from onnxmerge.plan import Scores
 
-
-class Criterion(Protocol):
-    """Scores every channel of every group; statistics are None for criteria that need no data."""
-
-    def __call__(self, channels: Channels, statistics: object | None) -> Scores: ...
-
-
-CRITERIA = {
+CRITERIA: dict[str, type[Criterion]] = {
     "reconstruction": Reconstruction,
     "l1": L1Norm,
     "l2": L2Norm,
@@ -25,4 +15,15 @@ CRITERIA = {
     "random": Random,
 }
 
-__all__ = ["CRITERIA", "Criterion", "GeometricMedian", "L1Norm", "L2Norm", "Random", "Reconstruction"]
+__all__ = [
+    "CRITERIA",
+    "ChooseAgain",
+    "Criterion",
+    "GeometricMedian",
+    "L1Norm",
+    "L2Norm",
+    "OpenGroup",
+    "Random",
+    "Reconstruction",
+    "choosing_again",
+]

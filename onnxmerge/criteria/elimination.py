@@ -15,17 +15,18 @@ import numpy as np
 from scipy.linalg.blas import dgemm
 from scipy.linalg.lapack import dpotrf, dpotri
 
-# Shares of the mean variance that are added to the variances before a covariance is inverted: so little
-# where copies are looked for, and so much, and the number of features per row, where channels are compared.
+# Before a covariance is inverted, this share of its mean variance is added to the diagonal while channels
+# that are copies of others are looked for.
 TINY = 1e-6
+# While the others are compared, this share plus the number of features per row is added.
 SHRINKAGE = 0.2
-# Channels that cost together less than this share of what the regression explains are copies.
+# Channels that together cost less than this share of the variance that the regressions explain are copies.
 FREE = 1e-5
-# A covariance of fewer rows per feature than this cannot tell copies.
+# With fewer rows per feature a covariance does not show which channels are copies.
 _ROWS_PER_FEATURE = 3
-# Wide groups lose several channels between two updates, so that there are at most so many.
+# From wide groups several channels are removed between two updates: there are at most so many updates.
 _MOST_STEPS = 1024
-# Features that are taken out of the whole covariance at a time.
+# The whole precision matrix is updated once for so many features that were removed.
 _POSTPONED = 64
 
 
@@ -74,7 +75,8 @@ def precision(gram: np.ndarray, ridge: float) -> np.ndarray:
             break
         ridge *= 10  # rounding left a negative eigenvalue beyond the ridge
     inverse = np.tril(dpotri(factor, lower=1)[0])
-    return (inverse + np.tril(inverse, -1).T) / scale
+    whole: np.ndarray = (inverse + np.tril(inverse, -1).T) / scale
+    return whole
 
 
 def eliminate(regressions: Sequence[Regression], count: int, least: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -83,6 +85,7 @@ def eliminate(regressions: Sequence[Regression], count: int, least: int = 1) -> 
     Copies go first, found with next to no regularisation; the others are compared with more of it.
 
     Args:
+        regressions: all consumers of the channels.
         count: number of candidates.
         least: how many stay.
 
@@ -102,7 +105,12 @@ def eliminate(regressions: Sequence[Regression], count: int, least: int = 1) -> 
 
 
 def _remove(states: list[_State], goal: int, most: float, order: list[int], costs: list[float]) -> None:
-    """Go on until ``goal`` channels are gone or the cost would exceed ``most``."""
+    """Remove channels until ``goal`` of them are gone or the cost would exceed ``most``.
+
+    Args:
+        order: of the removals so far; it is continued.
+        costs: after each of them; they are continued.
+    """
     total = costs[-1] if costs else 0.0
     together = max(states[0].total // _MOST_STEPS, 1)
     while len(order) < goal:
@@ -165,6 +173,7 @@ class _State:
         return result
 
     def remove(self, channels: Sequence[int]) -> None:
+        """Take channels out; what that changes between features of different channels is postponed."""
         t, new = self._each, len(channels) * self._each
         if self._count + new > len(self._rows):
             self._catch_up(max(_POSTPONED, new))
@@ -188,7 +197,8 @@ class _State:
     def _within(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """The blocks of a' b that lie between features of one channel, [channels, t, t]."""
         shape = len(a), len(self._channels), self._each
-        return a.reshape(shape).transpose(1, 2, 0) @ b.reshape(shape).transpose(1, 0, 2)
+        blocks: np.ndarray = a.reshape(shape).transpose(1, 2, 0) @ b.reshape(shape).transpose(1, 0, 2)
+        return blocks
 
     def _catch_up(self, room: int) -> None:
         """Do what was postponed, and drop the channels that are gone."""

@@ -8,16 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from onnxmerge.channels import Channels
 from onnxmerge.channels.filters import channel_filters
 from onnxmerge.plan import Scores
+from onnxmerge.statistics import Needs
+from onnxmerge.statistics.dense import Statistics
 
 
 def _scores(channels: Channels, norm: Callable[[np.ndarray], np.ndarray]) -> Scores:
-    """The sum over a channel's producers; groups without any score equally."""
+    """The sum over a channel's producers; groups without any producer score equally.
+
+    Args:
+        norm: filters, float64 [C, n] -> float64 [C].
+    """
     values = {}
     for group in channels.groups:
         filters = channel_filters(channels, group)
@@ -29,7 +36,9 @@ def _scores(channels: Channels, norm: Callable[[np.ndarray], np.ndarray]) -> Sco
 class L1Norm:
     """Sum of absolute weights, bias included where no BatchNorm follows."""
 
-    def __call__(self, channels: Channels, statistics: object | None = None) -> Scores:
+    needs: ClassVar[Literal[Needs.NOTHING]] = Needs.NOTHING
+
+    def __call__(self, channels: Channels, statistics: Statistics | None = None) -> Scores:
         return _scores(channels, lambda v: np.abs(v).sum(axis=1))
 
 
@@ -37,7 +46,9 @@ class L1Norm:
 class L2Norm:
     """Euclidean norm of the weights, bias included where no BatchNorm follows."""
 
-    def __call__(self, channels: Channels, statistics: object | None = None) -> Scores:
+    needs: ClassVar[Literal[Needs.NOTHING]] = Needs.NOTHING
+
+    def __call__(self, channels: Channels, statistics: Statistics | None = None) -> Scores:
         return _scores(channels, lambda v: np.linalg.norm(v, axis=1))
 
 
@@ -45,12 +56,16 @@ class L2Norm:
 class GeometricMedian:
     """Sum of Euclidean distances to all other filters: what lies in the middle is replaceable."""
 
-    def __call__(self, channels: Channels, statistics: object | None = None) -> Scores:
+    needs: ClassVar[Literal[Needs.NOTHING]] = Needs.NOTHING
+
+    def __call__(self, channels: Channels, statistics: Statistics | None = None) -> Scores:
         return _scores(channels, _distances)
 
 
 def _distances(vectors: np.ndarray) -> np.ndarray:
+    """Of every filter the summed distances to all others, float64 [C]."""
     squares = (vectors**2).sum(axis=1)
     distances = squares[:, None] + squares[None, :] - 2 * vectors @ vectors.T
     np.fill_diagonal(distances, 0)
-    return np.sqrt(np.maximum(distances, 0)).sum(axis=1)
+    total: np.ndarray = np.sqrt(np.maximum(distances, 0)).sum(axis=1)
+    return total

@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from onnxmerge.channels import Channels, Group
-from onnxmerge.channels.demand import demand, energies, parts, row_weights
-from onnxmerge.channels.residual import feeds
-from onnxmerge.channels.sites import FoldSite, fold_sites
-from onnxmerge.criteria.elimination import Regression, eliminate
+from onnxmerge.channels.residual import destination
+from onnxmerge.channels.sensitivity import row_weights, weight_energies, weight_parts
+from onnxmerge.channels.sites import FoldSite
+from onnxmerge.criteria.elimination import TINY, Regression, eliminate, precision
+from onnxmerge.criteria.protocol import OpenGroup
 from onnxmerge.errors import UsageError
 from onnxmerge.graph import external_weights
 from onnxmerge.plan import Scores
 from onnxmerge.runtime.threads import one_blas_thread
+from onnxmerge.statistics import Needs
 from onnxmerge.statistics.dense import Features, Statistics
+from onnxmerge.statistics.moments import submatrix
+from onnxmerge.statistics.paired import Paired, SplitMoments
 
-# Wider groups without any covariance are not eliminated step by step: nothing would change on the way.
+# Wider groups whose consumers have no covariance are ranked at once: the order is the same step by step.
 MOST_COMPARED = 2048
+# Channels are chosen again only where there are so many rows per feature.
+ROWS_TO_CHOOSE = 8
 
 
 @dataclass(frozen=True)
 class Reconstruction:
     """Backward elimination by the error of the consumers' outputs after a least-squares refit.
 
-    The error of a consumer counts as a share of the variance of the tensor that it feeds (after the
-    residual sum, where there is one), channels weighed by what is made of them; a group's error is the
-    sum over all of its consumers.
+    The error of a consumer counts as a share of the variance of the tensor that its output goes to (after
+    the residual sum, where there is one), its outputs weighed by the sensitivity of what reads them; a
+    group's error is the sum over all of its consumers.
 
     Attributes:
         joined: weight of the errors of groups that sums or concats couple: what a residual stream loses
@@ -35,50 +42,86 @@ class Reconstruction:
     """
 
     joined: float = 2.0
+    needs: ClassVar[Literal[Needs.DENSE]] = Needs.DENSE
 
     @one_blas_thread
     def __call__(self, channels: Channels, statistics: Statistics | None) -> Scores:
-        """Raises UsageError without statistics."""
+        """Score every channel by the error without it and all that are worth less.
+
+        Raises:
+            UsageError: there are no statistics.
+        """
         if statistics is None:
             raise UsageError("the criterion 'reconstruction' needs calibration data: give some, or take l1")
-        everything = fold_sites(channels)
-        demanded = demand(channels, everything)
         reading: dict[int, list[FoldSite]] = {}
-        for site in everything:
+        for site in statistics.sites:
             if site.node.index in statistics.features:
                 for number in np.unique(channels.group_of[site.channel]):
                     reading.setdefault(int(number), []).append(site)
-        values, curves = {}, {}
+        values, curves, orders = {}, {}, {}
         for number, group in enumerate(channels.groups):
             mine = reading.get(number, [])
             if len(group) > MOST_COMPARED and not any(statistics.features[s.node.index].grams for s in mine):
-                energy = np.sum([_energies(channels, s, group, statistics, demanded) for s in mine], axis=0)
-                order = np.argsort(energy, kind="stable")
-                costs = np.cumsum(energy[order])
+                energy = np.sum([_energies(channels, s, group, statistics) for s in mine], axis=0)
+                gone = np.argsort(energy, kind="stable")
+                costs = np.cumsum(energy[gone])
             else:
-                regressions = [
-                    r for s in mine for r in _regressions(channels, s, group, statistics, demanded)
-                ]
-                order, costs = eliminate(regressions, len(group), 0)
+                regressions = [r for s in mine for r in _regressions(channels, s, group, statistics)]
+                gone, costs = eliminate(regressions, len(group), 0)
             external_weights.release()
             costs = costs if group.chain else self.joined * costs
             # What goes last is worth most.
             score = np.empty(len(group))
-            score[order] = costs + np.arange(1, len(costs) + 1) * 1e-30
+            score[gone] = costs
             values[group.name] = score
             curves[group.name] = np.concatenate([costs[::-1], [0.0]])
-        return Scores(values, curves)
+            orders[group.name] = gone[::-1]
+        return Scores(values, curves, orders)
+
+    def choose_again(self, sensitivity: np.ndarray, paired: Paired, group: OpenGroup) -> np.ndarray | None:
+        """The channels of a group that the targets of its only consumer need most.
+
+        Args:
+            sensitivity: of the output to errors in every channel, float64 [channels.count].
+            paired: statistics of the consumer.
+
+        Returns:
+            The places of those that stay, int64 [width], ascending. None where the consumer is no
+            regression, or rows are few: the choice would follow their noise, and the first one, made on
+            exact targets, is better.
+        """
+        fit = paired.fit
+        moments = [block.all for block in paired.blocks if isinstance(block, SplitMoments)]
+        if fit is None or not moments or moments[0].rows < ROWS_TO_CHOOSE * fit.form.features:
+            return None
+        form, site, count = fit.form, fit.form.site, len(group.candidates)
+        place = np.full(len(group.likely), -1, dtype=np.int64)
+        place[group.candidates] = np.arange(count)
+        rows = group.likely[site.channels.of(form.output)]
+        weight = fit.destination.scale * rows * row_weights(site, sensitivity)
+        here = np.flatnonzero(group.kept[form.channel[paired.present]])
+        owner = place[form.channel[paired.present[here]]]
+        regressions = []
+        for block, scale in zip(moments, weight.reshape(form.blocks, form.outputs), strict=True):
+            # The fewer rows there are per feature, the more of what they show is noise.
+            strength = TINY + max(0.0, len(here) / block.rows - 0.1)
+            gram = submatrix(block.gram, here)
+            coefficients = (block.cross[:, here] * scale[:, None]) @ precision(gram, strength)
+            regressions.append(Regression(gram, coefficients, owner, block.rows))
+        gone, _ = eliminate(regressions, count, group.width)
+        return np.setdiff1d(np.arange(count), gone)
 
 
 def _regressions(
-    channels: Channels, site: FoldSite, group, statistics: Statistics, demanded: np.ndarray
+    channels: Channels, site: FoldSite, group: Group, statistics: Statistics
 ) -> list[Regression]:
+    """What a consumer makes of a group's channels: one regression per block, or what stands in for it."""
     features: Features = statistics.features[site.node.index]
     if not features.grams:
-        spread = np.diag(np.sqrt(_energies(channels, site, group, statistics, demanded)))
+        spread = np.diag(np.sqrt(_energies(channels, site, group, statistics)))
         return [Regression(np.eye(len(group)), spread, np.arange(len(group)), statistics.samples)]
     place = _places(channels, group)
-    scale, factor = _scale(site, statistics, demanded)
+    scale, factor = _scale(site, statistics)
     if features.form is None:
         return [_by_channel(site, features, scale, factor, place)]
     form, found = features.form, []
@@ -88,7 +131,9 @@ def _regressions(
     return found
 
 
-def _by_channel(site: FoldSite, features: Features, scale: np.ndarray, factor: float, place) -> Regression:
+def _by_channel(
+    site: FoldSite, features: Features, scale: np.ndarray, factor: float, place: np.ndarray
+) -> Regression:
     """One feature per data position; all that the weight makes of it is the targets."""
     weight = _scaled(site, scale) * factor
     return Regression(features.grams[0], weight, place[site.channel[site.columns]], features.rows)
@@ -101,29 +146,27 @@ def _places(channels: Channels, group: Group) -> np.ndarray:
     return place
 
 
-def _scale(site: FoldSite, statistics: Statistics, demanded: np.ndarray) -> tuple[np.ndarray, float]:
-    """What weighs the site's rows, and what makes errors shares of the variance of what the site feeds."""
+def _scale(site: FoldSite, statistics: Statistics) -> tuple[np.ndarray, float]:
+    """What weighs the site's rows, float64 [rows]; and a factor that makes errors shares of a variance."""
     if site.output is None:
         return np.ones(1), 1.0
-    fed, weight = feeds(site), row_weights(site, demanded)
-    variance = float((statistics.variance(fed.total, fed.axis) * weight**2).sum())
-    return fed.scale * weight, 1 / np.sqrt(max(variance, 1e-30))
+    to, weight = destination(site), row_weights(site, statistics.sensitivity)
+    variance = float((statistics.variance(to.total, to.axis) * weight**2).sum())
+    return to.scale * weight, 1 / np.sqrt(max(variance, 1e-30))
 
 
-def _energies(
-    channels: Channels, site: FoldSite, group: Group, statistics: Statistics, demanded: np.ndarray
-) -> np.ndarray:
+def _energies(channels: Channels, site: FoldSite, group: Group, statistics: Statistics) -> np.ndarray:
     """What each channel of a group adds to the site's output, float64 [C].
 
     Too many positions for a covariance: all count as independent.
     """
     place = _places(channels, group)
-    scale, factor = _scale(site, statistics, demanded)
-    energy = energies(site, scale) * factor**2 * statistics.variance(site.data.tensor, site.data.axis)
+    scale, factor = _scale(site, statistics)
+    energy = weight_energies(site, scale) * factor**2 * statistics.variance(site.data.tensor, site.data.axis)
     mine = place[site.channel[site.columns]]
     return np.bincount(mine[mine >= 0], energy[mine >= 0], minlength=len(group))
 
 
 def _scaled(site: FoldSite, scale: np.ndarray) -> np.ndarray:
     """The weight as [outputs and taps, data positions], its rows times what follows them."""
-    return np.concatenate(list(parts(site, scale)))
+    return np.concatenate(list(weight_parts(site, scale)))

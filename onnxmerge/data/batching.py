@@ -11,11 +11,12 @@ import onnx
 from onnx import numpy_helper
 
 from onnxmerge import limits
-from onnxmerge.data.dataset import Dataset, Feed
+from onnxmerge.data.dataset import Dataset
 from onnxmerge.errors import ModelError
 from onnxmerge.graph import external_weights
 from onnxmerge.operators.values import target_shape
 from onnxmerge.runtime import Runtime
+from onnxmerge.runtime.session import Feed
 
 # The most samples in one batch.
 _MOST_SAMPLES = 32

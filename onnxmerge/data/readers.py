@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from onnxmerge.data.dataset import Dataset, Feed, stack
+from onnxmerge.data.dataset import Dataset, stack
 from onnxmerge.data.files import ensure_fits, read_npy, read_npz
 from onnxmerge.data.images import SUFFIXES, ImageOptions, find_images, load_images
 from onnxmerge.data.model_inputs import fit_array, fit_names, fixed_batch
 from onnxmerge.errors import CalibrationError
+from onnxmerge.runtime.session import Feed
 from onnxmerge.runtime.tensor_info import TensorInfo
 
 

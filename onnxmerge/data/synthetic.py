@@ -15,12 +15,13 @@ import numpy as np
 import onnx
 
 from onnxmerge.arguments import whole
-from onnxmerge.data.dataset import Dataset, Feed, stack
+from onnxmerge.data.dataset import Dataset, stack
 from onnxmerge.data.files import ensure_fits
 from onnxmerge.data.input_roles import Role, roles
 from onnxmerge.data.model_inputs import fixed_batch
 from onnxmerge.errors import ModelError, UsageError
 from onnxmerge.runtime import Runtime, Session
+from onnxmerge.runtime.session import Feed
 from onnxmerge.runtime.tensor_info import TensorInfo
 
 _SIZES = (

@@ -46,6 +46,10 @@ class LoadedModel:
     self_contained: bool = True
     scratch: Scratch | None = None
 
+    def new_scratch(self) -> Scratch | None:
+        """A new folder for weights of a large model, None for others; it must outlive the models in it."""
+        return None if self.scratch is None else self.scratch.inner()
+
 
 def load(model: str | os.PathLike[str] | onnx.ModelProto) -> LoadedModel:
     """Read a model with its external data; the weights of a large one are left where they are.

@@ -10,8 +10,9 @@ positions become channels elsewhere.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 
-from onnxmerge.graph.view import Axis, Positions
+from onnxmerge.graph.view import Axis, NodeView, Positions
 
 Where = Axis | Positions
 
@@ -101,12 +102,27 @@ class Mix:
         return f"mix {self.axis}: {self.why}"
 
 
+class Telling(IntEnum):
+    """How much a reason tells a person who asks why something stays; lower is more."""
+
+    UNPRUNABLE = 0
+    BORDER = 1
+    RULE = 2
+    OTHER_AXIS = 3
+    UNMENTIONED = 4
+
+
 @dataclass(frozen=True, eq=False)
 class Freeze:
-    """Never touch these positions, with the reason."""
+    """Never touch these positions, with the reason.
+
+    Attributes:
+        telling: of several reasons the most telling one is given.
+    """
 
     where: Where
     why: str
+    telling: Telling = Telling.RULE
 
     def __str__(self) -> str:
         return f"freeze {self.where}: {self.why}"
@@ -134,6 +150,14 @@ class Option:
 
 
 Relation = Tie | Contract | Size | Index | Mix | Freeze | Choice
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A relation, and the node whose rule states it; None for the borders of the graph."""
+
+    node: NodeView | None
+    relation: Relation
 
 
 def axes_of(relation: Relation) -> set[Axis]:

@@ -24,7 +24,7 @@ from onnxmerge.operators import (
     reduction,
     unprunable,
 )
-from onnxmerge.operators.relations import Choice, Freeze, Option, Relation, axes_of, check
+from onnxmerge.operators.relations import Choice, Freeze, Option, Relation, Telling, axes_of, check
 from onnxmerge.operators.traits import Form, Linear, Node, Normalization, domain_of, name_of
 
 Rule = Callable[[NodeView], Iterator[Relation]]
@@ -192,15 +192,15 @@ def relations(node: NodeView) -> list[Relation]:
     if any(t is None and s.name for t, s in zip([*node.x, *node.y], _sources(node), strict=True)):
         return _freeze_all(node, f"{node.op} has an input or output of unknown shape")
     try:
-        said = [_complete(r) if isinstance(r, Choice) else r for r in operator.rule(node)]
-        for relation in said:
+        stated = [_complete(r) if isinstance(r, Choice) else r for r in operator.rule(node)]
+        for relation in stated:
             check(relation)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         return _freeze_all(node, f"{node.op} is not as its rule expects: {error}")
-    mentioned = {axis for relation in said for axis in axes_of(relation)}
+    mentioned = {axis for relation in stated for axis in axes_of(relation)}
     missing = {axis: None for t in node.tensors for axis in t.axes if axis not in mentioned}
-    said += [Freeze(axis, f"not a channel axis of {node.op}") for axis in missing if axis.size > 1]
-    return said
+    why = f"not a channel axis of {node.op}"
+    return stated + [Freeze(axis, why, Telling.UNMENTIONED) for axis in missing if axis.size > 1]
 
 
 def _freeze_all(node: NodeView, why: str) -> list[Relation]:
@@ -214,7 +214,7 @@ def _complete(choice: Choice) -> Choice:
         Option(option.owner, (
             *option.relations,
             *(
-                Freeze(axis, "another axis of the node carries the channels")
+                Freeze(axis, "another axis of the node carries the channels", Telling.OTHER_AXIS)
                 for axis in everything
                 if not any(axis in axes_of(r) for r in option.relations)
             ),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from math import prod
 
 from onnxmerge.graph.view import Axis, NodeView
-from onnxmerge.operators.relations import Freeze, Relation
+from onnxmerge.operators.relations import Freeze, Relation, Telling
 
 QUANTISED = "prune before you quantise"
 PACKED = "prune before onnxruntime packs the model for one machine"
@@ -29,12 +29,7 @@ def _frozen(node: NodeView, advice: str) -> Iterator[Relation]:
     place = node.domain.rpartition(".")[2]
     name = f"{place}.{node.op}" if advice == PACKED else node.op
     for tensor in node.tensors:
-        yield from (Freeze(axis, f"{name}: {advice}") for axis in tensor.axes)
-
-
-def is_fixed(reason: str) -> bool:
-    """Whether a reason to stay is that of an operator of this module."""
-    return reason.endswith((QUANTISED, PACKED))
+        yield from (Freeze(axis, f"{name}: {advice}", Telling.UNPRUNABLE) for axis in tensor.axes)
 
 
 def made_axis(node: NodeView) -> Axis:

@@ -1,5 +1,5 @@
 """The walk: consumers are refitted one after the other while the new model grows."""
 
-from onnxmerge.reconstruction.walk import Options, reconstruct
+from onnxmerge.reconstruction.walk import reconstruct
 
-__all__ = ["Options", "reconstruct"]
+__all__ = ["reconstruct"]

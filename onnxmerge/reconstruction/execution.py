@@ -1,4 +1,4 @@
-"""Both models under execution: what a pass of the data through them tells about one site."""
+"""Both models under execution: a pass of the data through them gives the paired statistics of one site."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from onnxmerge.channels import Channels
 from onnxmerge.data.batching import batches_of
 from onnxmerge.data.dataset import Dataset
 from onnxmerge.graph.external_weights import Scratch
-from onnxmerge.reconstruction.gathering import Sample, gather
-from onnxmerge.reconstruction.paired import Paired
-from onnxmerge.reconstruction.requests import Request
 from onnxmerge.runtime import Runtime
 from onnxmerge.runtime.partial import Segments
 from onnxmerge.runtime.threads import side_by_side
+from onnxmerge.statistics.gathering import RowSample, Values, gather
+from onnxmerge.statistics.paired import Paired, Request
 
-# Tensors as large as the largest one that the two models have in memory while they run.
-_ON_THE_WAY = 4
+# While the two models run, they hold about so many tensors as large as the largest one.
+_ALIVE = 4
 
 
 class TwoModels:
     """The untouched model and the one that is rewritten on the way.
 
     Args:
+        channels: the analysis of the untouched model.
         model: the canonical model that ``channels`` belongs to.
+        dataset: what both models run on.
         requests: every site that will be asked for, in this order.
         patches: rows per site, spread over the samples.
         scratch: where activations wait in files; None: in memory.
@@ -66,6 +67,9 @@ class TwoModels:
         """Paired statistics of a site, see ``gathering.gather``.
 
         Args:
+            kept: bool [channels], those that may stay.
+            open_channels: bool [channels], those among them that may go.
+            seed: of the choice of rows.
             dense: for a site that is not reached yet: features come from the untouched model, too.
         """
         old, new = self._old, self.new
@@ -73,12 +77,12 @@ class TwoModels:
             old, new = self._segments(request.old_names), self._segments(request.new_names)
         workers = side_by_side(min(self._runtime.threads, len(old)), self._bytes_at_work(request))
         threads = self._runtime.threads // workers
-        sample = Sample(
+        sample = RowSample(
             self._rows, len(old), self._samples, (seed, request.site.node.index), equal=self._mixed
         )
         with old.read(request.old_names, threads) as before, new.read(request.new_names, threads) as after:
 
-            def values(batch: int):
+            def values(batch: int) -> tuple[Values, Values]:
                 return before(batch), after(batch)
 
             return gather(request, values, len(old), sample, kept, open_channels, workers)
@@ -90,10 +94,10 @@ class TwoModels:
         return max(prod(view.shapes[node.y[0].name]) for node in view if node.y[0] is not None)
 
     def _bytes_at_work(self, request: Request) -> int:
-        """About what one batch takes: the tensors that are read or on the way, the rows, their products."""
+        """About how many bytes one batch takes: tensors that are read or alive, rows, and their products."""
         view = self._channels.view
         read = sum(prod(view.shapes[name]) for name in (*request.old_names, *request.new_names))
-        tensors = (read + _ON_THE_WAY * self._largest) * ceil(self._samples / len(self._feeds))
+        tensors = (read + _ALIVE * self._largest) * ceil(self._samples / len(self._feeds))
         features, outputs = request.site.data.size, 0
         if request.fit is not None:
             features, outputs = request.fit.form.features, request.fit.form.outputs

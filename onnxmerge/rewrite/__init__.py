@@ -1,8 +1,6 @@
-"""From a selection to a new graph: fold into consumers, then cut; or mask, as the reference."""
+"""From a selection to a new graph: fold into consumers, cut, drop what is constant; or mask, to compare."""
 
-from onnxmerge.rewrite.fold import Fold, apply_folds
-from onnxmerge.rewrite.mask import mask
-from onnxmerge.rewrite.resize import resize
-from onnxmerge.rewrite.vanish import vanish
+from onnxmerge.rewrite.apply import masked, pruned
+from onnxmerge.rewrite.fold import Fold
 
-__all__ = ["Fold", "apply_folds", "mask", "resize", "vanish"]
+__all__ = ["Fold", "masked", "pruned"]

@@ -11,7 +11,7 @@ from onnxmerge.channels.groups import Channels
 from onnxmerge.graph import external_weights
 from onnxmerge.graph.edit import SELECT, Editor
 from onnxmerge.graph.view import Axis, NodeView
-from onnxmerge.operators.relations import Index, Size, Slot, positions
+from onnxmerge.operators.relations import Index, Size, Slot, Where, positions
 
 
 def resize(editor: Editor, channels: Channels, removed: np.ndarray) -> None:
@@ -66,7 +66,7 @@ def _cut_tensor(editor: Editor, tensor: gs.Tensor, axes: dict[int, np.ndarray]) 
         ]
 
 
-def _count(channels: Channels, kept: np.ndarray, where) -> tuple[int, int]:
+def _count(channels: Channels, kept: np.ndarray, where: Where) -> tuple[int, int]:
     """(positions that remain, positions there were)"""
     mask = kept[channels.classes.ids(positions(where))]
     return int(mask.sum()), len(mask)

@@ -1,6 +1,6 @@
 """Running models: devices, sessions, concrete shapes and intermediate values.
 
-Only this module and ``runtime_session`` know onnxruntime. Everything that it reports is turned into one
+Only this package knows onnxruntime. Everything that it reports is turned into one
 sentence there, so that no other module has to know how it words its failures.
 """
 

@@ -20,6 +20,9 @@ except ImportError as missing:  # pragma: no cover - the tests need a runtime
         'onnxruntime is not installed: pip install "onnxmerge[cpu]", or "onnxmerge[gpu]" for CUDA'
     ) from missing
 
+# ``ort`` too: whoever needs onnxruntime gets it from here, with the words for where it is missing.
+__all__ = ["CUDA", "Feed", "Session", "ort"]
+
 CUDA = "CUDAExecutionProvider"
 # Inputs of one run by name.
 Feed = dict[str, np.ndarray]

@@ -11,17 +11,21 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from threadpoolctl import threadpool_limits
 
 from onnxmerge import limits
 
-# A decorator for functions that are mostly linear algebra; onnxruntime keeps its own threads.
-one_blas_thread = threadpool_limits.wrap(limits=1, user_api="blas")
-
 T = TypeVar("T")
 R = TypeVar("R")
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def one_blas_thread(function: Function) -> Function:
+    """Decorate a function that is mostly linear algebra; onnxruntime keeps its own threads."""
+    limited: Function = threadpool_limits.wrap(limits=1, user_api="blas")(function)
+    return limited
 
 
 def side_by_side(threads: int, bytes_each: int) -> int:

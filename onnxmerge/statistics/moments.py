@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 
 # Covariances of more features than this stay in single precision: hundreds of MB each.
 WIDE = 4096
+# Rows of a covariance that are worked on at a time: a copy of the whole would take as much memory again.
+_ROWS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +84,9 @@ def _weighted(weights: Sequence[float], values: Sequence[np.ndarray]) -> np.ndar
     return total
 
 
-# Rows of a matrix that are worked on at a time: covariances of thousands of features are hundreds of MB.
-_ROWS = 256
+def submatrix(square: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """These rows and columns; the matrix itself where they are all of them."""
+    return square if len(places) == len(square) else square[np.ix_(places, places)]
 
 
 def _add_outer(matrix: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
@@ -189,3 +193,54 @@ class Accumulator:
             self.rows,
             self.mass,
         )
+
+
+@dataclass
+class AxisSums:
+    """Sums over all other axes of a tensor, per position of one.
+
+    Attributes:
+        count: how many values were summed at every position.
+        sum: float64 [size].
+        squares: of the squared values, float64 [size].
+        weight: of a batch, where it is added to others.
+    """
+
+    count: float = 0
+    sum: np.ndarray | float = 0.0
+    squares: np.ndarray | float = 0.0
+    weight: float = 1.0
+
+    @classmethod
+    def of(cls, values: np.ndarray, axis: int, *, equal: bool = False) -> AxisSums:
+        """The sums over one batch.
+
+        Args:
+            equal: whether all batches weigh alike, however large their values.
+        """
+        axis %= values.ndim
+        size = values.shape[axis]
+        x = values if values.dtype == np.float32 else values.astype(np.float32)
+        x = x.reshape(prod(values.shape[:axis]), size, prod(values.shape[axis + 1 :]))
+        # Single precision along one row at a time, double between rows.
+        sums, squares = (x, np.square(x)) if x.shape[2] == 1 else (x.sum(2), np.einsum("oci,oci->oc", x, x))
+        sums, squares = (v.reshape(len(x), size).sum(0, dtype=np.float64) for v in (sums, squares))
+        found = cls(values.size // max(size, 1), sums, squares)
+        if equal:
+            spread = float(found.variance.sum())
+            found.weight = 1.0 / spread if spread > 1e-30 else 0.0
+        return found
+
+    def add(self, other: AxisSums) -> None:
+        self.count += other.weight * other.count
+        self.sum = self.sum + other.weight * other.sum
+        self.squares = self.squares + other.weight * other.squares
+
+    @property
+    def mean(self) -> np.ndarray:
+        return np.asarray(self.sum) / (self.count or 1)
+
+    @property
+    def variance(self) -> np.ndarray:
+        found: np.ndarray = np.maximum(np.asarray(self.squares) / (self.count or 1) - self.mean**2, 0)
+        return found

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,8 @@ from onnxmerge.operators.traits import Form
 _SPARSE = 4
 # Which positions of the data axis matter: an index.
 Taken = slice | np.ndarray
+# Padded data, channels last, float32 [N, spatial..., C]; strides; dilations.
+Geometry = tuple[np.ndarray, list[int], list[int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +70,7 @@ class LinearForm:
 
     def count(self, y: np.ndarray) -> int:
         """The number of rows in the site's output (or a tensor of that shape)."""
-        return y.size // y.shape[self.output.axis]
+        return int(y.size // y.shape[self.output.axis])
 
     def rows(
         self, x: np.ndarray, y_shape: tuple[int, ...], chosen: np.ndarray, taken: np.ndarray | None = None
@@ -90,9 +93,9 @@ class LinearForm:
 
 def _rows(last: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Some rows, [n, size], of an array [..., size]; a vector is one row."""
-    if last.ndim == 1:
-        return last[None][chosen]
-    return last[np.unravel_index(chosen, last.shape[:-1])]
+    index = np.unravel_index(chosen, last.shape[:-1]) if last.ndim > 1 else chosen
+    found: np.ndarray = (last if last.ndim > 1 else last[None])[index]
+    return found
 
 
 def linear_form(site: FoldSite) -> LinearForm | None:
@@ -153,7 +156,7 @@ def _convolution(site: FoldSite, output: Axis) -> LinearForm:
     transposed = linear is not None and linear.form is Form.TRANSPOSED_CONVOLUTION
     inner = shape[0] // blocks if transposed else shape[1]
     outputs = shape[1] if transposed else shape[0] // blocks
-    flip: tuple = (..., *(slice(None, None, -1) for _ in kernel))
+    flip: tuple[Any, ...] = (..., *(slice(None, None, -1) for _ in kernel))
 
     def to_matrix(w: np.ndarray) -> np.ndarray:
         if transposed:
@@ -198,7 +201,15 @@ def _at(x: np.ndarray, y_shape: tuple[int, ...], chosen: np.ndarray, taken: Take
     return np.ascontiguousarray(found.reshape(len(chosen), blocks, -1).transpose(1, 0, 2))
 
 
-def _patches(padded, y_shape, chosen, kernel, stride, dilation, blocks) -> np.ndarray:
+def _patches(
+    padded: np.ndarray,
+    y_shape: tuple[int, ...],
+    chosen: np.ndarray,
+    kernel: tuple[int, ...],
+    stride: list[int],
+    dilation: list[int],
+    blocks: int,
+) -> np.ndarray:
     """Receptive fields of the chosen output positions; ``padded`` is [N, spatial..., C]."""
     sample, *place = np.unravel_index(chosen, (y_shape[0], *y_shape[2:]))
     spatial = padded.shape[1:-1]
@@ -212,7 +223,7 @@ def _patches(padded, y_shape, chosen, kernel, stride, dilation, blocks) -> np.nd
     ]
     width = padded.shape[-1]
     index = start[:, None] + np.array(offsets, dtype=np.int64)[None]
-    found = padded.reshape(-1, width)[index]
+    found: np.ndarray = padded.reshape(-1, width)[index]
     if blocks == 1:
         return found.reshape(1, len(chosen), -1)
     found = found.reshape(len(chosen), len(offsets), blocks, width // blocks).transpose(2, 0, 1, 3)
@@ -224,7 +235,7 @@ def _attributes(site: FoldSite, kernel: tuple[int, ...]) -> tuple[list[int], lis
     return list(node.attr("strides", [1] * rank)), list(node.attr("dilations", [1] * rank))
 
 
-def _geometry(site: FoldSite, x: np.ndarray, y_shape: tuple[int, ...], kernel: tuple[int, ...]):
+def _geometry(site: FoldSite, x: np.ndarray, y_shape: tuple[int, ...], kernel: tuple[int, ...]) -> Geometry:
     """The padded data of a convolution, channels last, with stride and dilation."""
     stride, dilation = _attributes(site, kernel)
     rank = len(kernel)
@@ -252,7 +263,9 @@ def _geometry(site: FoldSite, x: np.ndarray, y_shape: tuple[int, ...], kernel: t
     return padded, stride, dilation
 
 
-def _transposed_geometry(site: FoldSite, x: np.ndarray, y_shape: tuple[int, ...], kernel: tuple[int, ...]):
+def _transposed_geometry(
+    site: FoldSite, x: np.ndarray, y_shape: tuple[int, ...], kernel: tuple[int, ...]
+) -> Geometry:
     """A transposed convolution as a plain one: data spread by the stride, the kernel flipped."""
     stride, dilation = _attributes(site, kernel)
     rank = len(kernel)

@@ -18,7 +18,7 @@ def keep_behind_gates(optimizer: Optimizer, masks: Masks) -> None:
     """Let an optimizer's steps leave the weights behind closed gates as they are."""
     before: list[tuple[nn.Parameter, Tensor, Tensor]] = []
 
-    def remember(*_) -> None:
+    def remember(*_: object) -> None:
         seen: dict[int, tuple[nn.Parameter, Tensor, Tensor]] = {}
         for place in masks.places:
             closed = place.gate.closed()
@@ -27,7 +27,7 @@ def keep_behind_gates(optimizer: Optimizer, masks: Masks) -> None:
         before[:] = seen.values()
 
     @torch.no_grad()
-    def put_back(*_) -> None:
+    def put_back(*_: object) -> None:
         for weight, closed, values in before:
             weight.copy_(torch.where(closed, values, weight))
         before.clear()

@@ -59,7 +59,7 @@ class ChannelMasks(Masks):
         removed = self._removed(self.opened)
         costs = self._cached(removed)[2]
         if kind not in costs:
-            each = self._found.subject.cost.marginal(kind, removed)[self._found.component]
+            each = self._found.analysis.cost.marginal(kind, removed)[self._found.component]
             costs[kind] = [torch.from_numpy(each / max(each.mean(), 1e-12)).to(values)]
         return costs[kind]
 
@@ -86,10 +86,10 @@ class ChannelMasks(Masks):
         return removed
 
     def _share(self, kind: str, removed: np.ndarray) -> float:
-        cost = self._found.subject.cost
+        cost = self._found.analysis.cost
         return getattr(cost, f"{kind}_kept")(removed) / max(getattr(cost, kind), 1)
 
-    def _cached(self, removed: np.ndarray):
+    def _cached(self, removed: np.ndarray) -> tuple[bytes, dict[str, float], dict[str, list[Tensor]]]:
         """What was worked out for these gates; gates change rarely, and are asked for at every step."""
         key = removed.tobytes()
         if self._known[0] != key:

@@ -85,7 +85,7 @@ def fit(
 
 
 @torch.no_grad()
-def _asked(teacher: nn.Module, inputs: Tensor):
+def _asked(teacher: nn.Module, inputs: Tensor) -> Any:
     return teacher(inputs)
 
 

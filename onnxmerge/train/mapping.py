@@ -11,17 +11,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
 
 from onnxmerge.channels import Channels
+from onnxmerge.channels.analysis import Analysis
 from onnxmerge.errors import ModelError
 from onnxmerge.graph import load
 from onnxmerge.graph.view import Axis, NodeView, Positions
 from onnxmerge.runtime import Runtime
-from onnxmerge.subject import Subject
 from onnxmerge.train.exporting import Example, Exporter, inputs_of
 
 # Bit patterns of float32 between the smallest normal number and infinity.
@@ -34,7 +35,7 @@ class ChannelMap:
     """The channels that can have a gate, and where they are in the parameters.
 
     Attributes:
-        subject: the exported module and its analysis; its weights are marks.
+        analysis: the exported module and its analysis; its weights are marks.
         component: for every gate its channel (component number), int64 [K].
         group: for every gate the number of its group, int64 [K].
         index: by parameter name: for every element its gate, int64, K for none; broadcasts against
@@ -42,7 +43,7 @@ class ChannelMap:
         skipped: channels that stay without a gate, by the reason.
     """
 
-    subject: Subject
+    analysis: Analysis
     component: np.ndarray
     group: np.ndarray
     index: Mapping[str, np.ndarray]
@@ -50,7 +51,7 @@ class ChannelMap:
 
     @property
     def channels(self) -> Channels:
-        return self.subject.channels
+        return self.analysis.channels
 
 
 def map_channels(module: nn.Module, example: Example, exporter: Exporter) -> ChannelMap:
@@ -65,8 +66,8 @@ def map_channels(module: nn.Module, example: Example, exporter: Exporter) -> Cha
     runtime = Runtime.create("cpu", 1)
     names = [value.name for value in proto.graph.input]
     feed = {n: x.detach().cpu().numpy() for n, x in zip(names, inputs_of(example), strict=False)}
-    subject = Subject.of(load(proto), feed, runtime)
-    channels = subject.channels
+    analysis = Analysis.of(load(proto), partial(runtime.trace, feed=feed))
+    channels = analysis.channels
     starts = np.cumsum([0, *(p.numel() for p in parameters.values())])
     owner, blocked = _owners(channels, int(starts[-1]))
     for name in _without_access(module):
@@ -75,7 +76,7 @@ def map_channels(module: nn.Module, example: Example, exporter: Exporter) -> Cha
             inside = np.unique(owner[starts[number] : starts[number + 1]])
             reason = "its weight is inside of a recurrent layer"
             blocked |= dict.fromkeys(inside[inside >= 0].tolist(), reason)
-    return _compact(subject, parameters, starts, owner, blocked)
+    return _compact(analysis, parameters, starts, owner, blocked)
 
 
 @contextmanager
@@ -137,8 +138,14 @@ def _marks(node: NodeView, axis: Axis, count: int) -> np.ndarray | None:
     return marks if marks.size and marks.min() >= 0 and marks.max() < count else None
 
 
-def _compact(subject, parameters, starts, owner: np.ndarray, blocked: dict[int, str]) -> ChannelMap:
-    channels = subject.channels
+def _compact(
+    analysis: Analysis,
+    parameters: Mapping[str, nn.Parameter],
+    starts: np.ndarray,
+    owner: np.ndarray,
+    blocked: dict[int, str],
+) -> ChannelMap:
+    channels = analysis.channels
     free = channels.group_of >= 0
     gated = free.copy()
     gated[list(blocked)] = False
@@ -158,7 +165,7 @@ def _compact(subject, parameters, starts, owner: np.ndarray, blocked: dict[int, 
     for channel, why in blocked.items():
         if free[channel]:
             skipped[why] = skipped.get(why, 0) + 1
-    return ChannelMap(subject, component, channels.group_of[component], index, skipped)
+    return ChannelMap(analysis, component, channels.group_of[component], index, skipped)
 
 
 def _broadcastable(gates: np.ndarray) -> np.ndarray:

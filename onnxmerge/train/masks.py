@@ -197,7 +197,9 @@ class Masks(ABC):
                 auxiliary.noise = values
 
 
-def _gated_places(module: nn.Module, method: Method, gates) -> Iterator[Place]:
+def _gated_places(
+    module: nn.Module, method: Method, gates: Mapping[str, tuple[Auxiliary, Tensor | None]]
+) -> Iterator[Place]:
     """Put the gates in: parameters that several parts share get one in each of them."""
     by_parameter = {id(p): name for name, p in module.named_parameters() if name in gates}
     found = [

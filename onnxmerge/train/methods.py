@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -90,14 +90,14 @@ class _Step(Function):
     """The hard step alone, for the regulariser."""
 
     @staticmethod
-    def forward(ctx, mask, method):
+    def forward(ctx: Any, mask: Tensor, method: HardStep) -> Tensor:
         ctx.save_for_backward(mask)
         ctx.method = method
         return (mask > method.threshold).to(mask.dtype)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (mask,) = ctx.saved_tensors
         return gradient * ctx.method.estimator.slope(mask), None
 
@@ -106,14 +106,14 @@ class _Gated(Function):
     """A weight behind its gates."""
 
     @staticmethod
-    def forward(ctx, weight, mask, index, method):
+    def forward(ctx: Any, weight: Tensor, mask: Tensor, index: Tensor | None, method: HardStep) -> Tensor:
         ctx.save_for_backward(weight, mask, index)
         ctx.method = method
         return weight * spread(mask > method.threshold, index)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         weight, mask, index = ctx.saved_tensors
         opened = spread(mask > ctx.method.threshold, index)
         each = gradient * (weight.sign() if ctx.method.decoupled else weight)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx
 from torch import Tensor
 
+from onnxmerge import rewrite
 from onnxmerge.channels import Channels
+from onnxmerge.channels.analysis import Analysis
 from onnxmerge.errors import InternalError, TrainingError
 from onnxmerge.graph import load, save
 from onnxmerge.graph.view import Axis
 from onnxmerge.plan import Selection
 from onnxmerge.runtime import Runtime
-from onnxmerge.subject import Subject
 from onnxmerge.train.exporting import Example, Exporter, evaluating, inputs_of, to_onnx
 from onnxmerge.train.masks import Masks
 from onnxmerge.validation import check_model
@@ -74,21 +76,21 @@ def shrink(masks: Masks, example: Example, *, exporter: Exporter = to_onnx) -> S
     runtime = Runtime.create("cpu", 1)
     names = [value.name for value in dense.graph.input]
     feed = {name: x.detach().cpu().numpy() for name, x in zip(names, inputs, strict=False)}
-    subject = Subject.of(load(dense), feed, runtime)
-    selection = living(subject.channels)
-    model = subject.pruned(selection, [])
+    analysis = Analysis.of(load(dense), partial(runtime.trace, feed=feed))
+    selection = living(analysis.channels)
+    model = rewrite.pruned(analysis, selection)
     check_model(model)
     error = _error(expected, list(runtime.session(model).run(feed).values()))
     if not error <= TOLERANCE:
         raise InternalError(f"the smaller model differs from the trained module by {error:.2e}")
-    removed = subject.removed(selection)
-    cost = subject.cost
+    removed = analysis.removed(selection)
+    cost = analysis.cost
     return Shrunk(
         model,
         dense,
         (cost.macs, round(cost.macs_kept(removed))),
         (cost.params, round(cost.params_kept(removed))),
-        {g.name: (len(selection.keep[g.name]), len(g)) for g in subject.channels.groups},
+        {g.name: (len(selection.keep[g.name]), len(g)) for g in analysis.channels.groups},
         error,
     )
 

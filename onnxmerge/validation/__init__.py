@@ -1,7 +1,8 @@
 """Checks of a model: its structure, its outputs against another model's, its speed."""
 
 from onnxmerge.validation.kinds import KINDS, Judgement, output_kinds
-from onnxmerge.validation.latency import SLOWER, Latency, compare_latency, middle
+from onnxmerge.validation.latency import SLOWER, Latency, compare_latency, median_of_sessions
+from onnxmerge.validation.masked import equals_mask, misjudged
 from onnxmerge.validation.measure import measure, worst
 from onnxmerge.validation.parity import OutputParity, Parity, compare
 from onnxmerge.validation.structure import check_model
@@ -16,8 +17,10 @@ __all__ = [
     "check_model",
     "compare",
     "compare_latency",
+    "equals_mask",
     "measure",
-    "middle",
+    "median_of_sessions",
+    "misjudged",
     "output_kinds",
     "worst",
 ]

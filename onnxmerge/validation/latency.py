@@ -40,7 +40,7 @@ class Latency:
     sessions: tuple[float, float] | None = None
 
 
-def middle(found: Sequence[Latency]) -> Latency:
+def median_of_sessions(found: Sequence[Latency]) -> Latency:
     """Of several comparisons, an odd number, the one with the median ratio; and how far they differ."""
     ordered = sorted(found, key=lambda latency: latency.ratio)
     return replace(ordered[len(ordered) // 2], sessions=(ordered[0].ratio, ordered[-1].ratio))

@@ -20,7 +20,6 @@ from math import prod
 import numpy as np
 import onnx
 
-from onnxmerge.data.dataset import Feed
 from onnxmerge.graph import external_weights
 from onnxmerge.graph.constants import stored_tensors
 from onnxmerge.graph.extract import ancestors
@@ -28,6 +27,7 @@ from onnxmerge.operators.parameters import convolution_bias, is_convolution
 from onnxmerge.operators.pointwise import is_add, is_identity
 from onnxmerge.operators.table import normalization_of
 from onnxmerge.runtime import Runtime
+from onnxmerge.runtime.session import Feed
 
 # Layers that are watched, spread over the depth of the model, and of these the ones that count as early.
 _MOST_LAYERS, _EARLY = 40, 4

@@ -11,7 +11,7 @@ import onnx
 
 from onnxmerge import limits
 from onnxmerge.data.conventions import Convention, candidates
-from onnxmerge.data.dataset import Dataset, Feed, mixture
+from onnxmerge.data.dataset import Dataset, mixture
 from onnxmerge.data.generic.evidence import Evidence, Witness
 from onnxmerge.data.generic.photographs import generic_images
 from onnxmerge.data.generic.plausible import Plausible, assumed, plausible
@@ -20,6 +20,7 @@ from onnxmerge.data.images import ImageOptions
 from onnxmerge.data.synthetic import made_up_inputs
 from onnxmerge.errors import ModelError
 from onnxmerge.runtime import Runtime
+from onnxmerge.runtime.session import Feed
 from onnxmerge.runtime.tensor_info import TensorInfo
 
 # Sides tried where the model leaves the size open: what classifiers and detectors are usually fed first.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -44,7 +46,9 @@ def _resize(
     return _along(call, x, axes, scales.tolist(), None)
 
 
-def _along(call: Call, x: Tensor, axes, scales: list[float] | None, sizes: list[int] | None) -> Tensor:
+def _along(
+    call: Call, x: Tensor, axes: Sequence[int], scales: list[float] | None, sizes: list[int] | None
+) -> Tensor:
     for i, axis in enumerate(axes):
         length = x.shape[axis]
         target = sizes[i] if sizes is not None else int(length * scales[i])  # type: ignore[index]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import ceil
 
 import torch
@@ -107,7 +108,7 @@ def _average_pool(call: Call, x: Tensor) -> Tensor:
     return total / _AVERAGE[count](inside, kernel, strides, 0, up)
 
 
-def _global(function) -> Function:
+def _global(function: Callable[[Tensor, tuple[int, ...]], Tensor]) -> Function:
     return lambda call, x: function(x, tuple(range(2, x.ndim)))
 
 

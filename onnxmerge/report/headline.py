@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnxmerge.stages import Decision, Prepared, Proof, Trial
+from onnxmerge.data.holdout import Holdout
+from onnxmerge.study import Decision, Proof, Study
 from onnxmerge.validation import Latency, Parity
 
 CONFIDENCE = 0.9
@@ -31,10 +32,10 @@ class Headline:
     time: str
 
 
-def headline(prepared: Prepared, decision: Decision, proof: Proof) -> Headline:
+def headline(study: Study, decision: Decision, proof: Proof) -> Headline:
     """The headline of a run."""
-    cost = prepared.subject.cost
-    removed = prepared.subject.removed(decision.candidate.selection)
+    cost = study.analysis.cost
+    removed = study.analysis.removed(decision.candidate.selection)
     kept = (
         f"{cost.macs_kept(removed) / max(cost.macs, 1):.1%} of the multiplications and "
         f"{cost.params_kept(removed) / max(cost.params, 1):.1%} of the parameters are kept"
@@ -42,14 +43,14 @@ def headline(prepared: Prepared, decision: Decision, proof: Proof) -> Headline:
     if decision.unchanged:
         kept = "nothing was removed: the output is the input"
     return Headline(
-        f"{_asked(prepared, decision)}: {kept}.",
-        "The answers are the input's own." if decision.unchanged else _answers(prepared, decision, proof),
+        f"{_asked(study, decision)}: {kept}.",
+        "The answers are the input's own." if decision.unchanged else _answers(study, decision, proof),
         "One run takes the input's own time." if decision.unchanged else _time(proof.latency),
     )
 
 
-def _asked(prepared: Prepared, decision: Decision) -> str:
-    config = prepared.config
+def _asked(study: Study, decision: Decision) -> str:
+    config = study.config
     if decision.planned:
         return "As the plan says"
     match config.budget:
@@ -61,23 +62,23 @@ def _asked(prepared: Prepared, decision: Decision) -> str:
             return f"Asked for {value:.1%} of the time"
         case ("ratio", value):
             return f"Asked to remove {value:.1%} of the channels of every group"
-    return f"Asked to keep the change of the answers within {prepared.tolerance:.2%}"
+    return f"Asked to keep the change of the answers within {study.tolerance:.2%}"
 
 
-def _answers(prepared: Prepared, decision: Decision, proof: Proof) -> str:
-    found = answers(proof.parity, decision.trial)
-    if decision.trial.basis == "made up":
+def _answers(study: Study, decision: Decision, proof: Proof) -> str:
+    found = answers(proof.parity, decision.holdout)
+    if decision.holdout.basis == "made up":
         return f"{_UNCHECKED} {found}"
-    if decision.trial.basis != "photographs" or prepared.plausible is None:
+    if decision.holdout.basis != "photographs" or study.plausible is None:
         return found
-    if prepared.plausible.meaningful is False:
+    if study.plausible.meaningful is False:
         return f"{_UNCHECKED} {found} The model makes nothing of photographs, so this proves nothing."
-    if prepared.plausible.meaningful is None:
+    if study.plausible.meaningful is None:
         return f"{found} Whether the model is made for photographs cannot be told from its outputs."
     return found
 
 
-def answers(parity: Parity, trial: Trial) -> str:
+def answers(parity: Parity, holdout: Holdout) -> str:
     """How the answers change, and what that was measured on."""
     worst = max(parity.outputs, key=lambda o: o.change, default=None)
     if worst is None:
@@ -95,13 +96,13 @@ def answers(parity: Parity, trial: Trial) -> str:
         if worst.kind in ("classes", "integers")
         else f"with {CONFIDENCE:.0%} confidence by at most {bound}"
     )
-    return f"{what} ({sure}), measured on {measured_on(parity, trial)}."
+    return f"{what} ({sure}), measured on {measured_on(parity, holdout)}."
 
 
-def measured_on(parity: Parity, trial: Trial) -> str:
+def measured_on(parity: Parity, holdout: Holdout) -> str:
     """What a change was measured on, with what that is worth."""
     count = f"{parity.samples} samples"
-    match trial.basis:
+    match holdout.basis:
         case "held out":
             found = f"{count} of {parity.source} that were held out: nothing was fitted to them"
         case "evaluation":

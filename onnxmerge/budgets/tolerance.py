@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxmerge.plan import Selection
+from onnxmerge.candidates import Builder, Widths
+from onnxmerge.data.holdout import Holdout
+from onnxmerge.plan import Scores, Selection
 from onnxmerge.progress import Clock
-from onnxmerge.recipe import Candidate, Recipe
+from onnxmerge.study import Candidate, Sought, Study
 from onnxmerge.validation import Parity
 
 # Candidates whose fit is cheap, and those that few samples make.
@@ -24,18 +26,31 @@ SHARE, FEWEST = 1 / 8, 16
 CLOSED = 0.02
 
 
-@dataclass(frozen=True, eq=False)
-class Found:
-    """The result of a search: the share of MACs kept and the change measured there on held-out data."""
+def within_tolerance(study: Study, scores: Scores, holdout: Holdout) -> Sought | None:
+    """The fewest MACs with which the answers to the samples that choose change within the tolerance.
 
-    share: float
-    candidate: Candidate
-    parity: Parity
+    Returns:
+        None where nothing can be removed.
+    """
+    if not study.analysis.channels.groups:
+        return None
+    widths, builder = Widths(study, scores, "macs"), Builder.of(study, holdout.fit)
+    return search(widths, builder, lambda c: chosen_change(study, c, holdout), study.tolerance, study.clock)
+
+
+def chosen_change(study: Study, candidate: Candidate, holdout: Holdout) -> Parity:
+    """How the answers to the samples that choose change: it flatters what they chose."""
+    assert holdout.choosing is not None, "a search has samples to choose by"
+    return study.parity(study.session(candidate), holdout.choosing)
 
 
 def search(
-    recipe: Recipe, measure: Callable[[Candidate], Parity], tolerance: float, clock: Clock
-) -> Found | None:
+    widths: Widths,
+    builder: Builder,
+    measure: Callable[[Candidate], Parity],
+    tolerance: float,
+    clock: Clock,
+) -> Sought | None:
     """The fewest MACs within the tolerance; None where nothing can be removed.
 
     Where candidates are fitted to many samples, bisection over candidates that are fitted to few of them
@@ -46,24 +61,25 @@ def search(
     the tolerance, for every candidate is measured.
 
     Args:
-        recipe: on the data to fit; ``measure`` has others.
+        widths: selections by the share of the MACs that they keep.
+        builder: on the data to fit; ``measure`` has others.
         measure: the change of a candidate on data that did not make it.
     """
-    smallest = recipe.smallest("macs")
-    if not recipe.subject.channels.groups or smallest >= 1.0:
+    smallest = widths.smallest
+    if smallest >= 1.0:
         return None
-    few = max(int(SHARE * len(recipe.data)), FEWEST)
-    confirmed = _Bracket(recipe, measure, tolerance, smallest)
-    if not recipe.fits or len(recipe.data) < 4 * few:
-        most = STEPS if not recipe.fits else SCREENS
+    few = max(int(SHARE * len(builder.data)), FEWEST)
+    confirmed = _Bracket(widths, builder, measure, tolerance, smallest)
+    if not builder.fits or len(builder.data) < 4 * few:
+        most = STEPS if not builder.fits else SCREENS
         while not confirmed.closed and confirmed.made < most:
             with clock.portion("search", confirmed.made, confirmed.made + 1, most):
                 confirmed.attempt((confirmed.low + confirmed.high) / 2)
         return confirmed.best
     # Progress counts samples: in units of what a screened candidate takes.
-    each = round(len(recipe.data) / few)
+    each = round(len(builder.data) / few)
     total = SCREENS + CONFIRMED * each
-    screened = _Bracket(recipe.with_samples(few), measure, tolerance, smallest)
+    screened = _Bracket(widths, builder.with_samples(few), measure, tolerance, smallest)
     while not screened.closed and screened.made < SCREENS:
         with clock.portion("search", screened.made, screened.made + 1, total):
             screened.attempt((screened.low + screened.high) / 2)
@@ -85,14 +101,15 @@ class _Bracket:
         made: how many candidates were made; widths that come again are none.
     """
 
-    recipe: Recipe
+    widths: Widths
+    builder: Builder
     measure: Callable[[Candidate], Parity]
     tolerance: float
     low: float
     high: float = 1.0
-    best: Found | None = None
+    best: Sought | None = None
     changes: dict[float, float] = field(default_factory=dict)
-    _known: dict[tuple[tuple[str, int], ...], float] = field(default_factory=dict)
+    _changes_of: dict[tuple[tuple[str, int], ...], float] = field(default_factory=dict)
 
     @property
     def closed(self) -> bool:
@@ -100,19 +117,19 @@ class _Bracket:
 
     @property
     def made(self) -> int:
-        return len(self._known)
+        return len(self._changes_of)
 
     def attempt(self, asked: float) -> None:
         """Try the widths that keep at most the share that is asked for."""
-        selection = self.recipe.select("macs", asked)
-        share, widths = self.recipe.share("macs", selection), _widths(selection)
-        if widths not in self._known:
-            candidate = self.recipe.of_widths(selection)
+        selection = self.widths.select(asked)
+        share, counts = self.widths.share(selection), _counts(selection)
+        if counts not in self._changes_of:
+            candidate = self.builder.of_widths(selection)
             parity = self.measure(candidate)
-            self._known[widths] = self.changes[share] = parity.change
+            self._changes_of[counts] = self.changes[share] = parity.change
             if parity.change <= self.tolerance and share < self.high:
-                self.best = Found(share, candidate, parity)
-        if self._known[widths] <= self.tolerance:
+                self.best = Sought(share, candidate, parity)
+        if self._changes_of[counts] <= self.tolerance:
             self.high = min(self.high, share)
         else:
             self.low = max(self.low, asked)
@@ -139,5 +156,5 @@ def _promising(confirmed: _Bracket, screened: _Bracket) -> float:
     return float(within[0] if len(within) else grid[-1])
 
 
-def _widths(selection: Selection) -> tuple[tuple[str, int], ...]:
+def _counts(selection: Selection) -> tuple[tuple[str, int], ...]:
     return tuple((name, len(keep)) for name, keep in selection.keep.items())

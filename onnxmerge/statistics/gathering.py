@@ -8,8 +8,6 @@ from math import ceil, prod
 
 import numpy as np
 
-from onnxmerge.reconstruction.paired import Mixing, Paired, Rows, Split
-from onnxmerge.reconstruction.requests import Fit, Request
 from onnxmerge.runtime.threads import in_order
 from onnxmerge.statistics.moments import (
     Accumulator,
@@ -19,23 +17,26 @@ from onnxmerge.statistics.moments import (
     merged,
     products,
 )
+from onnxmerge.statistics.paired import Fit, Paired, PositionMoments, Request, Rows, SplitMoments
 
 Values = dict[str, np.ndarray]
 
-# More features than this are kept as rows instead of as a covariance. So are fewer, down to the second
-# number, where there are less than half as many rows: hundreds of MB and minutes would hold nothing more.
+# With more features than this, rows are kept instead of a covariance.
 MOST_FEATURES = 5120
+# With more features than this, rows are kept, too, where there are less than half as many of them: a
+# covariance would take hundreds of MB and minutes, and hold nothing more.
 _CHEAP_FEATURES = 1536
 # About how many rows are kept then.
 _MOST_ROWS = 2048
-# A regression whose targets differ by more than this share is not what the operator computes.
+# Where the targets differ by more than this share from what the regression gives, the operator computes
+# something else, and is not refitted.
 _FORM_TOLERANCE = 0.02
-# Looked at on so many rows.
+# How many rows that is tested on.
 _ROWS_TO_CONFIRM = 512
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
+class RowSample:
     """Which rows of every batch are looked at.
 
     Attributes:
@@ -56,16 +57,22 @@ class Sample:
         """What each row of a batch with these targets, [..., n, O], weighs."""
         return equalising_weight(targets) if self.equal else 1.0
 
-    def tells(self, features: int, each: int) -> bool:
+    def supports_covariance(self, features: int, each: int) -> bool:
         """Whether a covariance of so many features is worth its size, with ``each`` rows per sample."""
         rows = min(self.samples * each, self.batches * self.per_batch)
         return features <= _CHEAP_FEATURES or features <= min(MOST_FEATURES, 2 * rows)
 
     def of(self, count: int, each: int, batch: int) -> tuple[np.ndarray, int]:
-        """The chosen ones of ``count`` rows, int64, and how many of them are not held out.
+        """The rows of a batch that are looked at.
 
-        Every fourth sample is held out, and comes last; otherwise rows are in their order. ``each`` is
-        the number of rows per sample; where a batch is one sample, every fourth batch is held out.
+        Args:
+            count: how many rows the batch has.
+            each: rows per sample; where a batch is one sample, every fourth batch is held out.
+            batch: its number.
+
+        Returns:
+            The chosen rows, int64, in their order but for those of every fourth sample, which are held out
+            and come last; and how many are not held out.
         """
         chosen = np.arange(count)
         if count > self.per_batch:
@@ -75,7 +82,7 @@ class Sample:
         return np.concatenate([chosen[~held], chosen[held]]), int(np.count_nonzero(~held))
 
 
-class _Splitter:
+class _SplitAccumulator:
     """Sums products of rows in two parts by their sample: every fourth sample is held out."""
 
     def __init__(self) -> None:
@@ -99,37 +106,46 @@ class _Splitter:
             if found is not None:
                 accumulator.add(found)
 
-    def split(self) -> Split:
+    def moments(self) -> SplitMoments:
         fit, held = self._parts
         if not held.rows or not fit.rows:
             only = (fit if fit.rows else held).moments()
-            return Split(only, None, only)
+            return SplitMoments(only, None, only)
         parts = fit.moments(), held.moments()
-        return Split(*parts, merged(parts))
+        return SplitMoments(*parts, merged(parts))
 
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """What one batch gives, per block: products, or rows of features and targets; and products for mixing."""
+    """What one batch gives, per block.
+
+    Attributes:
+        products: of features and targets, fitted and held out.
+        rows: features, targets and their weight, where these are kept instead.
+        positions: products of data positions that stay and of those that go.
+    """
 
     products: list[tuple[Products | None, ...]]
     rows: list[tuple[np.ndarray, np.ndarray, float]]
-    mixing: list[tuple[Products | None, ...]]
+    positions: list[tuple[Products | None, ...]]
 
 
 def gather(
     request: Request,
     values: Callable[[int], tuple[Values, Values]],
     batches: int,
-    sample: Sample,
+    sample: RowSample,
     kept: np.ndarray,
     open_channels: np.ndarray,
     workers: int = 1,
 ) -> Paired:
-    """Collect paired statistics.
+    """Collect the paired statistics of one site.
 
     Args:
-        values: those of ``request.old_names`` and ``request.new_names`` in a batch, from any thread.
+        request: the site, and what it is refitted to.
+        values: gives those of ``request.old_names`` and of ``request.new_names`` in a batch, to any thread.
+        batches: how many there are.
+        sample: the rows that are looked at.
         kept: bool [channels], those that may stay.
         open_channels: bool [channels], those among them that may go.
         workers: how many batches are worked on at a time.
@@ -143,7 +159,7 @@ def gather(
 class _Collector:
     """Paired statistics of one site in the making; ``look`` is for any thread, ``add`` for one."""
 
-    def __init__(self, request: Request, sample: Sample, stays: np.ndarray, goes: np.ndarray):
+    def __init__(self, request: Request, sample: RowSample, stays: np.ndarray, goes: np.ndarray):
         self._request, self._sample = request, sample
         fit, site = request.fit, request.site
         self._form = form = fit.form if fit is not None else None
@@ -157,18 +173,18 @@ class _Collector:
         self._present = np.flatnonzero(stays[form.channel]) if form is not None else np.zeros(0, np.int64)
         shapes = site.channels.view.shapes
         rows = prod(shapes[site.node.y[0].name]) // (form.blocks * form.outputs) if form is not None else 0
-        self._wide = not sample.tells(len(self._present), rows)
+        self._wide = not sample.supports_covariance(len(self._present), rows)
         if self._wide:
             self._sample = replace(sample, per_batch=min(sample.per_batch, ceil(_MOST_ROWS / sample.batches)))
         positions = prod(shapes[site.data.tensor]) // site.data.size
-        # What goes is mixed out of what may stay: where nothing does, the bias carries its mean.
+        # What goes is predicted from what may stay; where nothing stays, the bias carries its mean.
         some = bool(self._going.any() and self._staying.any())
-        self._mixes = some and sample.tells(site.data.size, positions)
+        self._predicts = some and sample.supports_covariance(site.data.size, positions)
         # Of one tap, features are data positions: rows and products serve both regressions, the positions
         # that may go as further targets.
-        self._joint = self._mixes and form is not None and form.taps == 1 and not self._wide
-        self._splitters = [_Splitter() for _ in range(count)]
-        self._mixers = [_Splitter() for _ in range(count)]
+        self._joint = self._predicts and form is not None and form.taps == 1 and not self._wide
+        self._of_features = [_SplitAccumulator() for _ in range(count)]
+        self._of_positions = [_SplitAccumulator() for _ in range(count)]
         self._stored: list[list[tuple[np.ndarray, np.ndarray, float]]] = [[] for _ in range(count)]
         self._trusted = True
 
@@ -177,10 +193,10 @@ class _Collector:
         found = _Found([], [], [])
         if self._form is not None:
             self._regression(batch, old, new, found)
-        if self._mixes and not self._joint:
+        if self._predicts and not self._joint:
             cut, pairs = self._positions(batch, old, new)
-            for mixer, (now, before) in zip(self._mixers, pairs, strict=True):
-                found.mixing.append(mixer.products(now, before, cut, self._sample.weight(before)))
+            for accumulator, (now, before) in zip(self._of_positions, pairs, strict=True):
+                found.positions.append(accumulator.products(now, before, cut, self._sample.weight(before)))
         return found
 
     def _regression(self, batch: int, old: Values, new: Values, found: _Found) -> None:
@@ -200,10 +216,12 @@ class _Collector:
         if self._joint:
             before = form.rows(old[data.tensor], y.shape, chosen, self._going)
             targets = np.concatenate([targets, before], axis=2)
-        for splitter, f, t in zip(self._splitters, features, targets, strict=True):
-            found.products.append(splitter.products(f, t, cut, weight))
+        for accumulator, f, t in zip(self._of_features, features, targets, strict=True):
+            found.products.append(accumulator.products(f, t, cut, weight))
 
-    def _positions(self, batch: int, old: Values, new: Values):
+    def _positions(
+        self, batch: int, old: Values, new: Values
+    ) -> tuple[int, list[tuple[np.ndarray, np.ndarray]]]:
         """How many rows are not held out, and per block (new, old) values, float32 [n, positions]."""
         data = self._request.site.data
         x, before = (np.moveaxis(v[data.tensor], data.axis, -1) for v in (new, old))
@@ -221,28 +239,28 @@ class _Collector:
         """Take in what a batch gave, in the order of the batches."""
         for stored, rows in zip(self._stored, found.rows, strict=False):
             stored.append(rows)
-        for splitter, parts in zip(self._splitters, found.products, strict=False):
-            splitter.add(parts)
-        for mixer, parts in zip(self._mixers, found.mixing, strict=False):
-            mixer.add(parts)
+        for accumulator, parts in zip(self._of_features, found.products, strict=False):
+            accumulator.add(parts)
+        for accumulator, parts in zip(self._of_positions, found.positions, strict=False):
+            accumulator.add(parts)
 
     def paired(self) -> Paired:
         """What all batches gave together."""
         fit = self._request.fit if self._trusted else None
-        blocks: Sequence[Split | Rows] = ()
+        blocks: Sequence[SplitMoments | Rows] = ()
         if self._wide:
             blocks = [_rows(stored) for stored in self._stored]
         elif self._form is not None:
-            blocks = [splitter.split() for splitter in self._splitters]
-        mixed: Sequence[Split] = ()
+            blocks = [accumulator.moments() for accumulator in self._of_features]
+        positions: Sequence[SplitMoments] = ()
         if self._joint and self._form is not None:
             cut = self._form.outputs
-            mixed = [b.of_targets(slice(cut, None)) for b in blocks if isinstance(b, Split)]
-            blocks = [b.of_targets(slice(cut)) for b in blocks if isinstance(b, Split)]
-        elif self._mixes:
-            mixed = [mixer.split() for mixer in self._mixers]
-        mixing = [Mixing(split, *places) for split, places in zip(mixed, self._places, strict=False)]
-        return Paired(self._present, tuple(blocks), tuple(mixing), fit)
+            positions = [b.of_targets(slice(cut, None)) for b in blocks if isinstance(b, SplitMoments)]
+            blocks = [b.of_targets(slice(cut)) for b in blocks if isinstance(b, SplitMoments)]
+        elif self._predicts:
+            positions = [accumulator.moments() for accumulator in self._of_positions]
+        found = [PositionMoments(m, *places) for m, places in zip(positions, self._places, strict=False)]
+        return Paired(self._present, tuple(blocks), tuple(found), fit)
 
 
 def _confirmed(data: str, fit: Fit, old: Values, chosen: np.ndarray, targets: np.ndarray) -> bool:

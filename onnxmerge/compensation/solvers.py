@@ -11,33 +11,41 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 CUTOFF = 1e-7
 
 
-def mixing(kept: np.ndarray, cross: np.ndarray) -> np.ndarray:
-    """Coefficients that predict removed channels from kept ones, almost unregularised.
+def minimum_norm(gram: np.ndarray, cross: np.ndarray) -> np.ndarray:
+    """Coefficients that predict removed channels from kept ones by the pseudo-inverse.
+
+    Hardly regularised: eigenvalues of the correlations below ``CUTOFF`` of the largest count as zero, and
+    exactly dependent channels are predicted exactly.
 
     Args:
-        kept: covariance of the kept channels, float64 [K, K].
+        gram: covariance of the kept channels, float64 [K, K].
         cross: covariance of removed with kept channels, float64 [R, K].
 
     Returns:
-        float64 [R, K]; exactly dependent channels are predicted exactly.
+        float64 [R, K]; zeros where a covariance is infinite or undefined.
     """
-    if not len(cross) or not len(kept) or not _finite(kept, cross):
+    if not len(cross) or not len(gram) or not _finite(gram, cross):
         return np.zeros(cross.shape)
-    scale = np.sqrt(np.maximum(np.diag(kept), 0))
+    scale = np.sqrt(np.maximum(np.diag(gram), 0))
     scale = np.where(scale > 1e-6 * scale.max(initial=0), scale, np.inf)
-    values, vectors = np.linalg.eigh(kept / np.outer(scale, scale))
+    values, vectors = np.linalg.eigh(gram / np.outer(scale, scale))
     good = values > CUTOFF * values.max(initial=0)
     basis = vectors[:, good] / scale[:, None]
-    return ((cross @ basis) / values[good]) @ basis.T
+    coefficients: np.ndarray = ((cross @ basis) / values[good]) @ basis.T
+    return coefficients
 
 
 def ridge(gram: np.ndarray, cross: np.ndarray, start: np.ndarray, strength: float) -> np.ndarray:
     """argmin over W of |T - W P|^2 + l |W - start|^2, with l = strength * mean diagonal of the covariance.
 
     Args:
-        gram: covariance of the features, [F, F].
-        cross: covariance of targets and features, [O, F].
-        start: [O, F].
+        gram: covariance of the features P, float64 or float32 [F, F].
+        cross: covariance of the targets T with the features, [O, F].
+        start: the weight that is returned where the data tell nothing, [O, F].
+        strength: of the penalty, as a share of the mean variance of the features.
+
+    Returns:
+        float64 [O, F]; ``start`` itself where nothing can be solved.
     """
     if not gram.size or not cross.size:
         return start
@@ -52,8 +60,11 @@ def ridge(gram: np.ndarray, cross: np.ndarray, start: np.ndarray, strength: floa
         factor = cho_factor(regular, lower=True, overwrite_a=True, check_finite=False)
     except LinAlgError:  # rounding left directions of a negative variance beyond the penalty
         values, vectors = np.linalg.eigh(gram)
-        return start + ((rest @ vectors) / (np.maximum(values, 0) + penalty)) @ vectors.T
-    return start + cho_solve(factor, rest.T, check_finite=False).T
+        change = ((rest @ vectors) / (np.maximum(values, 0) + penalty)) @ vectors.T
+    else:
+        change = cho_solve(factor, rest.T, check_finite=False).T
+    weight: np.ndarray = start + change
+    return weight
 
 
 def ridge_rows(
@@ -65,9 +76,13 @@ def ridge_rows(
     quarter after fitting the others, and where none improves on ``start``, that is the answer.
 
     Args:
-        features, targets: centred, float32 [n, F] and [n, O]; rows of one sample lie together.
+        features: centred, float32 [n, F]; rows of one sample lie together.
+        targets: centred, float32 [n, O].
         start: float64 [O, F].
         strengths: to choose from; of one alone nothing is held out.
+
+    Returns:
+        float64 [O, F].
     """
     products = (features @ features.T).astype(np.float64)
     unit = float(np.trace(products)) / max(features.shape[1], 1)
@@ -78,7 +93,8 @@ def ridge_rows(
     if strength is None:
         return start
     regular = products + strength * unit * np.eye(len(products))
-    return start + np.linalg.solve(regular, rest).T @ features
+    weight: np.ndarray = start + np.linalg.solve(regular, rest).T @ features
+    return weight
 
 
 def _best_strength(
@@ -96,7 +112,13 @@ def _best_strength(
 
 
 def held_out_error(gram: np.ndarray, cross: np.ndarray, weight: np.ndarray) -> float:
-    """Summed squared error of W P against T on rows with these moments, up to a constant."""
+    """Summed squared error of ``weight`` on held-out rows, up to a constant that no weight changes.
+
+    Args:
+        gram: covariance of the features of these rows, [F, F].
+        cross: covariance of their targets with their features, [O, F].
+        weight: float64 [O, F].
+    """
     return float(np.sum((weight @ gram - 2 * cross) * weight))
 
 

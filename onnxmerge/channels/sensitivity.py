@@ -1,7 +1,7 @@
-"""How much is made of each channel: what errors in it weigh.
+"""How sensitive the output of the model is to errors in a channel, as far as the next layer tells.
 
-Two outputs of a layer that vary alike are not worth alike: behind one of them large weights may wait. To
-first order, and with errors of different channels independent, an error of a channel adds to the squared
+Two outputs of a layer that vary alike need not matter alike: behind one of them there may be large weights.
+To first order, and with errors of different channels independent, an error in a channel adds to the squared
 errors of its consumers in proportion to the squares of the weights that read it.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from onnxmerge.channels.groups import Channels
-from onnxmerge.channels.residual import feeds
+from onnxmerge.channels.residual import destination
 from onnxmerge.channels.sites import FoldSite
 from onnxmerge.graph import external_weights
 from onnxmerge.operators.parameters import depthwise_kernels
@@ -21,16 +21,22 @@ from onnxmerge.operators.parameters import depthwise_kernels
 _MOST_AT_ONCE = 1 << 22
 
 
-def demand(channels: Channels, sites: Sequence[FoldSite]) -> np.ndarray:
-    """Per channel the squared weights that read it, summed over all sites; float64 [channels.count].
+def output_sensitivity(channels: Channels, sites: Sequence[FoldSite]) -> np.ndarray:
+    """Per channel the squared weights that read it, summed over all sites.
 
     Rows of a weight count as scaled by a BatchNormalization behind them, depthwise kernels on the way
-    as a factor. Zero where no site reads.
+    as a factor.
+
+    Args:
+        sites: all fold sites of the model.
+
+    Returns:
+        float64 [channels.count]; zero where no site reads.
     """
     found = np.zeros(channels.count)
     for site in sites:
-        scale = feeds(site).scale if site.output is not None else np.ones(1)
-        np.add.at(found, site.channel[site.columns], energies(site, scale))
+        scale = destination(site).scale if site.output is not None else np.ones(1)
+        np.add.at(found, site.channel[site.columns], weight_energies(site, scale))
         external_weights.release()
     for node in channels.view:
         # They carry the demand from their outputs to their inputs.
@@ -40,27 +46,33 @@ def demand(channels: Channels, sites: Sequence[FoldSite]) -> np.ndarray:
     return found
 
 
-def row_weights(site: FoldSite, demanded: np.ndarray) -> np.ndarray:
-    """What an error in each output of a site counts beside the others, float64 [outputs].
+def row_weights(site: FoldSite, sensitivity: np.ndarray) -> np.ndarray:
+    """What an error in each output of a site counts beside errors in the others.
 
-    The root of the demand, with a mean square of 1; ones where an output is read by something else.
+    Args:
+        site: one with an ``output``.
+        sensitivity: of every channel, see ``output_sensitivity``.
+
+    Returns:
+        float64 [outputs], roots of the sensitivities with a mean square of 1; ones where an output is read
+        by anything but fold sites.
     """
     assert site.output is not None
-    squares = demanded[site.channels.of(site.output)]
+    squares = sensitivity[site.channels.of(site.output)]
     if not (squares > 0).all():
         return np.ones(len(squares))
     return np.sqrt(squares / squares.mean())
 
 
-def energies(site: FoldSite, scale: np.ndarray) -> np.ndarray:
+def weight_energies(site: FoldSite, scale: np.ndarray) -> np.ndarray:
     """The summed squares of the weights that read each data position, rows scaled; float64 [data.size]."""
     total = np.zeros(len(site.columns))
-    for part in parts(site, scale):
+    for part in weight_parts(site, scale):
         total += np.einsum("op,op->p", part, part)
     return total
 
 
-def parts(site: FoldSite, scale: np.ndarray) -> Iterator[np.ndarray]:
+def weight_parts(site: FoldSite, scale: np.ndarray) -> Iterator[np.ndarray]:
     """The weight as [outputs and taps, data positions], rows times ``scale``, in parts: none is large."""
     weight = np.moveaxis(site.values, site.axis, -1)
     factor = np.ones((1,) * weight.ndim, weight.dtype)

@@ -9,10 +9,10 @@ import numpy as np
 from onnxmerge.channels.sites import FoldSite
 
 
-def fold_mixing(
+def fold_into_partners(
     site: FoldSite, kept: np.ndarray, partner: np.ndarray, scale: np.ndarray
 ) -> np.ndarray | None:
-    """The consumer's weight with each removed channel's columns added, scaled, to its partner's.
+    """The consumer's weight with the columns of each removed channel added, scaled, to those of its partner.
 
     A channel that owns several columns (Flatten) hands each to the partner's column of the same rank.
 
@@ -49,7 +49,7 @@ def ranks(channel: np.ndarray) -> np.ndarray:
     return result
 
 
-def mix_positions(site: FoldSite, stays: np.ndarray, factors: Sequence[np.ndarray | None]) -> np.ndarray:
+def fold_predictions(site: FoldSite, stays: np.ndarray, factors: Sequence[np.ndarray | None]) -> np.ndarray:
     """The consumer's weight with removed data positions replaced by linear predictions from kept ones.
 
     Args:
@@ -82,7 +82,7 @@ def _block(site: FoldSite, weight: np.ndarray, number: int, blocks: int, width: 
     return weight[(slice(None),) * rows + (slice(number * size, (number + 1) * size),)]
 
 
-def through_weight(site: FoldSite, values: np.ndarray) -> np.ndarray:
+def response_to_constant(site: FoldSite, values: np.ndarray) -> np.ndarray:
     """What constant values at the data positions, float64 [data.size], add to every row, float64 [rows]."""
     assert site.rows is not None
     weight = np.moveaxis(site.values, (site.rows, site.axis), (0, 1))

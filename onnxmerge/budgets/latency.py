@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxmerge.candidates import Builder, Widths, priced_by_time
+from onnxmerge.data.holdout import Holdout
 from onnxmerge.errors import BudgetError
-from onnxmerge.plan import Selection
+from onnxmerge.plan import Scores, Selection
 from onnxmerge.progress import Progress
-from onnxmerge.recipe import Candidate, Recipe
+from onnxmerge.study import Candidate, Study
 
 # Widths that are tried, but for the smallest ones.
 ATTEMPTS = 5
@@ -46,8 +48,31 @@ class Timed:
         return float(np.clip(1.0, min(self.measured) / self.predicted, max(self.measured) / self.predicted))
 
 
-def within_latency(
-    recipe: Recipe, measure: Callable[[Candidate], float], goal: float, progress: Progress
+def within_latency(study: Study, scores: Scores, holdout: Holdout, goal: float) -> tuple[Selection, float]:
+    """The widest channels that run within a share of the input model's time on this machine.
+
+    Returns:
+        The selection, and the share of the time that the latency table predicts for it.
+
+    Raises:
+        BudgetError: the fastest widths take longer.
+    """
+    widths = priced_by_time(study, scores, holdout.fit)
+
+    def measured(candidate: Candidate) -> float:
+        with study.clock("latency"):
+            return study.latency_in_new_sessions(candidate, study.samples.fit).ratio
+
+    found = nearest_to_goal(widths, Builder.of(study, holdout.fit), measured, goal, study.clock.step)
+    return found.selection, found.predicted
+
+
+def nearest_to_goal(
+    widths: Widths,
+    builder: Builder,
+    measure: Callable[[Candidate], float],
+    goal: float,
+    progress: Progress,
 ) -> Timed:
     """The widest channels whose share of the input model's time is measured to be near the goal or below it.
 
@@ -60,24 +85,25 @@ def within_latency(
     Widths alone decide the time, so what is measured is cut and not compensated yet.
 
     Args:
+        widths: selections by the share of the time that the table predicts.
         measure: the share of a candidate in one pair of new sessions, the two models taking turns.
 
     Raises:
         BudgetError: the fastest widths take longer.
     """
-    smallest = recipe.smallest("latency")
+    smallest = widths.smallest
     tries: list[Timed] = []
     steps = (ATTEMPTS + 1) * SESSIONS
 
     def attempt(aim: float) -> bool:
-        selection = recipe.select("latency", aim)
-        if any(_widths(selection) == _widths(one.selection) for one in tries):
+        selection = widths.select(aim)
+        if any(_counts(selection) == _counts(one.selection) for one in tries):
             return False
-        candidate, measured = recipe.cut(selection), []
+        candidate, measured = builder.cut(selection), []
         for session in range(SESSIONS):
             progress("latency", len(tries) * SESSIONS + session, steps)
             measured.append(measure(candidate))
-        tries.append(Timed(selection, recipe.share("latency", selection), tuple(measured)))
+        tries.append(Timed(selection, widths.share(selection), tuple(measured)))
         return True
 
     aim = max(goal, smallest)
@@ -107,5 +133,5 @@ def _next_aim(tries: Sequence[Timed], goal: float) -> float:
     return float(fast[-1] if len(fast) else grid[0])
 
 
-def _widths(selection: Selection) -> tuple[tuple[str, int], ...]:
+def _counts(selection: Selection) -> tuple[tuple[str, int], ...]:
     return tuple((name, len(keep)) for name, keep in selection.keep.items())

@@ -1,0 +1,267 @@
+"""From a study to candidates: collect, score and allocate once; reconstruct and rewrite at any widths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from onnxmerge.allocation import ALLOCATIONS, SLACK, Alignment, next_wider, share, top_up
+from onnxmerge.allocation.budget import Budget
+from onnxmerge.allocation.latency_table import LatencyTable, latency_table
+from onnxmerge.allocation.targets import NARROWEST, step_of
+from onnxmerge.arguments import made
+from onnxmerge.compensation import COMPENSATIONS, Compensation, PairedCompensation
+from onnxmerge.criteria import CRITERIA, Criterion, choosing_again
+from onnxmerge.data.dataset import Dataset
+from onnxmerge.errors import BudgetError
+from onnxmerge.graph import external_weights
+from onnxmerge.graph.external_weights import Scratch
+from onnxmerge.plan import Scores, Selection
+from onnxmerge.reconstruction import reconstruct
+from onnxmerge.rewrite import Fold, pruned
+from onnxmerge.statistics import Needs
+from onnxmerge.statistics.dense import Statistics, collect
+from onnxmerge.study import Candidate, Shortfall, Study
+
+
+def score(study: Study, data: Dataset) -> Scores:
+    """What every channel is worth, by the criterion; it collects the statistics that it needs."""
+    criterion = _criterion(study)
+    statistics = collected(study, data) if criterion.needs is Needs.DENSE else None
+    with study.clock("score"):
+        return criterion(study.analysis.channels, statistics)
+
+
+def _criterion(study: Study) -> Criterion:
+    return made(CRITERIA[study.method.criterion], vars(study.config))
+
+
+def collected(study: Study, data: Dataset) -> Statistics:
+    """Dense statistics: one pass of the data through the untouched model."""
+    analysis = study.analysis
+    with study.clock("statistics"):
+        return collect(
+            analysis.channels,
+            analysis.sites,
+            analysis.sensitivity,
+            analysis.proto,
+            data,
+            study.runtime,
+            study.clock.step,
+            seed=study.config.seed,
+        )
+
+
+def budget_of(study: Study, kind: str, value: float, table: LatencyTable | None = None) -> Budget:
+    """A budget with what widths cost of it, and with the groups that may go altogether.
+
+    Args:
+        table: prices a budget in ``latency``.
+    """
+    empties = study.config.depth and ALLOCATIONS[study.method.allocation].empties
+    depth = study.analysis.depth if empties else None
+    match kind:
+        case "ratio":
+            return Budget(kind, value)
+        case "latency":
+            assert table is not None, "a latency budget is priced by a table"
+            return Budget(kind, value, table.share, depth)
+        case _:
+            cost = study.analysis.cost
+            return Budget(kind, value, lambda lengths: cost.share(kind, lengths), depth)
+
+
+def allocate(study: Study, scores: Scores, budget: Budget) -> Selection:
+    """The channels that stay within a budget, at widths that the target computes without waste.
+
+    Where such widths cannot reach the budget, narrow groups may have any.
+
+    Raises:
+        BudgetError: the budget cannot be met.
+    """
+    allocation, channels = ALLOCATIONS[study.method.allocation], study.analysis.channels
+    with study.clock("select"):
+        try:
+            return allocation(_alignment(study))(channels, scores, budget)
+        except BudgetError:
+            if study.config.align != "auto":
+                raise
+            return allocation(_any_alignment(study))(channels, scores, budget)
+
+
+def use_up(study: Study, scores: Scores, budget: Budget, selection: Selection) -> Selection:
+    """A selection with as many channels more as a budget in MACs or parameters leaves room for."""
+    if budget.kind not in ("macs", "params") or study.config.align != "auto":
+        return selection
+    with study.clock("select"):
+        return top_up(study.analysis.channels, selection, scores.best_first(), _alignment(study), budget)
+
+
+def shortfall(study: Study, budget: Budget, selection: Selection) -> Shortfall | None:
+    """How far a selection stays below a budget, and why; None where that is not worth a word."""
+    channels = study.analysis.channels
+    if budget.kind not in ("macs", "params"):
+        return None
+    kept = share(channels, selection, budget)
+    if kept >= budget.value - SLACK:
+        return None
+    alignment = _any_alignment(study)
+    ladders = replace(alignment, step=1) if study.config.align == "auto" else alignment
+    wider = next_wider(channels, selection, ladders.ladders(channels), budget)
+    return None if wider is None else Shortfall(budget.kind, budget.value, kept, *wider)
+
+
+@dataclass(frozen=True, eq=False)
+class Widths:
+    """Selections by the share that they keep of one thing: MACs, parameters or time.
+
+    Attributes:
+        kind: ``macs``, ``params`` or ``latency``.
+        table: what widths cost in time, for ``latency``.
+    """
+
+    study: Study
+    scores: Scores
+    kind: str
+    table: LatencyTable | None = None
+
+    def select(self, share: float) -> Selection:
+        """The selection that keeps at most a share. Raises BudgetError where none does."""
+        return allocate(self.study, self.scores, self._budget(share))
+
+    def share(self, selection: Selection) -> float:
+        """The share that a selection keeps; of time as the table predicts it."""
+        return share(self.study.analysis.channels, selection, self._budget(1.0))
+
+    @cached_property
+    def smallest(self) -> float:
+        """The share that remains with every group at the smallest width it may have."""
+        ladders = _any_alignment(self.study).ladders(self.study.analysis.channels)
+        depth = self._budget(1.0).depth
+        gone = depth.most(depth.names) if depth is not None else ()
+        least = {name: 0 if name in gone else ladder[0] for name, ladder in ladders.items()}
+        return self.share(Selection({name: np.arange(count) for name, count in least.items()}))
+
+    def _budget(self, share: float) -> Budget:
+        return budget_of(self.study, self.kind, share, self.table)
+
+
+def priced_by_time(study: Study, scores: Scores, data: Dataset) -> Widths:
+    """Selections by the share of the input model's time that they are predicted to take on this machine."""
+    feed = next(iter(data.feeds(batch=1)))
+    with study.clock("latency table"):
+        table = latency_table(study.analysis, study.runtime, feed, _alignment(study).step, study.clock.step)
+    return Widths(study, scores, "latency", table)
+
+
+def _alignment(study: Study) -> Alignment:
+    if study.config.align != "auto":
+        return Alignment(int(study.config.align))
+    target = study.config.target
+    if target == "auto":
+        target = "cuda" if study.runtime.device == "cuda" else "cpu"
+    return Alignment(step_of(target), NARROWEST)
+
+
+def _any_alignment(study: Study) -> Alignment:
+    """The alignment that reaches farthest."""
+    alignment = _alignment(study)
+    return replace(alignment, least=1) if study.config.align == "auto" else alignment
+
+
+@dataclass(frozen=True, eq=False)
+class Builder:
+    """Makes candidates of any widths: reconstruct, or compensate, and rewrite.
+
+    Attributes:
+        data: what is fitted to.
+        patches: rows per layer for least squares.
+    """
+
+    study: Study
+    data: Dataset
+    patches: int
+
+    @staticmethod
+    def of(study: Study, data: Dataset) -> Builder:
+        return Builder(study, data, study.config.patches)
+
+    @property
+    def fits(self) -> bool:
+        """Whether every candidate is fitted to the data, so that more of them take longer."""
+        return self._compensation.needs is Needs.PAIRED
+
+    def with_samples(self, samples: int) -> Builder:
+        """One that fits to fewer samples and rows."""
+        data = self.data.take(samples, self.study.config.seed)
+        return replace(self, data=data, patches=max(self.patches * len(data) // len(self.data), 1))
+
+    def of_widths(self, selection: Selection) -> Candidate:
+        """The candidate for the widths of a selection; which channels stay may be chosen again."""
+        return self._built(selection, replay=False)
+
+    def of_selection(self, selection: Selection) -> Candidate:
+        """The candidate for a selection, to the last bit that of the run in which it was chosen."""
+        return self._built(selection, replay=True)
+
+    def cut(self, selection: Selection) -> Candidate:
+        """The candidate for a selection without any compensation."""
+        scratch = self.study.source.loaded.new_scratch()
+        return Candidate(selection, (), pruned(self.study.analysis, selection, (), scratch), scratch)
+
+    def _built(self, selection: Selection, *, replay: bool) -> Candidate:
+        study = self.study
+        scratch = study.source.loaded.new_scratch()
+        folds: tuple[Fold, ...] = ()
+        if study.analysis.removed(selection).any():
+            compensation = self._compensation
+            if compensation.needs is Needs.PAIRED:
+                with study.clock("reconstruct"):
+                    selection, folds = self._reconstructed(compensation, selection, replay, scratch)
+            else:
+                folds = self._compensated(compensation, selection, scratch)
+        with study.clock("rewrite"):
+            model = pruned(study.analysis, selection, folds, scratch)
+        return Candidate(selection, folds, model, scratch)
+
+    def _reconstructed(
+        self, compensation: PairedCompensation, selection: Selection, replay: bool, scratch: Scratch | None
+    ) -> tuple[Selection, tuple[Fold, ...]]:
+        study, analysis = self.study, self.study.analysis
+        chosen, folds = reconstruct(
+            analysis.channels,
+            analysis.sites,
+            analysis.proto,
+            selection,
+            self.data,
+            study.runtime,
+            compensation,
+            choosing_again(_criterion(study), analysis.sensitivity),
+            study.clock.step,
+            scratch,
+            replay=replay,
+        )
+        external_weights.trim()
+        return chosen, tuple(folds)
+
+    def _compensated(
+        self, compensation: Compensation, selection: Selection, scratch: Scratch | None
+    ) -> tuple[Fold, ...]:
+        analysis = self.study.analysis
+        statistics = self._statistics if compensation.needs is Needs.DENSE else None
+        with self.study.clock("compensate"):
+            kept = ~analysis.removed(selection)
+            return tuple(
+                Fold.of(site, *compensation(site, kept, statistics), scratch) for site in analysis.sites
+            )
+
+    @cached_property
+    def _statistics(self) -> Statistics:
+        return collected(self.study, self.data)
+
+    @cached_property
+    def _compensation(self) -> Compensation | PairedCompensation:
+        options = vars(self.study.config) | {"patches": self.patches}
+        return made(COMPENSATIONS[self.study.method.compensation], options)

@@ -1,0 +1,83 @@
+"""A model under analysis: what was read, its canonical graph, and what is known of its channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnxmerge.channels.cost import CostModel, kept_lengths, removed_channels
+from onnxmerge.channels.depth import Depth
+from onnxmerge.channels.groups import Channels, find_channels
+from onnxmerge.channels.sensitivity import output_sensitivity
+from onnxmerge.channels.sites import FoldSite, fold_sites
+from onnxmerge.graph import GraphView, LoadedModel, canonicalize, export_model, external_weights
+from onnxmerge.plan import Selection
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """A model with its channels; every candidate is made from here, and nothing is written back.
+
+    Attributes:
+        loaded: the model as it was read.
+        canonical: the working graph that rules and rewriting start from.
+        proto: the canonical graph as a model.
+        channels: channels, groups, and what is frozen.
+    """
+
+    loaded: LoadedModel
+    canonical: gs.Graph
+    proto: onnx.ModelProto
+    channels: Channels
+
+    @staticmethod
+    def of(loaded: LoadedModel, trace: Callable[[onnx.ModelProto], Shapes]) -> Analysis:
+        """Find the channels of a model.
+
+        Args:
+            trace: gives the shapes of all tensors of a model for one sample, by their names.
+        """
+        graph = canonicalize(loaded.proto, loaded.scratch)
+        proto = export_model(graph, loaded.proto)
+        shapes = trace(proto)
+        external_weights.release()
+        return Analysis(loaded, graph, proto, find_channels(GraphView(graph, shapes)))
+
+    @cached_property
+    def cost(self) -> CostModel:
+        """Multiplications and parameters at any widths."""
+        return CostModel(self.channels)
+
+    @cached_property
+    def depth(self) -> Depth:
+        """Which groups may be left without a channel."""
+        return Depth(self.channels)
+
+    @cached_property
+    def sites(self) -> list[FoldSite]:
+        """The contractions with stored weights, in topological order."""
+        return fold_sites(self.channels)
+
+    @cached_property
+    def sensitivity(self) -> np.ndarray:
+        """How sensitive the output is to errors in every channel, float64 [channels.count]."""
+        return output_sensitivity(self.channels, self.sites)
+
+    def with_channels(self, channels: Channels) -> Analysis:
+        """The same model with other groups to choose from."""
+        return replace(self, channels=channels)
+
+    def removed(self, selection: Selection) -> np.ndarray:
+        """bool [channels], True where a channel goes."""
+        return removed_channels(self.channels, selection.keep)
+
+    def lengths(self, selection: Selection) -> np.ndarray:
+        """The lengths of all axis classes under a selection, int64 [classes]."""
+        return kept_lengths(self.channels, self.removed(selection))

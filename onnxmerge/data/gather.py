@@ -1,0 +1,119 @@
+"""The data of a run: what the user gave, else photographs where a model takes images, else made-up inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import onnx
+
+from onnxmerge.data.dataset import Dataset
+from onnxmerge.data.generic import Plausible, conventions_of, generic_dataset, under_conventions, under_each
+from onnxmerge.data.holdout import JUDGED, Samples
+from onnxmerge.data.image_inputs import ImageInput
+from onnxmerge.data.images import ImageOptions
+from onnxmerge.data.readers import holds_images, read_calibration
+from onnxmerge.data.synthetic import made_up_inputs
+from onnxmerge.errors import ModelError
+from onnxmerge.runtime import Runtime, Session
+
+# Made-up inputs prove little; more of them would not prove more.
+MADE_UP_SAMPLES = 64
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How data are read.
+
+    Attributes:
+        images: how images become numbers; None: as they are, or as the model seems to expect them.
+        samples: most samples used to fit.
+        shapes: input shapes for made-up inputs, by name.
+        seed: of the choice of samples and of made-up values.
+        generic: whether generic photographs may stand in for data that were not given.
+    """
+
+    images: ImageOptions | None = None
+    samples: int = 512
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    seed: int = 0
+    generic: bool = True
+
+
+def gather(
+    proto: onnx.ModelProto,
+    session: Session,
+    runtime: Runtime,
+    calibration: Any,
+    evaluation: Any,
+    class_scores: Sequence[str],
+    reading: Reading,
+) -> tuple[Samples, Plausible | None]:
+    """The data of a run, and the conventions that images may follow whose numbers nobody stated.
+
+    Args:
+        session: of the model.
+        calibration: what to fit to, in any form that ``read_calibration`` takes, or None.
+        evaluation: what to measure the change on, or None.
+        class_scores: the outputs that hold scores of classes.
+
+    Raises:
+        CalibrationError: the data do not fit the model.
+        ModelError: the model does not run on data that stand in.
+    """
+    samples, plausible, target = _to_fit(proto, session, runtime, calibration, class_scores, reading)
+    if evaluation is None:
+        return samples, plausible
+    judged = _read(session, evaluation, reading, None)
+    if plausible is not None and target is not None and _undeclared(evaluation, reading):
+        judged = under_each(judged, target, plausible)
+    return replace(samples, evaluation=judged, evaluation_given=True), plausible
+
+
+def _to_fit(
+    proto: onnx.ModelProto,
+    session: Session,
+    runtime: Runtime,
+    calibration: Any,
+    class_scores: Sequence[str],
+    reading: Reading,
+) -> tuple[Samples, Plausible | None, ImageInput | None]:
+    """What is fitted, the conventions it may follow, and the input that takes its images."""
+    inputs, seed = session.inputs, reading.seed
+    if calibration is not None:
+        read = _read(session, calibration, reading, reading.samples)
+        if not _undeclared(calibration, reading):
+            return Samples(read, "given"), None, None
+        known = conventions_of(proto, inputs, runtime, reading.images, seed, class_scores)
+        if known is None:
+            return Samples(read, "given"), None, None
+        plausible, target = known
+        fit, held_out = under_conventions(read, target, plausible, JUDGED, seed)
+        return Samples(fit, "given", held_out), plausible, target
+    if reading.generic:
+        options = (reading.images, reading.samples, seed, reading.shapes, class_scores)
+        photographs = generic_dataset(proto, inputs, runtime, *options)
+        if photographs is not None:
+            found = Samples(photographs.fit, "generic", photographs.fresh)
+            return found, photographs.plausible, photographs.target
+    fit, fresh = (
+        made_up_inputs(proto, inputs, reading.shapes, s, MADE_UP_SAMPLES, runtime) for s in (seed, seed + 1)
+    )
+    return Samples(fit, "made up", fresh), None, None
+
+
+def _undeclared(what: Any, reading: Reading) -> bool:
+    """Whether data are images, and nobody said which numbers the model expects their pixels to be."""
+    return holds_images(what) and (reading.images is None or not reading.images.states_numbers)
+
+
+def _read(session: Session, what: Any, reading: Reading, samples: int | None) -> Dataset:
+    """Data for the model; where the graph fixes a batch size that its inputs do not show, one by one."""
+    data = read_calibration(what, session.inputs, reading.images, samples, reading.seed)
+    if data.batch is None and data.ready is None and len(data) > 1:
+        try:
+            session.run(next(iter(data.feeds(2))))
+        except ModelError:
+            return replace(data, batch=1)
+    return data

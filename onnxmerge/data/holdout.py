@@ -1,0 +1,85 @@
+"""Which samples are fitted, which ones choose among candidates, and which ones judge the result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from onnxmerge.data.dataset import Dataset
+
+# What is held out to measure the change on, and, in a search, of the rest to choose by: the share of the
+# samples, the fewest, and the largest share.
+JUDGED = (0.1, 32, 0.25)
+CHOOSING = (0.25, 64, 0.5)
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """The data of a run.
+
+    Attributes:
+        fit: for statistics and reconstruction.
+        kind: ``given``, ``generic`` (images shipped with the package) or ``made up``.
+        evaluation: samples that no statistic sees, to measure the change on: what the user gave for it, or
+            what was put aside; None: a part of ``fit`` will be.
+        evaluation_given: whether the user gave them.
+    """
+
+    fit: Dataset
+    kind: str
+    evaluation: Dataset | None = None
+    evaluation_given: bool = False
+
+
+# By the kind of the data, what is measured on samples that were put aside before anything began.
+_BASES = {"given": "held out", "generic": "photographs", "made up": "made up"}
+
+
+@dataclass(frozen=True, eq=False)
+class Holdout:
+    """What is fitted to when the change is measured, and what it is measured on.
+
+    Attributes:
+        judged: no sample of it was fitted or chose, but where ``basis`` says so.
+        basis: ``evaluation`` (data given for it), ``held out`` (of the calibration data), ``calibration``
+            (nothing was fitted to it), ``fit`` (what the fit is made of: too few samples to hold any out),
+            ``photographs`` (those shipped with the package) or ``made up``. The last two stand in for real
+            data.
+        choosing: what a search compares candidates on.
+    """
+
+    fit: Dataset
+    judged: Dataset
+    basis: str
+    choosing: Dataset | None = None
+
+    @staticmethod
+    def of(samples: Samples, seed: int, *, fits: bool, share: tuple[float, int, float] = JUDGED) -> Holdout:
+        """A part of the data is held out, where no other samples are there to measure on.
+
+        Args:
+            fits: whether anything is fitted to the values of the data.
+            share: as for ``Dataset.split``: the share held out, the fewest samples, the largest share.
+        """
+        data = samples.fit
+        if samples.evaluation is not None:
+            basis = "evaluation" if samples.evaluation_given else _BASES[samples.kind]
+            return Holdout(data, samples.evaluation, basis)
+        if not fits:
+            return Holdout(data, data, "calibration")
+        fit, held_out = data.split(*share, seed=seed)
+        return Holdout(fit, held_out, "fit" if held_out is fit else "held out")
+
+    def for_search(self, seed: int) -> Holdout:
+        """The same with a part of what is fitted set aside, to choose among candidates by.
+
+        What a search chooses by would flatter the result: it is judged by samples that chose nothing.
+        """
+        fit, choosing = self.fit.split(*CHOOSING, seed=seed)
+        # Where nothing is fitted, all but what chooses is as good as held out.
+        judged = fit if self.basis == "calibration" else self.judged
+        return replace(self, fit=fit, choosing=choosing, judged=judged)
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether the change is measured on anything but data of the model's own kind."""
+        return self.basis in ("photographs", "made up")

@@ -1,0 +1,199 @@
+"""From what the stages of a run found to its report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from onnxmerge.data.holdout import Holdout
+from onnxmerge.graph.output import measured
+from onnxmerge.report.headline import headline, measured_on
+from onnxmerge.report.report import (
+    SCHEMA_VERSION,
+    Asked,
+    CalibrationFacts,
+    ConventionFacts,
+    ConventionParity,
+    GroupWidths,
+    Inspection,
+    LatencyFacts,
+    MethodFacts,
+    ModelFacts,
+    OutputChange,
+    ParityFacts,
+    Point,
+    Reached,
+    Report,
+    SearchFacts,
+    Sweep,
+)
+from onnxmerge.report.warnings import warnings_of
+from onnxmerge.study import Decision, Proof, Study
+from onnxmerge.validation import Parity
+
+CONFIDENCE = 0.9
+
+
+def describe(study: Study, decision: Decision, proof: Proof) -> Report:
+    """The report of a run."""
+    source = _input(study)
+    output = _output(study, decision, source)
+    method = study.method
+    return Report(
+        headline=headline(study, decision, proof),
+        asked=_asked(study, decision),
+        reached=_reached(study, decision, proof),
+        schema_version=SCHEMA_VERSION,
+        input=source,
+        output=output,
+        unchanged=decision.unchanged,
+        parity=_parity(proof.parity, decision.holdout),
+        latency=LatencyFacts(**asdict(proof.latency), predicted_ratio=decision.predicted),
+        search=_search(study, decision),
+        groups=_groups(study, decision),
+        emptied=_emptied(study, decision),
+        frozen=study.explanation.frozen,
+        reach=study.explanation.reach,
+        calibration=_calibration(study),
+        method=MethodFacts(method.criterion, method.allocation, method.compensation, method.why),
+        config=study.config.as_dict(),
+        warnings=tuple(warnings_of(study, decision, proof)),
+        seconds=_seconds(study),
+    )
+
+
+def describe_inspection(study: Study) -> Inspection:
+    """What could be removed, and what stays and why."""
+    scope = {group.name for group in study.analysis.channels.groups}
+    return Inspection(
+        schema_version=SCHEMA_VERSION,
+        input=_input(study),
+        reach=study.explanation.reach,
+        groups=tuple(group for group in study.explanation.groups if group.name in scope),
+        frozen=study.explanation.frozen,
+        inputs=study.samples.fit.source,
+        warnings=study.source.warnings,
+        seconds=_seconds(study),
+    )
+
+
+def describe_sweep(study: Study, holdout: Holdout, points: Sequence[tuple[Decision, Proof]]) -> Sweep:
+    """The trade-off curve: one entry per budget."""
+    return Sweep(
+        schema_version=SCHEMA_VERSION,
+        input=_input(study),
+        points=tuple(_point(study, decision, proof) for decision, proof in points),
+        source=measured_on(points[0][1].parity, holdout) if points else study.samples.fit.source,
+        stand_in=holdout.stands_in,
+        config=study.config.as_dict(),
+        warnings=study.source.warnings,
+        seconds=_seconds(study),
+    )
+
+
+def _input(study: Study) -> ModelFacts:
+    cost, loaded = study.analysis.cost, study.source.loaded
+    return ModelFacts(cost.params, cost.macs, loaded.bytes, loaded.sha256)
+
+
+def _output(study: Study, decision: Decision, source: ModelFacts) -> ModelFacts:
+    if decision.unchanged:
+        return source
+    cost, removed = study.analysis.cost, study.analysis.removed(decision.candidate.selection)
+    size, digest = measured(decision.candidate.model, external=not study.source.loaded.self_contained)
+    return ModelFacts(round(cost.params_kept(removed)), round(cost.macs_kept(removed)), size, digest)
+
+
+def _asked(study: Study, decision: Decision) -> Asked:
+    if decision.planned:
+        return Asked("plan", None)
+    return Asked(*(study.config.budget or ("tolerance", study.tolerance)))
+
+
+def _reached(study: Study, decision: Decision, proof: Proof) -> Reached:
+    cost, removed = study.analysis.cost, study.analysis.removed(decision.candidate.selection)
+    return Reached(
+        macs=cost.macs_kept(removed) / max(cost.macs, 1),
+        params=cost.params_kept(removed) / max(cost.params, 1),
+        latency=proof.latency.ratio,
+        change=proof.parity.change,
+    )
+
+
+def _parity(parity: Parity, holdout: Holdout) -> ParityFacts:
+    return ParityFacts(
+        relative_error=parity.relative_error,
+        max_abs_error=parity.max_abs_error,
+        top1_agreement=parity.top1_agreement,
+        change=parity.change,
+        change_upper_90=parity.change_upper(CONFIDENCE),
+        samples=parity.samples,
+        source=parity.source,
+        basis=holdout.basis,
+        stand_in=holdout.stands_in,
+        convention=parity.convention,
+        conventions=tuple(
+            ConventionParity(
+                p.convention, p.change, p.change_upper(CONFIDENCE), p.top1_agreement, p.relative_error
+            )
+            for p in (parity, *parity.others)
+            if p.convention is not None
+        ),
+        outputs=tuple(
+            OutputChange(o.name, o.kind, o.change, o.relative_error, o.max_abs_error, o.agreement, o.judged)
+            for o in parity.outputs
+        ),
+    )
+
+
+def _search(study: Study, decision: Decision) -> SearchFacts | None:
+    if study.config.budget is not None or decision.planned:
+        return None
+    if decision.sought is None:
+        return SearchFacts(1.0, 0.0, 0.0, study.samples.fit.source, 0)
+    share, parity = decision.sought.share, decision.sought.parity
+    return SearchFacts(share, parity.change, parity.change_upper(CONFIDENCE), parity.source, parity.samples)
+
+
+def _groups(study: Study, decision: Decision) -> tuple[GroupWidths, ...]:
+    keep = decision.candidate.selection.keep
+    return tuple(
+        GroupWidths(group.name, len(group), len(keep.get(group.name, group.channels)), group.nodes)
+        for group in study.analysis.channels.groups
+    )
+
+
+def _emptied(study: Study, decision: Decision) -> str | None:
+    gone = sum(not len(keep) for keep in decision.candidate.selection.keep.values())
+    may_go = len(study.analysis.depth.names)
+    return (
+        f"{gone} of {may_go} groups that may go left altogether, and their layers with them" if gone else None
+    )
+
+
+def _calibration(study: Study) -> CalibrationFacts:
+    conventions: tuple[ConventionFacts, ...] = ()
+    if study.plausible is not None:
+        conventions = tuple(
+            ConventionFacts(str(c), p, c.mean, c.std, c.scale, c.order, c.per_image)
+            for c, p in zip(study.plausible.conventions, study.plausible.probabilities, strict=True)
+        )
+    fit = study.samples.fit
+    return CalibrationFacts(fit.source, len(fit), study.samples.kind, conventions)
+
+
+def _point(study: Study, decision: Decision, proof: Proof) -> Point:
+    reached, parity = _reached(study, decision, proof), proof.parity
+    return Point(
+        macs=reached.macs,
+        params=reached.params,
+        change=parity.change,
+        change_upper_90=parity.change_upper(CONFIDENCE),
+        top1_agreement=parity.top1_agreement,
+        relative_error=parity.relative_error,
+        latency=reached.latency,
+    )
+
+
+def _seconds(study: Study) -> dict[str, float]:
+    return {stage: round(value, 4) for stage, value in study.clock.seconds.items()}

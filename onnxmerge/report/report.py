@@ -1,0 +1,282 @@
+"""What a run did, as plain frozen values; the JSON is derived from them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from onnxmerge.channels.explain import FrozenEntry, GroupEntry
+from onnxmerge.graph.output import atomic_write
+from onnxmerge.report.headline import Headline
+from onnxmerge.validation import Latency
+
+SCHEMA_VERSION = 1
+
+
+class Document:
+    """Frozen values that are written as JSON; ``document["key"]`` reads the JSON's top level."""
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """Plain data, in the order and with the names of the attributes."""
+        return _plain(asdict(self))  # type: ignore[call-overload]  # every kind is a dataclass
+
+    def __getitem__(self, key: str) -> Any:
+        return self.content[key]
+
+    def to_json(self) -> str:
+        """JSON text; figures that are not finite are null."""
+        return json.dumps(_finite(self.content), indent=2)
+
+    def save(self, path: str | Path) -> None:
+        """Write JSON atomically.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        with atomic_write(Path(path)) as part:
+            part.write_text(self.to_json() + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The budget: its ``kind`` (``tolerance`` where none was given, ``plan``) and its value."""
+
+    kind: str
+    value: float | None
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What is left, as shares of the input: MACs, parameters, time; and the change of the answers."""
+
+    macs: float
+    params: float
+    latency: float
+    change: float
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """A model in figures.
+
+    Attributes:
+        params: elements of all floating-point and quantised constants.
+        macs: multiplications of linear and recurrent layers at batch 1.
+        bytes: size on disk, external data included.
+    """
+
+    params: int
+    macs: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ConventionParity:
+    """The change under one plausible input convention."""
+
+    convention: str
+    change: float
+    change_upper_90: float
+    top1_agreement: float | None
+    relative_error: float
+
+
+@dataclass(frozen=True)
+class OutputChange:
+    """The change of one output; ``judged`` says in words how it was measured and why."""
+
+    name: str
+    kind: str
+    change: float
+    relative_error: float | None
+    max_abs_error: float | None
+    agreement: float | None
+    judged: str
+
+
+@dataclass(frozen=True)
+class ParityFacts:
+    """How the answers change.
+
+    Attributes:
+        change: that of the output that changes most.
+        change_upper_90: its upper 90% confidence bound.
+        basis: what it was measured on, see ``data.holdout.Holdout``.
+        stand_in: whether that is anything but data of the model's own kind.
+        conventions: the figures under each input convention, where several are plausible.
+    """
+
+    relative_error: float
+    max_abs_error: float
+    top1_agreement: float | None
+    change: float
+    change_upper_90: float
+    samples: int
+    source: str
+    basis: str
+    stand_in: bool
+    convention: str | None
+    conventions: tuple[ConventionParity, ...]
+    outputs: tuple[OutputChange, ...]
+
+
+@dataclass(frozen=True)
+class LatencyFacts(Latency):
+    """Measured latency, and under a latency budget the share of the time that the table predicts."""
+
+    predicted_ratio: float | None = None
+
+
+@dataclass(frozen=True)
+class SearchFacts:
+    """What a search without a budget found, on the samples that chose it."""
+
+    macs: float
+    change: float
+    change_upper_90: float
+    source: str
+    samples: int
+
+
+@dataclass(frozen=True)
+class GroupWidths:
+    """The channels of one group, before and after."""
+
+    name: str
+    before: int
+    after: int
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ConventionFacts:
+    """An input convention that photographs were fed under, and how probable it is."""
+
+    name: str
+    probability: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    scale: float
+    order: str
+    per_image: bool
+
+
+@dataclass(frozen=True)
+class CalibrationFacts:
+    """What was fitted to; ``kind`` is ``given``, ``generic`` or ``made up``."""
+
+    source: str
+    samples: int
+    kind: str
+    conventions: tuple[ConventionFacts, ...]
+
+
+@dataclass(frozen=True)
+class MethodFacts:
+    """The methods by name, and why they were chosen."""
+
+    criterion: str
+    allocation: str
+    compensation: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Report(Document):
+    """The report of ``optimize``.
+
+    Attributes:
+        unchanged: whether the input model is the output.
+        search: None where a budget or a plan was given.
+        emptied: what left altogether, in a line; None where every group kept a channel.
+        reach: share (0..1) of the multiplications that goes when every group keeps one channel.
+        config: all options.
+        seconds: by stage.
+    """
+
+    headline: Headline
+    asked: Asked
+    reached: Reached
+    schema_version: int
+    input: ModelFacts
+    output: ModelFacts
+    unchanged: bool
+    parity: ParityFacts
+    latency: LatencyFacts
+    search: SearchFacts | None
+    groups: tuple[GroupWidths, ...]
+    emptied: str | None
+    frozen: tuple[FrozenEntry, ...]
+    reach: float
+    calibration: CalibrationFacts
+    method: MethodFacts
+    config: Mapping[str, Any]
+    warnings: tuple[str, ...]
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Inspection(Document):
+    """The report of ``inspect``: which channels could be removed, and what stays and why."""
+
+    schema_version: int
+    input: ModelFacts
+    reach: float
+    groups: tuple[GroupEntry, ...]
+    frozen: tuple[FrozenEntry, ...]
+    inputs: str
+    warnings: tuple[str, ...]
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One budget of a sweep: shares of MACs, parameters and time kept, and the change there."""
+
+    macs: float
+    params: float
+    change: float
+    change_upper_90: float
+    top1_agreement: float | None
+    relative_error: float
+    latency: float
+
+
+@dataclass(frozen=True)
+class Sweep(Document):
+    """The report of ``sweep``: the trade-off curve."""
+
+    schema_version: int
+    input: ModelFacts
+    points: tuple[Point, ...]
+    source: str
+    stand_in: bool
+    config: Mapping[str, Any]
+    warnings: tuple[str, ...]
+    seconds: Mapping[str, float]
+
+
+def _plain(value: Any) -> Any:
+    """Mappings as dicts, sequences as lists."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return value

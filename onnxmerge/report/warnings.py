@@ -1,0 +1,87 @@
+"""What a user should know of a run beside its figures: one sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from onnxmerge.data.generic import Plausible
+from onnxmerge.study import Decision, Proof, Shortfall, Study
+from onnxmerge.validation import SLOWER, Latency
+
+# Measured ratios are uncertain by about this much.
+REACHED = 0.03
+
+
+def warnings_of(study: Study, decision: Decision, proof: Proof) -> Iterator[str]:
+    """The warnings of a run, those of the model first."""
+    yield from study.source.warnings
+    yield from proof.parity.notes
+    for name in decision.distrusted:
+        yield (
+            f"the group '{name}' was left whole: without it the model would not answer like its masked "
+            "reference, which is a defect of onnxmerge; please report it"
+        )
+    yield from _of_data(study, study.plausible)
+    if decision.shortfall is not None:
+        yield _in_words(decision.shortfall, study.config.align)
+    yield from _of_time(study, decision, proof.latency)
+    if not study.analysis.channels.groups:
+        yield "no channel of this model can be removed: see what is frozen and why"
+    elif decision.unchanged:
+        yield "nothing was removed: the input model is the output"
+
+
+def _of_data(study: Study, found: Plausible | None) -> Iterator[str]:
+    if study.samples.kind != "given":
+        yield (
+            f"no data was given: {study.samples.fit.source} were used; a change measured on them proves "
+            "little: give real ones with calibration="
+        )
+    if found is not None and not found.clear:
+        listed = "; ".join(
+            f"{c} ({p:.0%})" for c, p in zip(found.conventions, found.probabilities, strict=True)
+        )
+        yield (
+            "which numbers the model expects its pixels to be is not certain, so everything was done for all "
+            f"that is plausible: {listed}; mean=, std=, scale= and order= settle it"
+        )
+    if found is not None and found.meaningful is False and study.samples.kind == "generic":
+        yield (
+            "the model makes nothing of photographs (it may be made for faces, digits, text or other "
+            "pictures): how its answers to real inputs change could not be checked"
+        )
+
+
+def _of_time(study: Study, decision: Decision, latency: Latency) -> Iterator[str]:
+    if not latency.in_turn:
+        yield (
+            "the model is large: it and its output were timed in alternating blocks of runs, without packed "
+            "weights, and not run by run"
+        )
+    goal = study.config.latency
+    if goal is not None and latency.ratio > goal + REACHED:
+        yield (
+            f"the latency is {latency.ratio:.2f} of the input's, above the {goal:.2f} asked for"
+            + _of_sessions(latency)
+        )
+    elif latency.ratio > SLOWER and not decision.unchanged:
+        yield (
+            f"the output took {latency.ratio:.2f} of the input's time here: its widths do not suit "
+            "this machine's kernels, or the machine was busy; latency= asks for time"
+        )
+
+
+def _of_sessions(latency: Latency) -> str:
+    if latency.sessions is None:
+        return ""
+    low, high = latency.sessions
+    return f"; new sessions of the same two models gave {low:.2f} to {high:.2f}"
+
+
+def _in_words(shortfall: Shortfall, align: int | str) -> str:
+    what = {"macs": "multiplications", "params": "parameters"}[shortfall.kind]
+    why = "" if align == "auto" else f"; widths are multiples of {align}, as align asks for"
+    return (
+        f"{shortfall.kept:.4g} of the {what} are kept where {shortfall.asked:.4g} were asked for: the next "
+        f"wider step of '{shortfall.group}' would keep {shortfall.wider:.4g}{why}"
+    )
