@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxmerge
+from onnxmerge import limits
 from onnxmerge.cli import main
 from onnxmerge.errors import ModelError
 from onnxmerge.graph import external_weights, load
@@ -114,8 +115,7 @@ def move(tensor: TensorProto, location: str, **entries: str) -> None:
 def path(request, monkeypatch, tmp_path) -> Path:
     """Where a model goes; a folder outside of its own holds what it must not read."""
     if request.param == "large":
-        monkeypatch.setattr(external_weights, "LARGE", 1)
-        monkeypatch.setattr(external_weights, "MAPPED", 256)
+        monkeypatch.setattr(limits, "LIMITS", limits.Limits(large_model=1, mapped_tensor=256))
     (tmp_path / "inside").mkdir()
     SECRET.tofile(tmp_path / "secret.bin")
     return tmp_path / "inside" / "in.onnx"

@@ -17,6 +17,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxmerge
+from onnxmerge import limits
 from onnxmerge.cli import main
 from onnxmerge.errors import ModelError, OutputError, UsageError
 from onnxmerge.graph import external_weights, load, wire_format
@@ -31,8 +32,7 @@ RUNTIME = Runtime.create("cpu", 1)
 @pytest.fixture
 def large(monkeypatch, tmp_path):
     """Every model is large, and its weights of 256 bytes and more stay in files."""
-    monkeypatch.setattr(external_weights, "LARGE", 1)
-    monkeypatch.setattr(external_weights, "MAPPED", 256)
+    monkeypatch.setattr(limits, "LIMITS", limits.Limits(large_model=1, mapped_tensor=256))
     folder = tmp_path / "scratch"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -73,8 +73,7 @@ def test_the_result_is_that_of_the_small_path(options, source, external, tmp_pat
     given = {"single file": DIGITS, "external data": external, "in memory": onnx.load(DIGITS)}[source]
     small = onnxmerge.optimize(given, calibration=images(), **options)
     with monkeypatch.context() as context:
-        context.setattr(external_weights, "LARGE", 1)
-        context.setattr(external_weights, "MAPPED", 256)
+        context.setattr(limits, "LIMITS", limits.Limits(large_model=1, mapped_tensor=256))
         large = onnxmerge.optimize(given, calibration=images(), **options)
         assert external_weights.references(large.model), "the large path was taken"
         large.save(tmp_path / "out.onnx")

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from onnxmerge import limits
 from onnxmerge.data.dataset import Dataset
 from onnxmerge.errors import ModelError
 from onnxmerge.graph import external_weights
@@ -17,8 +18,7 @@ from onnxmerge.operators.values import target_shape
 from onnxmerge.runtime import Runtime
 from onnxmerge.runtime.session import Feed
 
-# The largest activation of one batch, in bytes, and the most samples in one.
-_MOST_BYTES = 48 << 20
+# The most samples in one batch.
 _MOST_SAMPLES = 32
 # How far the outputs of a batch may be from those of its samples one by one.
 _SAME = 1e-3
@@ -35,7 +35,7 @@ def batches_of(
         shapes: of all tensors, at batch 1.
     """
     largest = max((prod(shape) for shape in shapes.values()), default=1) * 4
-    size = int(min(max(_MOST_BYTES // max(largest, 1), 1), _MOST_SAMPLES))
+    size = int(min(max(limits.LIMITS.batch // max(largest, 1), 1), _MOST_SAMPLES))
     if dataset.batch == 1 and dataset.arrays is not None and not dataset.shared and len(dataset) > 1:
         opened = replace(dataset, batch=None)
         free = open_batch(model)

@@ -30,12 +30,8 @@ import onnx
 from onnx import numpy_helper
 from onnx.external_data_helper import uses_external_data
 
+from onnxmerge import limits
 from onnxmerge.errors import ModelError, OutputError
-
-# Models of so many bytes, external data included, are large: their weights stay in files.
-LARGE = 256 << 20
-# Of a large model, the tensors of so many bytes; smaller ones are read into memory.
-MAPPED = 1 << 14
 
 _C_LIBRARY = ctypes.CDLL(None) if os.name == "posix" else None
 
@@ -199,7 +195,11 @@ class Scratch:
         Raises OutputError where there is no space.
         """
         mappable = values.dtype.kind in "fiu" and not values.dtype.hasobject
-        if values.nbytes < MAPPED or not mappable or (is_mapped(values) and values.flags.c_contiguous):
+        if (
+            values.nbytes < limits.LIMITS.mapped_tensor
+            or not mappable
+            or (is_mapped(values) and values.flags.c_contiguous)
+        ):
             return values
         stored = self.put(values)
         return _map(str(stored.path)).view(np.ndarray).view(values.dtype).reshape(values.shape)

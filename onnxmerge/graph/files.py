@@ -18,6 +18,7 @@ import onnx
 from google.protobuf.message import DecodeError, Message
 from onnx.external_data_helper import uses_external_data
 
+from onnxmerge import limits
 from onnxmerge.errors import ModelError
 from onnxmerge.graph import external_weights, wire_format
 from onnxmerge.graph.external_weights import Scratch
@@ -64,7 +65,7 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto) -> LoadedModel:
     digest = hashlib.sha256()
     try:
         size = path.stat().st_size
-        if size < external_weights.LARGE:
+        if size < limits.LIMITS.large_model:
             data = path.read_bytes()
             digest.update(data)
             proto = onnx.ModelProto.FromString(data)
@@ -85,7 +86,7 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto) -> LoadedModel:
     # While no tensor of it is a reference yet: whatever the file says of other files is to be checked.
     outside = [_located(tensor, path) for tensor in _stored_tensors(proto) if uses_external_data(tensor)]
     total = size + sum(place.length for place in outside)
-    scratch = Scratch() if total >= external_weights.LARGE else None
+    scratch = Scratch() if total >= limits.LIMITS.large_model else None
     if scratch is not None:
         _copy_big(proto, places, path, scratch)
     big = {id(tensor) for tensor in proto.graph.initializer} if scratch is not None else set()
@@ -104,7 +105,7 @@ def _given(model: onnx.ModelProto) -> LoadedModel:
                 "(onnx.load does)"
             )
     proto = onnx.ModelProto()
-    if sum(tensor_bytes(tensor) for tensor in model.graph.initializer) < external_weights.LARGE:
+    if sum(tensor_bytes(tensor) for tensor in model.graph.initializer) < limits.LIMITS.large_model:
         proto.CopyFrom(model)
         _read_references(proto)
         data = serialize(proto)
@@ -134,7 +135,7 @@ def _read_references(proto: onnx.ModelProto) -> None:
 def _read_skeleton(path: Path) -> tuple[onnx.ModelProto, dict[str, tuple[int, int]]]:
     """A large file without its big initializers, and where those lie in it: (offset, length) by name."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return wire_format.skeleton(data, external_weights.MAPPED)
+        return wire_format.skeleton(data, limits.LIMITS.mapped_tensor)
 
 
 def _copy_big(
@@ -206,7 +207,7 @@ def _attach(place: _Place, path: Path, digest: hashlib._Hash, scratch: Scratch |
     try:
         with place.file.open("rb") as file:
             file.seek(place.offset)
-            if scratch is None or place.length < external_weights.MAPPED or not _stays_in_file(tensor):
+            if scratch is None or place.length < limits.LIMITS.mapped_tensor or not _stays_in_file(tensor):
                 tensor.raw_data = file.read(place.length)
                 tensor.data_location = onnx.TensorProto.DEFAULT
                 del tensor.external_data[:]
@@ -224,7 +225,7 @@ def _attach(place: _Place, path: Path, digest: hashlib._Hash, scratch: Scratch |
 
 def _stays_in_file(tensor: onnx.TensorProto) -> bool:
     """Whether a tensor is big, and of a type that numpy reads straight from a file."""
-    if tensor_bytes(tensor) < external_weights.MAPPED or tensor.data_type == onnx.TensorProto.STRING:
+    if tensor_bytes(tensor) < limits.LIMITS.mapped_tensor or tensor.data_type == onnx.TensorProto.STRING:
         return False
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
     return dtype.kind in "fiu" and onnx.helper.np_dtype_to_tensor_dtype(dtype) == tensor.data_type

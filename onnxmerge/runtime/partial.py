@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from onnxmerge import limits
 from onnxmerge.graph import external_weights
 from onnxmerge.graph.edit import ADD, MULTIPLY
 from onnxmerge.graph.external_weights import Scratch, Stored
@@ -22,11 +23,6 @@ from onnxmerge.graph.extract import extract, reads, typed
 from onnxmerge.operators.parameters import convolution_bias
 from onnxmerge.runtime.runtime import Runtime
 from onnxmerge.runtime.session import Feed, Session
-
-# A frontier above this many bytes is not kept, in memory or in files: the nodes before it run again when
-# they are needed.
-MOST_KEPT = 400 << 20
-MOST_STORED = 2 << 30
 
 
 class Segments:
@@ -53,7 +49,7 @@ class Segments:
         scratch: Scratch | None = None,
     ):
         self._model, self._runtime, self._scratch = model, runtime, scratch
-        default = MOST_KEPT if scratch is None else MOST_STORED
+        default = limits.LIMITS.frontier if scratch is None else limits.LIMITS.stored_frontier
         self.keep_bytes = default if keep_bytes is None else keep_bytes
         self._nodes = list(model.graph.node)
         self._producer = {name: i for i, node in enumerate(self._nodes) for name in node.output if name}

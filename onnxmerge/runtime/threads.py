@@ -15,8 +15,7 @@ from typing import Any, TypeVar
 
 from threadpoolctl import threadpool_limits
 
-# What the batches that are worked on at the same time may take together, in bytes.
-MOST_AT_WORK = 640 << 20
+from onnxmerge import limits
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -31,7 +30,7 @@ def one_blas_thread(function: Function) -> Function:
 
 def side_by_side(threads: int, bytes_each: int) -> int:
     """How many batches are worked on at a time, of which each takes ``bytes_each`` of memory."""
-    return max(min(threads, MOST_AT_WORK // max(bytes_each, 1)), 1)
+    return max(min(threads, limits.LIMITS.at_work // max(bytes_each, 1)), 1)
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:

@@ -9,6 +9,7 @@ from math import ceil, prod
 import numpy as np
 import onnx
 
+from onnxmerge import limits
 from onnxmerge.channels import Channels
 from onnxmerge.channels.residual import destination
 from onnxmerge.channels.sites import FoldSite
@@ -28,8 +29,6 @@ Key = tuple[str, int]
 MOST_FEATURES = 1536
 # Covariances of more positions than this do not fit into memory.
 MOST_POSITIONS = 4096
-# Activations of one batch that may be alive at once, in bytes.
-_MOST_BYTES = 96 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +106,7 @@ def collect(
     forms = {s.node.index: _form(s) for s in sites if (channels.group_of[s.channel] >= 0).any()}
     names = sorted({name for name, _ in inputs | totals} | {s.node.y[0].name for s in sites})
     per_sample = sum(prod(channels.view.shapes[name]) for name in names) * 4
-    feed_list = list(dataset.feeds(int(min(max(_MOST_BYTES // max(per_sample, 1), 1), 64))))
+    feed_list = list(dataset.feeds(int(min(max(limits.LIMITS.observed_batch // max(per_sample, 1), 1), 64))))
     watched = {
         s.node.index: s
         for s in sites

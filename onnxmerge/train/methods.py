@@ -106,9 +106,7 @@ class _Gated(Function):
     """A weight behind its gates."""
 
     @staticmethod
-    def forward(
-        ctx: Any, weight: Tensor, mask: Tensor, index: Tensor | None, method: HardStep
-    ) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, mask: Tensor, index: Tensor | None, method: HardStep) -> Tensor:
         ctx.save_for_backward(weight, mask, index)
         ctx.method = method
         return weight * spread(mask > method.threshold, index)

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from onnxmerge import limits
 from onnxmerge.data.dataset import Dataset
 from onnxmerge.graph import external_weights
 from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.runtime import Session
 from onnxmerge.validation.parity import Kinds, Outputs, Parity, collect, rows_of
 
-# Of large models: the outputs that are compared at a time, in bytes (float64 copies are made), and samples.
-_MOST_BYTES = 32 << 20
+# Of large models: the samples whose outputs are compared at a time, if not fewer.
 _MOST_SAMPLES = 4
 
 
@@ -66,7 +66,7 @@ def _on_disk(outputs: Outputs, scratch: Scratch) -> dict[str, Any]:
         return (
             isinstance(value, np.ndarray)
             and value.dtype.kind in "fiu"
-            and value.nbytes >= external_weights.MAPPED
+            and value.nbytes >= limits.LIMITS.mapped_tensor
         )
 
     return {name: scratch.put(v) if big(v) else v for name, v in outputs.items()}
@@ -81,4 +81,4 @@ def _affordable(session: Session, names: list[str], data: Dataset) -> int:
     """How many samples' outputs can be compared at a time."""
     outputs = session.run(next(iter(data.feeds(1))), names)
     size = sum(value.nbytes for value in outputs.values() if isinstance(value, np.ndarray))
-    return int(min(max(_MOST_BYTES // max(size, 1), 1), _MOST_SAMPLES))
+    return int(min(max(limits.LIMITS.compared // max(size, 1), 1), _MOST_SAMPLES))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
+from onnxmerge import limits
 from onnxmerge.data.conventions import Convention, candidates
 from onnxmerge.data.dataset import Dataset, mixture
 from onnxmerge.data.generic.evidence import Evidence, Witness
@@ -24,8 +25,7 @@ from onnxmerge.runtime.tensor_info import TensorInfo
 
 # Sides tried where the model leaves the size open: what classifiers and detectors are usually fed first.
 _SIDES = (224, 256, 320, 192, 160, 128, 96, 64, 48, 32, 512)
-_MOST_BYTES = 320 << 20  # of images held at once: larger inputs get fewer samples
-_FEWEST = 16
+_FEWEST = 16  # samples, however large
 # Images that are kept for the proof, the same under every convention: the worst of several figures would be
 # the unluckiest one if each were of a few images.
 _FRESH_PIXELS = 6_000_000
@@ -231,7 +231,7 @@ def _with_size(
 
 
 def _affordable(samples: int, size: int) -> int:
-    return max(min(samples, _MOST_BYTES // max(size, 1)), min(samples, _FEWEST))
+    return max(min(samples, limits.LIMITS.photographs // max(size, 1)), min(samples, _FEWEST))
 
 
 def _seen(
