@@ -41,6 +41,12 @@ CASES = {
         "float[4,3] u, float[3] b",
     ),
     "MatMul": (ROWS, "a = MatMul(h, v)  y = Relu(a)", "d = MatMul(h, v)  a = Add(d, c)  y = Relu(a)", ""),
+    "FusedMatMul": (
+        ROWS,
+        "a = com.microsoft.FusedMatMul<alpha = 0.5>(h, v)  y = Relu(a)",
+        "d = MatMul(h, v)  half = Constant<value_float = 0.5>()  e = Mul(d, half)  a = Add(e, c)  y = Relu(a)",
+        "",
+    ),
     "FusedGemm": (
         ROWS,
         'y = com.microsoft.FusedGemm<activation = "Relu">(h, v)',
@@ -78,7 +84,7 @@ def test_a_bias_arrives_where_the_sum_is(name: str):
     expected.graph.initializer.append(numpy_helper.from_array(CHANGE.reshape(shape).astype("f"), "c"))
     left, right = (support.RUNTIME.session(m).run(model.feed)["y"] for m in (folded, expected))
     np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-5)
-    assert len(folded.graph.node) == len(model.proto.graph.node) + (name == "MatMul")
+    assert len(folded.graph.node) == len(model.proto.graph.node) + (name in ("MatMul", "FusedMatMul"))
 
 
 def test_a_convolution_that_is_an_output_too_shows_the_change():

@@ -19,16 +19,22 @@ _MOST_PER_FEED = 32  # bounds the activations that are alive at once
 class Dataset:
     """N samples for the inputs of a model; immutable, cheap to subset.
 
-    Either `arrays`, one per input and stacked on axis 0 (inputs named in `shared` have no batch axis and
-    are fed whole every time), or `ready`, feeds that are used as they are; then every feed counts as one
-    sample. `batch` is the model's fixed batch size, or None if any size runs; samples that do not fill a
-    fixed batch are not used. `source` describes the data in reports, and `made_up` says that it is invented.
+    It holds either arrays or ready-made feeds. Where it is not known which numbers the model expects, it is a
+    mixture: the same kind of data under each of several conventions; no feed holds samples of two.
 
-    Where it is not known which numbers the model expects, a Dataset is a mixture: the same kind of data under
-    each of several conventions. `conventions` describes them and `convention_of` has the number of the one
-    of every sample, int64 [samples], ascending; no feed holds samples of two.
+    Attributes:
+        source: describes the data in reports.
+        arrays: one per input, stacked on axis 0.
+        ready: feeds that are used as they are; every feed counts as one sample.
+        batch: the model's fixed batch size, or None if any size runs; samples that do not fill a fixed batch
+            are not used.
+        shared: inputs without a batch axis, which are fed whole every time.
+        made_up: whether the data is invented.
+        conventions: what the numbers of a mixture follow, in words.
+        convention_of: the number of the convention of every sample, int64 [samples], ascending.
 
-    Raises CalibrationError if the inputs have different numbers of samples, or too few to run once.
+    Raises:
+        CalibrationError: the inputs have different numbers of samples, or too few to run once.
     """
 
     source: str
@@ -59,9 +65,10 @@ class Dataset:
         return self._count // self._unit * self._unit
 
     def feeds(self, batch: int | None = None) -> Iterator[Feed]:
-        """Feeds by input name, in order. `batch` bounds the samples per feed where the model leaves it open.
+        """Feeds by input name, in order.
 
-        Without it a feed has at most 32 samples. With a fixed batch size every feed has that size.
+        Args:
+            batch: bounds the samples per feed where the model leaves their number open; None: at most 32.
         """
         if batch is not None and batch < 1:
             raise UsageError(f"a batch has at least 1 sample, not {batch}")
@@ -98,7 +105,7 @@ class Dataset:
         return found
 
     def take(self, samples: int, seed: int) -> Dataset:
-        """At most `samples` of the samples, chosen by `seed`, in their order; whole batches, at least one."""
+        """At most so many samples, chosen by the seed, in their order; whole batches, at least one."""
         samples = whole("samples", samples, 1)
         if samples >= len(self):
             return self
@@ -108,10 +115,15 @@ class Dataset:
     def split(
         self, fraction: float = 0.25, least: int = 64, most: float = 0.5, seed: int = 0
     ) -> tuple[Dataset, Dataset]:
-        """(fit, held out): `fraction` of the samples is held out, but at least `least`, and at most `most`.
+        """Samples to fit to, and others that are held out.
 
         A set that cannot be cut in two (one sample, or less than two whole batches) is returned twice.
         Of a mixture every convention is cut alike.
+
+        Args:
+            fraction: the share that is held out.
+            least: the fewest samples that are.
+            most: the largest share that is, whatever ``least`` says.
         """
         if self.mixed:
             parts = self.parts()
@@ -181,7 +193,7 @@ def stack(feeds: Sequence[Feed], source: str, batch: int | None, made_up: bool =
     """One Dataset of several feeds: stacked on axis 0 where their shapes allow, else ready-made feeds.
 
     Feeds stack if every input has a batch axis of the same length within a feed and equal further axes
-    over the feeds; `batch` is the model's fixed batch size or None.
+    over the feeds; ``batch`` is the model's fixed batch size or None.
     """
     ready = Dataset(source, ready=tuple(feeds), made_up=made_up)
     if not all(

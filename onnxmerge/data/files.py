@@ -22,7 +22,8 @@ from onnxmerge.errors import CalibrationError
 def read_npy(path: Path) -> np.ndarray:
     """The array of a .npy file, mapped read-only: rows are read when they are used.
 
-    Raises CalibrationError for a file that is unreadable, truncated, or holds Python objects.
+    Raises:
+        CalibrationError: a file that is unreadable, truncated, or holds Python objects.
     """
     try:
         with path.open("rb") as file:
@@ -33,7 +34,7 @@ def read_npy(path: Path) -> np.ndarray:
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a .npz file by name. Raises CalibrationError as `read_npy` does."""
+    """The arrays of a .npz file by name. Raises CalibrationError as ``read_npy`` does."""
     arrays = {}
     try:
         with zipfile.ZipFile(path) as archive:
@@ -53,7 +54,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def ensure_fits(size: int, what: str) -> None:
-    """Raise CalibrationError if `size` bytes are more than half of the memory of this machine."""
+    """Raise CalibrationError if ``size`` bytes are more than half of the memory of this machine."""
     try:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # not on Windows

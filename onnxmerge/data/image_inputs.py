@@ -26,7 +26,7 @@ _WIDEST_GREY = 2.0  # one channel and a long side: sensors and spectrograms
 class ImageInput:
     """An input that takes images: float or uint8 of rank 4.
 
-    `layout` is 'nchw' or 'nhwc'; `height` and `width` are None where the model leaves them open.
+    ``layout`` is 'nchw' or 'nhwc'; ``height`` and ``width`` are None where the model leaves them open.
     """
 
     name: str
@@ -48,7 +48,7 @@ def image_input(
     """The one input that takes images, or None where there is none or more than one.
 
     An image has rank 4, one or three channels, sides of plausible length, and feeds a convolution directly
-    or through operators that only move and rescale values. `layout` settles where the channels are.
+    or through operators that only move and rescale values. ``layout`` settles where the channels are.
     """
     found = [image for info in session_inputs if (image := _frame(info, layout)) is not None]
     found = [image for image in found if _feeds_convolution(model.graph, image.name)]

@@ -22,13 +22,17 @@ SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", 
 class ImageOptions:
     """How pixels become numbers: (x * scale - mean) / std with x in 0..255.
 
-    `order` is that of the colours in the model's input, 'rgb' or 'bgr'; `mean` and `std` have one value, or
-    one per channel in this order. None is not stated: 0, 1, 1 and 'rgb' where anything else is. `layout` is
-    'nchw', 'nhwc' or None: inferred from the input's shape. `resize` is (height, width) in pixels that every
-    image is stretched to before the centre is cropped; without it, the shorter side is fitted to the model's
-    input.
+    What is None is not stated; where anything else is, it counts as 0, 1, 1 and 'rgb'.
 
-    Raises UsageError for values out of range.
+    Attributes:
+        mean, std: one value, or one per colour in the order of the model's input.
+        layout: 'nchw', 'nhwc' or None: inferred from the input's shape.
+        resize: (height, width) in pixels that every image is stretched to before the centre is cropped; None:
+            the shorter side is fitted to the model's input.
+        order: of the colours in the model's input, 'rgb' or 'bgr'.
+
+    Raises:
+        UsageError: values out of range.
     """
 
     mean: tuple[float, ...] | None = None
@@ -101,10 +105,11 @@ def load_images(
     dtype: np.dtype,
     options: ImageOptions,
 ) -> np.ndarray:
-    """Images as one array for the input `name` of this shape (rank 4) and type: N,C,H,W or N,H,W,C.
+    """Images as one array for the input ``name`` of this shape (rank 4) and type: N,C,H,W or N,H,W,C.
 
-    Raises CalibrationError for an unreadable image, images of different sizes where the model leaves the
-    size open, and an input that is no image.
+    Raises:
+        CalibrationError: an unreadable image, images of different sizes where the model leaves the size
+            open, and an input that is no image.
     """
     frame = _frame(name, shape, options)
     convention = options.convention(frame.channels)

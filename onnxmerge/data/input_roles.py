@@ -26,9 +26,9 @@ _LENGTH_NAME = re.compile(r"(^|_)(seq_?)?(lengths?|lens?)(_|\d|$)")
 
 @dataclass(frozen=True)
 class Index:
-    """The input ends in the indices of a Gather: values + `offset` select along `axis` of `data`.
+    """The input ends in the indices of a Gather: values + ``offset`` select along ``axis`` of ``data``.
 
-    `axis` None stands for any axis (GatherND, ScatterND).
+    ``axis`` None stands for any axis (GatherND, ScatterND).
     """
 
     data: str
@@ -38,9 +38,9 @@ class Index:
 
 @dataclass(frozen=True)
 class Role:
-    """How an input is used: `ones` for masks and sizes, `zeros` for recurrent state, `indices` for the
-    tensors that it selects from, `sequence` for the tensor whose axis 0 it measures (sequence_lens of a
-    recurrent layer), `length` for lengths by name only."""
+    """How an input is used: ``ones`` for masks and sizes, ``zeros`` for recurrent state, ``indices`` for the
+    tensors that it selects from, ``sequence`` for the tensor whose axis 0 it measures (sequence_lens of a
+    recurrent layer), ``length`` for lengths by name only."""
 
     ones: bool = False
     zeros: bool = False
@@ -93,7 +93,7 @@ def _follow(
     consumers: dict[str, list[tuple[onnx.NodeProto, int]]],
     constants: dict[str, onnx.TensorProto],
 ) -> list[_Use]:
-    """Every use of the values of `name` that says what they mean, with what it says more."""
+    """Every use of the values of ``name`` that says what they mean, with what it says more."""
     uses: list[_Use] = []
     seen: set[tuple[str, int]] = set()
     pending = [(name, 0)]

@@ -32,10 +32,11 @@ def fixed_batch(inputs: Sequence[TensorInfo]) -> int | None:
 
 
 def fit_array(array: np.ndarray, info: TensorInfo, source: str, whole: bool = False) -> np.ndarray:
-    """The array as the type of the input, contiguous. The first axis may have any length, unless `whole`.
+    """The array as the type of the input, contiguous. The first axis may have any length, unless ``whole``.
 
-    Raises CalibrationError for a wrong rank or shape, a type that cannot be cast without loss, NaN and
-    infinity, and no elements.
+    Raises:
+        CalibrationError: a wrong rank or shape, a type that cannot be cast without loss, NaN and infinity,
+            and no elements.
     """
     where = f"{source}, input {info.name!r}"
     if info.dtype is None:

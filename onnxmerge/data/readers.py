@@ -27,12 +27,13 @@ def read_calibration(
 ) -> Dataset:
     """The data for these inputs, checked and cast to their types.
 
-    `what` is a path (.npz, .npy, an image, a folder of any one of these), an array for a model with one
+    ``what`` is a path (.npz, .npy, an image, a folder of any one of these), an array for a model with one
     input, a mapping of arrays by input name, an iterable of such mappings (feeds), or an object with
-    onnxruntime's `get_next`. Every array has its batch axis. At most `samples` samples are used: chosen
-    by `seed`, or the first ones where the data comes as an iterator.
+    onnxruntime's ``get_next``. Every array has its batch axis. At most ``samples`` samples are used: chosen
+    by ``seed``, or the first ones where the data comes as an iterator.
 
-    Raises CalibrationError if anything does not fit the model, in one sentence.
+    Raises:
+        CalibrationError: anything does not fit the model, in one sentence.
     """
     inputs = tuple(session_inputs)
     options = images or ImageOptions()

@@ -43,12 +43,14 @@ def made_up_inputs(
     samples: int | None = None,
     runtime: Runtime | None = None,
 ) -> Dataset:
-    """Seeded inputs of `samples` samples (64 if None; rounded up to whole batches) that the model runs on.
+    """Seeded inputs of ``samples`` samples (64 if None; rounded up to whole batches) that the model runs on.
 
-    `shapes` gives whole input shapes by name and binds the named dimensions in them. A size is accepted
+    ``shapes`` gives whole input shapes by name and binds the named dimensions in them. A size is accepted
     if the outputs are finite and not empty; where that never happens, the smallest one that runs.
 
-    Raises UsageError for shapes that contradict the model, ModelError if the model runs at no size.
+    Raises:
+        UsageError: shapes that contradict the model.
+        ModelError: the model runs at no size.
     """
     runtime = runtime or Runtime.create()
     inputs = tuple(session_inputs)
@@ -76,7 +78,7 @@ def made_up_inputs(
 
 @dataclass(frozen=True)
 class _Maker:
-    """Draws one feed. `limits` bounds index inputs (exclusive) and gives lengths their value."""
+    """Draws one feed. ``limits`` bounds index inputs (exclusive) and gives lengths their value."""
 
     inputs: tuple[TensorInfo, ...]
     roles: Mapping[str, Role]

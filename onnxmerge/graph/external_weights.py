@@ -55,7 +55,8 @@ class Location(NamedTuple):
 def location_of(tensor: onnx.TensorProto) -> Location:
     """What a tensor's external data entries say; of an entry that is repeated the last counts.
 
-    Raises ModelError for a path that is no text, and for numbers that are none, or negative.
+    Raises:
+        ModelError: a path that is no text, and for numbers that are none, or negative.
     """
     entries = {entry.key: entry.value for entry in tensor.external_data}
     path = entries.get("location", "")
@@ -92,7 +93,8 @@ def references(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
 def values_of(tensor: onnx.TensorProto) -> np.ndarray:
     """The values of a stored tensor; those of a reference are mapped, read-only.
 
-    Raises ModelError if the file is gone or too short.
+    Raises:
+        ModelError: the file is gone or too short.
     """
     if not is_reference(tensor):
         return numpy_helper.to_array(tensor)
@@ -192,7 +194,8 @@ class Scratch:
     def store(self, values: np.ndarray) -> np.ndarray:
         """The same values, in a mapped file where they are big; those that are mapped stay where they are.
 
-        Raises OutputError where there is no space.
+        Raises:
+            OutputError: there is no space.
         """
         mappable = values.dtype.kind in "fiu" and not values.dtype.hasobject
         if (
@@ -207,7 +210,8 @@ class Scratch:
     def put(self, values: np.ndarray) -> Stored:
         """Write an array of numbers into a file of its own.
 
-        Raises OutputError where there is no space.
+        Raises:
+            OutputError: there is no space.
         """
         path = self.new_file()
         try:

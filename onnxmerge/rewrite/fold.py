@@ -16,7 +16,7 @@ from onnxmerge.channels.sites import FoldSite
 from onnxmerge.graph.edit import ADD, Editor
 from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.graph.view import Axis, TensorView
-from onnxmerge.operators.parameters import beta_of
+from onnxmerge.operators.parameters import beta_of, is_plain_sum
 from onnxmerge.operators.table import linear_of, normalization_of
 from onnxmerge.operators.traits import Linear
 
@@ -72,7 +72,7 @@ def _add_bias(editor: Editor, site: FoldSite, change: np.ndarray) -> None:
         return
     if has_bias_input and (bias is None or _is_row(bias, len(change))):
         _set_bias(editor, site, node, linear, change)
-    elif not linear.fused:
+    elif is_plain_sum(site.node):
         dtype = _weight_values(editor, site).dtype
         _add_node(editor, site, node, output, change.astype(dtype))
 

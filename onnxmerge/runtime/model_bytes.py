@@ -72,7 +72,8 @@ def serialized(proto: onnx.ModelProto) -> bytes:
 def opened(model: Model) -> tuple[onnx.ModelProto, Source]:
     """The proto, and what a session of it is loaded from: bytes, which can be added to.
 
-    Raises ModelError if it is not an ONNX model or cannot be read.
+    Raises:
+        ModelError: it is not an ONNX model or cannot be read.
     """
     if isinstance(model, onnx.ModelProto):
         return model, source_of(model)
@@ -86,7 +87,7 @@ def opened(model: Model) -> tuple[onnx.ModelProto, Source]:
 
 
 def patch(proto: onnx.ModelProto, nodes: list[onnx.NodeProto], outputs: Sequence[str]) -> bytes:
-    """Bytes that add nodes and outputs when appended to the bytes of `proto`."""
+    """Bytes that add nodes and outputs when appended to the bytes of ``proto``."""
     extra = onnx.ModelProto()
     extra.graph.node.extend(nodes)
     extra.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)

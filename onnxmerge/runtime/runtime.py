@@ -39,9 +39,9 @@ _FATAL_ONLY = 4  # every failure is raised as an exception too: logging it as we
 
 @dataclass(frozen=True)
 class Runtime:
-    """The device that sessions are built on, resolved once by `create`.
+    """The device that sessions are built on, resolved once by ``create``.
 
-    `provider` is onnxruntime's name of it, `threads` the intra-op thread count, and `note` says why
+    ``provider`` is onnxruntime's name of it, ``threads`` the intra-op thread count, and ``note`` says why
     'auto' did not take the CUDA device that the installed onnxruntime was built for.
     """
 
@@ -52,9 +52,11 @@ class Runtime:
 
     @classmethod
     def create(cls, device: str = "auto", threads: int | None = None) -> Runtime:
-        """The runtime for 'auto', 'cpu' or 'cuda'; `threads` None takes the CPUs of this process.
+        """The runtime for 'auto', 'cpu' or 'cuda'; ``threads`` None takes the CPUs of this process.
 
-        Raises UsageError for other words or counts, DeviceError if 'cuda' does not work here.
+        Raises:
+            UsageError: other words or counts.
+            DeviceError: 'cuda' does not work here.
         """
         word("device", device, DEVICES)
         count = _cpu_count() if threads is None else whole("threads", threads, 1)
@@ -72,9 +74,13 @@ class Runtime:
     def session(self, model: Model | Source, *, optimize: bool = True, prepack: bool = True) -> Session:
         """Load a model: a proto, its bytes, or a path (needed for external data and above 2 GB).
 
-        `optimize=False` switches all graph optimisation off, `prepack=False` the packing of weights
-        (less memory and start-up for sessions that run once). Raises ModelError if the model cannot be
-        loaded, DeviceError if it loads on another device than this runtime's.
+        Args:
+            optimize: whether the graph is optimised.
+            prepack: whether weights are packed; sessions that run once need less memory and start-up without.
+
+        Raises:
+            ModelError: the model cannot be loaded.
+            DeviceError: it loads on another device than this runtime's.
         """
         source = model if isinstance(model, Source) else source_of(model)
         return self._load(source, optimize, prepack)
@@ -82,7 +88,8 @@ class Runtime:
     def profile(self, model: Model, feed: Mapping[str, np.ndarray], runs: int = 20) -> dict[str, float]:
         """Median seconds of every kernel over some runs, by onnxruntime's name of it (after its fusions).
 
-        Raises ModelError.
+        Raises:
+            ModelError: the model does not run on the feed.
         """
         source = source_of(model)
         with tempfile.TemporaryDirectory() as folder:
@@ -101,7 +108,10 @@ class Runtime:
         """The concrete shape of every tensor of the main graph for one feed, initializers included.
 
         Values that are not tensors (sequences, maps, optionals) are left out. Activations are not kept:
-        a Shape node hangs on each, and only those vectors are fetched. Raises ModelError.
+        a Shape node hangs on each, and only those vectors are fetched.
+
+        Raises:
+            ModelError: the model does not run on the feed.
         """
         proto, source = opened(model)
         shapes = {init.name: tuple(init.dims) for init in proto.graph.initializer}
@@ -135,7 +145,10 @@ class Runtime:
     ) -> dict[str, np.ndarray]:
         """The values of these tensors of the main graph for one feed, without graph optimisation.
 
-        Any tensor can be asked for: intermediate, input, initializer or output. Raises ModelError.
+        Any tensor can be asked for: intermediate, input, initializer or output.
+
+        Raises:
+            ModelError: the model does not run on the feed.
         """
         proto, source = opened(model)
         constants = {init.name: init for init in proto.graph.initializer}

@@ -29,10 +29,10 @@ Feed = dict[str, np.ndarray]
 
 
 class Session:
-    """A loaded model. `provider` is the one that really runs it, `threads` its intra-op threads.
+    """A loaded model. ``provider`` is the one that really runs it, ``threads`` its intra-op threads.
 
-    `mapped` says that its weights lie in files, and are in memory only while it runs
-    (see `graph.external_weights`).
+    ``mapped`` says that its weights lie in files, and are in memory only while it runs
+    (see ``graph.external_weights``).
     """
 
     def __init__(
@@ -50,9 +50,10 @@ class Session:
         self._narrow_out = any(o.kind == "tensor(bfloat16)" for o in self.outputs)
 
     def run(self, feed: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, Any]:
-        """Output values by name: arrays, or lists for sequences. `outputs` limits them to these names.
+        """Output values by name: arrays, or lists for sequences. ``outputs`` limits them to these names.
 
-        Raises ModelError, naming the node where onnxruntime does.
+        Raises:
+            ModelError: it does not run on the feed; the message names the node where onnxruntime does.
         """
         names = [o.name for o in self.outputs] if outputs is None else list(outputs)
         if not names:

@@ -13,10 +13,10 @@ import numpy as np
 class TensorInfo:
     """An input or output of a session.
 
-    `dtype` is the numpy type to feed or expect (bfloat16 is exchanged as float32; strings as object),
-    None for sequences, maps and optionals. `shape` has an int for a fixed dimension, a str for a named
+    ``dtype`` is the numpy type to feed or expect (bfloat16 is exchanged as float32; strings as object),
+    None for sequences, maps and optionals. ``shape`` has an int for a fixed dimension, a str for a named
     one (equal names are equal sizes) and None for an unknown one; it is None where not even the rank is
-    known. `kind` is onnxruntime's own word, such as 'tensor(float)'.
+    known. ``kind`` is onnxruntime's own word, such as 'tensor(float)'.
     """
 
     name: str

@@ -13,7 +13,7 @@ class Log:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._file = (self.folder / "log.jsonl").open("a", encoding="utf-8")
+        self._path = self.folder / "log.jsonl"
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -22,13 +22,12 @@ class Log:
             self._board = SummaryWriter(str(self.folder))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        self._file.close()
         if self._board is not None:
             self._board.close()

@@ -22,11 +22,16 @@ _BLOCKS, _RUNS_PER_BLOCK = 3, 2
 
 @dataclass(frozen=True)
 class Latency:
-    """Median milliseconds per run, and `ratio` = after / before: the median over pairs of runs.
+    """The time of one run before and after.
 
-    `spread` holds the quartiles of that ratio, `runs` the number of pairs. `in_turn` says that the two ran
-    by turns; models too large for that run in alternating blocks. `sessions` holds the smallest and the
-    largest ratio of several new sessions of both, None where there was one.
+    Attributes:
+        before_ms, after_ms: medians in milliseconds.
+        ratio: after / before, the median over pairs of runs.
+        spread: the quartiles of that ratio.
+        provider: what ran the models, and ``threads`` its intra-op threads.
+        runs: the number of pairs.
+        in_turn: whether the two ran by turns; models too large for that run in alternating blocks.
+        sessions: the smallest and the largest ratio of several new sessions of both; None: there was one.
     """
 
     before_ms: float
@@ -49,7 +54,7 @@ def median_of_sessions(found: Sequence[Latency]) -> Latency:
 def compare_latency(
     before: Session, after: Session, feed: Mapping[str, np.ndarray], *, seconds: float = 2.0
 ) -> Latency:
-    """Time both models on one feed for about `seconds`, at least 5 pairs of runs. Raises ModelError.
+    """Time both models on one feed for about ``seconds``, at least 5 pairs of runs. Raises ModelError.
 
     The two run in turn, and the one that goes first alternates, so that a change of clock frequency or
     load meets both alike.

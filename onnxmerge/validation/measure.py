@@ -20,7 +20,7 @@ _MOST_SAMPLES = 4
 
 
 def measure(reference: Session, candidate: Session, data: Dataset, kinds: Kinds) -> Parity:
-    """Run both models on all feeds of `data` and compare. Raises ModelError if one of them does not run.
+    """Run both models on all feeds of ``data`` and compare. Raises ModelError if one of them does not run.
 
     Models whose weights lie in files run one after the other, so that never both are in memory.
     """

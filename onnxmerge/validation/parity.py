@@ -19,13 +19,17 @@ Kinds = Mapping[str, Judgement | str]
 
 @dataclass(frozen=True)
 class OutputParity:
-    """One output. `change` follows its kind: the share of changed top-1 answers ('classes') or differing
-    elements ('integers'), the sum of |p' - p| over that of the larger of both ('probabilities'), or
-    |y' - y| / |y| ('values').
+    """The comparison of one output.
 
-    `relative_error` and `max_abs_error` are None for integers. `agreement` is the share of equal answers
-    or elements, of probabilities that of equal decisions at 0.5, None for values. `judged` says in words
-    how and why. `sums` holds [samples, 2]: what differs and what is there, per sample.
+    Attributes:
+        change: by the kind of the output: the share of changed top-1 answers (``classes``) or of differing
+            elements (``integers``), the sum of |p' - p| over that of the larger of both
+            (``probabilities``), or |y' - y| / |y| (``values``).
+        relative_error, max_abs_error: None for integers.
+        agreement: the share of equal answers or elements, of probabilities that of equal decisions at 0.5;
+            None for values.
+        judged: how and why it is judged so, in words.
+        sums: float64 [samples, 2]: what differs and what is there, per sample.
     """
 
     name: str
@@ -38,7 +42,7 @@ class OutputParity:
     sums: np.ndarray = field(repr=False, compare=False)
 
     def change_upper(self, confidence: float = 0.9) -> float:
-        """The upper one-sided confidence bound of `change`, samples being independent draws.
+        """The upper one-sided confidence bound of ``change``, samples being independent draws.
 
         Shares: Clopper-Pearson, with a sample as the unit. Probabilities and values: the delta method for a
         ratio of sums over samples; one sample that differs says nothing about others.
@@ -66,11 +70,14 @@ class OutputParity:
 class Parity:
     """The comparison of two models over a data set.
 
-    `relative_error` (|y' - y| / |y|, Frobenius over the whole set) and `max_abs_error` are the largest
-    over the float outputs, `top1_agreement` the smallest over the class outputs (None without any),
-    `change` the largest over all outputs. `notes` says what could not be compared. Where it is not known
-    which numbers the model expects, `convention` is the one of these inputs, and `others` holds the
-    comparisons under the other plausible ones, none of which is worse.
+    Attributes:
+        relative_error: |y' - y| / |y|, Frobenius over the whole set, the largest over the float outputs.
+        max_abs_error: the largest over the float outputs.
+        top1_agreement: the smallest over the class outputs; None without any.
+        change: the largest over all outputs.
+        notes: what could not be compared.
+        convention: where it is not known which numbers the model expects, the one of these inputs.
+        others: the comparisons under the other plausible conventions, none of which is worse.
     """
 
     relative_error: float
@@ -94,7 +101,7 @@ def compare(
 ) -> Parity:
     """Compare outputs feed by feed; every feed counts as many samples as all its outputs have rows.
 
-    `kinds` names the outputs to compare, as `output_kinds` returns them, or with bare kinds. Raises
+    ``kinds`` names the outputs to compare, as ``output_kinds`` returns them, or with bare kinds. Raises
     ValueError if one side has more feeds than the other.
     """
     triples = ((a, b, rows_of(a, frozenset())) for a, b in zip(reference, candidate, strict=True))

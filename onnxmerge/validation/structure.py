@@ -14,11 +14,14 @@ from onnxmerge.operators.parameters import invalid_count
 
 
 def check_model(model: onnx.ModelProto | str | os.PathLike[str]) -> list[str]:
-    """Check a model (by path if it is above 2 GB or has external data); returns warnings.
+    """Check a model (by path if it is above 2 GB or has external data).
 
-    Raises ModelError, naming the node, for a model that breaks the specification. What onnxruntime may
-    well accept is a warning only: shapes that contradict strict inference, and operators of a domain
-    that the model does not import.
+    Returns:
+        Warnings of what onnxruntime may well accept: shapes that contradict strict inference, and operators
+        of a domain that the model does not import.
+
+    Raises:
+        ModelError: the model breaks the specification; the message names the node.
     """
     source = _checkable(model) if isinstance(model, onnx.ModelProto) else os.fspath(model)
     warnings: list[str] = []

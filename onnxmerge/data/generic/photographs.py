@@ -71,7 +71,7 @@ def _pack() -> tuple[tuple[Image.Image, ...], ...]:
 
 
 def _structured(count: int, size: tuple[int, int], generator: np.random.Generator) -> list[_Region]:
-    """The `count` regions with most structure of `_OFFERED` times as many, in random order."""
+    """The ``count`` regions with most structure of ``_OFFERED`` times as many, in random order."""
     drawn = count * _OFFERED
     turns = generator.permutation(np.arange(drawn) % len(_pack()))
     offered = [_region(int(picture), size, generator) for picture in turns]

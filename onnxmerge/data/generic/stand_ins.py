@@ -65,12 +65,14 @@ def generic_dataset(
 ) -> GenericData | None:
     """Generic photographs for the image input of a model, or None where there is not exactly one.
 
-    `images` settles the convention and the layout; without it what is plausible is inferred, and each
+    ``images`` settles the convention and the layout; without it what is plausible is inferred, and each
     plausible convention gets its share of the samples. Further inputs get made-up values. Large inputs get
-    fewer than `samples` images, so that memory stays bounded. `shapes` gives input shapes by name, as for
-    made-up inputs, and `scores` names the outputs that hold class scores.
+    fewer than ``samples`` images, so that memory stays bounded. ``shapes`` gives input shapes by name, as for
+    made-up inputs, and ``scores`` names the outputs that hold class scores.
 
-    Raises ModelError if the model runs at no size, UsageError for shapes that contradict the model.
+    Raises:
+        ModelError: the model runs at no size.
+        UsageError: shapes that contradict the model.
     """
     entry = _Entry.of(model, tuple(session_inputs), runtime, images, samples, seed, shapes)
     if entry is None:
@@ -104,7 +106,10 @@ def look(
 ) -> tuple[dict[Convention, Evidence], int] | None:
     """What a model does with photographs under every convention, and the shorter side of its input in pixels.
 
-    None where there is not exactly one input that takes images. Raises ModelError if the model does not run.
+    None where there is not exactly one input that takes images.
+
+    Raises:
+        ModelError: the model does not run.
     """
     entry = _Entry.of(model, tuple(session_inputs), runtime, None, _FEWEST, seed, None)
     return None if entry is None else (_seen(model, runtime, entry, scores, seed), min(entry.size))
@@ -120,7 +125,10 @@ def conventions_of(
 ) -> tuple[Plausible, ImageInput] | None:
     """The conventions that are plausible for the image input of a model, and that input.
 
-    None where there is not exactly one. Raises ModelError if the model runs at no size.
+    None where there is not exactly one.
+
+    Raises:
+        ModelError: the model runs at no size.
     """
     entry = _Entry.of(model, tuple(session_inputs), runtime, images, _FEWEST, seed, None)
     return None if entry is None else (_inferred(model, runtime, entry, scores, seed), entry.target)
@@ -215,7 +223,7 @@ def _with_size(
     runtime: Runtime,
     seed: int,
 ) -> dict[str, tuple[int, ...]] | None:
-    """`given` with a shape of the image input at which the model runs; None if no tried one does."""
+    """``given`` with a shape of the image input at which the model runs; None if no tried one does."""
     if target.name in given:
         return given
     info = next(i for i in inputs if i.name == target.name)
