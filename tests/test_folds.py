@@ -44,7 +44,7 @@ CASES = {
     "FusedMatMul": (
         ROWS,
         "a = com.microsoft.FusedMatMul<alpha = 0.5>(h, v)  y = Relu(a)",
-        "d = MatMul(h, v)  half = Constant<value_float = 0.5>()  e = Mul(d, half)  a = Add(e, c)  y = Relu(a)",
+        "d = MatMul(h, v)  k = Constant<value_float = 0.5>()  e = Mul(d, k)  a = Add(e, c)  y = Relu(a)",
         "",
     ),
     "FusedGemm": (
