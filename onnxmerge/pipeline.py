@@ -210,7 +210,8 @@ def analysed(
 def decided(study: Study) -> Decision:
     """What the budget asks for: collect and score once, allocate, then reconstruct and rewrite.
 
-    The change is measured on samples that nothing was fitted to; what is written is fitted to all.
+    Of several shapes that meet it, a part of the data chooses one. The change is measured on samples that
+    chose nothing and that nothing was fitted to; what is written is fitted to all.
 
     Raises:
         BudgetError: the budget cannot be met.
@@ -224,15 +225,15 @@ def decided(study: Study) -> Decision:
     predicted = None
     try:
         if kind == "latency":
-            selection, predicted = budgets.within_latency(study, scores, holdout, value)
+            selection, predicted, shapes = budgets.within_latency(study, scores, holdout, value)
         else:
-            selection = budgets.within_share(study, scores, kind, value)
+            selection, shapes = budgets.best_within_share(study, scores, holdout, kind, value)
     except BudgetError as error:
         raise budgets.with_reasons(error, study) from error
     tried = Builder.of(study, holdout.fit).of_widths(selection)
     whole = holdout.fit is study.samples.fit
     candidate = tried if whole else Builder.of(study, study.samples.fit).of_widths(selection)
-    return _decision(study, candidate, holdout, tried, predicted=predicted)
+    return _decision(study, candidate, holdout, tried, predicted=predicted, shapes=shapes)
 
 
 def _searched(study: Study) -> Decision:

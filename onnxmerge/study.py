@@ -145,6 +145,23 @@ class Shortfall:
     wider: float
 
 
+@dataclass(frozen=True)
+class TriedShape:
+    """A candidate that was made to choose the shape of the result, measured on the samples that chose.
+
+    Attributes:
+        shape: how it divides the budget between groups.
+        gone: the number of groups without a channel.
+        change: of the answers, as in the report.
+        distance: the same in a measure that tells more candidates apart, see ``Parity.distance``.
+    """
+
+    shape: str
+    gone: int
+    change: float
+    distance: float
+
+
 @dataclass(frozen=True, eq=False)
 class Decision:
     """What goes, and the model without it.
@@ -158,6 +175,8 @@ class Decision:
         predicted: under a latency budget the share of the input's time that the table predicts.
         shortfall: how far a budget was not used up, and why.
         fit_on: ``all`` of the data, or the ``part`` of it that a search keeps to.
+        shapes: the shapes that were tried, the one that was taken first; empty where there was no choice. The
+            figures chose, so they flatter: the result's own change is measured on other samples.
     """
 
     candidate: Candidate
@@ -170,6 +189,7 @@ class Decision:
     predicted: float | None = None
     shortfall: Shortfall | None = None
     fit_on: str = "all"
+    shapes: tuple[TriedShape, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

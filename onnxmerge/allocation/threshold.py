@@ -28,6 +28,10 @@ class Global:
     alignment: Alignment = field(default_factory=Alignment)
     empties: ClassVar[bool] = False
 
+    def shapes(self, kind: str) -> dict[str, Global]:
+        """One for every kind of budget."""
+        return {"global": self}
+
     def __call__(self, channels: Channels, scores: Scores, budget: Budget) -> Selection:
         relative = {name: values / (values.mean() or 1.0) for name, values in scores.values.items()}
         order = {name: np.argsort(values, kind="stable")[::-1] for name, values in relative.items()}

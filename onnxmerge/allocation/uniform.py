@@ -30,6 +30,10 @@ class Uniform:
     alignment: Alignment = field(default_factory=Alignment)
     empties: ClassVar[bool] = False
 
+    def shapes(self, kind: str) -> dict[str, Uniform]:
+        """One for every kind of budget."""
+        return {"uniform": self}
+
     def __call__(self, channels: Channels, scores: Scores, budget: Budget) -> Selection:
         order = {name: np.argsort(values, kind="stable")[::-1] for name, values in scores.values.items()}
         if budget.kind == "ratio":

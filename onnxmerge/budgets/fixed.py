@@ -1,25 +1,44 @@
-"""A share of the channels, of the MACs or of the parameters: one allocation meets it."""
+"""A share of the channels, of the MACs or of the parameters: every allocation meets it."""
 
 from __future__ import annotations
 
+from onnxmerge.budgets.front import best_first
 from onnxmerge.candidates import allocate, budget_of, use_up
+from onnxmerge.data.holdout import Holdout
 from onnxmerge.errors import BudgetError
 from onnxmerge.operators.fixed import is_fixed
 from onnxmerge.plan import Scores, Selection
-from onnxmerge.study import Study
+from onnxmerge.study import Study, TriedShape
 
 # So many reasons are given where nothing can be removed.
 MOST_REASONS = 3
 
 
-def within_share(study: Study, scores: Scores, kind: str, value: float) -> Selection:
+def within_share(
+    study: Study, scores: Scores, kind: str, value: float, shape: str | None = None
+) -> Selection:
     """The channels that stay within a budget, and as many more as it leaves room for.
+
+    Args:
+        shape: one of ``candidates.shapes``; None: the usual one.
 
     Raises:
         BudgetError: the budget cannot be met.
     """
     budget = budget_of(study, kind, value)
-    return use_up(study, scores, budget, allocate(study, scores, budget))
+    return use_up(study, scores, budget, allocate(study, scores, budget, shape))
+
+
+def best_within_share(
+    study: Study, scores: Scores, holdout: Holdout, kind: str, value: float
+) -> tuple[Selection, tuple[TriedShape, ...]]:
+    """Of the shapes that stay within a budget that whose answers change least, and what was tried.
+
+    Raises:
+        BudgetError: the budget cannot be met.
+    """
+    found = best_first(study, holdout, kind, lambda shape: within_share(study, scores, kind, value, shape))
+    return found.shaped[0].selection, found.tried
 
 
 def refuse_in_vain(study: Study, kind: str, value: float) -> None:
