@@ -246,11 +246,12 @@ def _searched(study: Study) -> Decision:
     if sought is None:
         nothing = Builder.of(study, holdout.fit).cut(Selection({}))
         return _decision(study, nothing, holdout, nothing)
+    found = {"sought": sought, "shapes": sought.shapes}
     candidate = Builder.of(study, study.samples.fit).of_widths(sought.candidate.selection)
     if budgets.chosen_change(study, candidate, holdout).change > study.tolerance:
-        return _decision(study, sought.candidate, holdout, sought.candidate, sought=sought, fit_on="part")
+        return _decision(study, sought.candidate, holdout, sought.candidate, fit_on="part", **found)
     tried = candidate if study.samples.evaluation is not None else sought.candidate
-    return _decision(study, candidate, holdout, tried, sought=sought)
+    return _decision(study, candidate, holdout, tried, **found)
 
 
 def applied(study: Study, plan: Plan) -> Decision:

@@ -118,13 +118,40 @@ class Candidate:
     scratch: Scratch | None = None
 
 
+@dataclass(frozen=True)
+class TriedShape:
+    """A candidate that was made to choose the shape of the result, measured on the samples that chose.
+
+    Attributes:
+        shape: how it divides the budget between groups.
+        gone: the number of groups without a channel.
+        change: of the answers, as in the report.
+        distance: the same in a measure that tells more candidates apart, see ``Parity.distance``.
+    """
+
+    shape: str
+    gone: int
+    change: float
+    distance: float
+
+    @staticmethod
+    def of(shape: str, selection: Selection, parity: Parity) -> TriedShape:
+        gone = sum(not len(keep) for keep in selection.keep.values())
+        return TriedShape(shape, gone, parity.change, parity.distance)
+
+
 @dataclass(frozen=True, eq=False)
 class Sought:
-    """The result of a search: the share of MACs kept, and the change on the samples that chose it."""
+    """The result of a search: the share of MACs kept, and the change on the samples that chose it.
+
+    Attributes:
+        shapes: the shapes that were tried, the best first; empty where there was no choice.
+    """
 
     share: float
     candidate: Candidate
     parity: Parity
+    shapes: tuple[TriedShape, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -143,23 +170,6 @@ class Shortfall:
     kept: float
     group: str
     wider: float
-
-
-@dataclass(frozen=True)
-class TriedShape:
-    """A candidate that was made to choose the shape of the result, measured on the samples that chose.
-
-    Attributes:
-        shape: how it divides the budget between groups.
-        gone: the number of groups without a channel.
-        change: of the answers, as in the report.
-        distance: the same in a measure that tells more candidates apart, see ``Parity.distance``.
-    """
-
-    shape: str
-    gone: int
-    change: float
-    distance: float
 
 
 @dataclass(frozen=True, eq=False)

@@ -40,14 +40,19 @@ class Weighing:
     depth: bool = True
 
 
-# The shapes worth trying, the usual one first; chosen on training images. In time, a layer that is gone
-# saves more than its multiplications, and later layers repair more of it than of narrow groups.
+# The shapes worth trying, the usual one first; chosen on training images. In time, a layer that is gone saves
+# more than its multiplications, and later layers repair more of it than of narrow groups. KL divergence of the
+# answers at 0.6 of the time, in this order: ResNet-56 0.057, 0.032, 0.078, 0.028; ResNet-20 0.46, 0.46, 0.31,
+# 0.55, and 1.76 without depth; MobileNetV2 at 0.8 0.09, 0.09, 0.6, 0.2, and 0.09 without depth.
 _IN_TIME = {
     "mixed": Weighing(gone=0.7),
     "first layers": Weighing(gone=0.7, first=0.3),
     "more depth": Weighing(gone=0.3),
-    "more width": Weighing(gone=1.2),
+    "more depth, first layers": Weighing(gone=0.4, first=0.1),
+    "no depth": Weighing(depth=False),
 }
+# At half the multiplications of a ResNet-56 the first two reach 0.022 and 0.019, at 0.6 of a ResNet-20's 0.20
+# and 0.19.
 _IN_SIZE = {
     "mixed": Weighing(),
     "first layers": Weighing(first=0.3),

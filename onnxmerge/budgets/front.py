@@ -112,7 +112,11 @@ def ranked(
     for number, shaped in enumerate(different):
         with clock.portion("shapes", number, number + 1, len(different)):
             parity = measure(build(shaped.selection))
-        gone = sum(not len(keep) for keep in shaped.selection.keep.values())
-        rows.append((shaped, TriedShape(shaped.shape, gone, parity.change, parity.distance)))
+        rows.append((shaped, TriedShape.of(shaped.shape, shaped.selection, parity)))
     rows.sort(key=lambda row: row[1].distance)
     return Ranked(tuple(shaped for shaped, _ in rows), tuple(tried for _, tried in rows))
+
+
+def in_order(tried: Sequence[TriedShape]) -> tuple[TriedShape, ...]:
+    """The best first; of equals the earlier one."""
+    return tuple(sorted(tried, key=lambda one: one.distance))
