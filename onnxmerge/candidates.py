@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from onnxmerge.allocation import ALLOCATIONS, SLACK, Alignment, next_wider, share, top_up
+from onnxmerge.allocation import ALLOCATIONS, SLACK, Alignment, Allocator, next_wider, top_up
+from onnxmerge.allocation import share as kept_share
 from onnxmerge.allocation.budget import Budget
 from onnxmerge.allocation.latency_table import LatencyTable, latency_table
 from onnxmerge.allocation.targets import NARROWEST, step_of
@@ -73,22 +75,39 @@ def budget_of(study: Study, kind: str, value: float, table: LatencyTable | None 
             return Budget(kind, value, lambda lengths: cost.share(kind, lengths), depth)
 
 
-def allocate(study: Study, scores: Scores, budget: Budget) -> Selection:
+def shapes(study: Study, kind: str) -> tuple[str, ...]:
+    """The names of the shapes that a kind of budget may be met in, the usual one first."""
+    return tuple(_allocators(study, kind, _alignment(study)))
+
+
+def allocate(study: Study, scores: Scores, budget: Budget, shape: str | None = None) -> Selection:
     """The channels that stay within a budget, at widths that the target computes without waste.
 
     Where such widths cannot reach the budget, narrow groups may have any.
 
+    Args:
+        shape: one of ``shapes``; None: the usual one.
+
     Raises:
         BudgetError: the budget cannot be met.
     """
-    allocation, channels = ALLOCATIONS[study.method.allocation], study.analysis.channels
+    channels = study.analysis.channels
     with study.clock("select"):
         try:
-            return allocation(_alignment(study))(channels, scores, budget)
+            return _allocator(study, budget.kind, shape, _alignment(study))(channels, scores, budget)
         except BudgetError:
             if study.config.align != "auto":
                 raise
-            return allocation(_any_alignment(study))(channels, scores, budget)
+            return _allocator(study, budget.kind, shape, _any_alignment(study))(channels, scores, budget)
+
+
+def _allocators(study: Study, kind: str, alignment: Alignment) -> Mapping[str, Allocator]:
+    return ALLOCATIONS[study.method.allocation](alignment).shapes(kind)
+
+
+def _allocator(study: Study, kind: str, shape: str | None, alignment: Alignment) -> Allocator:
+    found = _allocators(study, kind, alignment)
+    return found[shape] if shape is not None else next(iter(found.values()))
 
 
 def use_up(study: Study, scores: Scores, budget: Budget, selection: Selection) -> Selection:
@@ -104,7 +123,7 @@ def shortfall(study: Study, budget: Budget, selection: Selection) -> Shortfall |
     channels = study.analysis.channels
     if budget.kind not in ("macs", "params"):
         return None
-    kept = share(channels, selection, budget)
+    kept = kept_share(channels, selection, budget)
     if kept >= budget.value - SLACK:
         return None
     alignment = _any_alignment(study)
@@ -120,20 +139,22 @@ class Widths:
     Attributes:
         kind: ``macs``, ``params`` or ``latency``.
         table: what widths cost in time, for ``latency``.
+        shape: one of ``shapes``; None: the usual one.
     """
 
     study: Study
     scores: Scores
     kind: str
     table: LatencyTable | None = None
+    shape: str | None = None
 
     def select(self, share: float) -> Selection:
         """The selection that keeps at most a share. Raises BudgetError where none does."""
-        return allocate(self.study, self.scores, self._budget(share))
+        return allocate(self.study, self.scores, self._budget(share), self.shape)
 
     def share(self, selection: Selection) -> float:
         """The share that a selection keeps; of time as the table predicts it."""
-        return share(self.study.analysis.channels, selection, self._budget(1.0))
+        return kept_share(self.study.analysis.channels, selection, self._budget(1.0))
 
     @cached_property
     def smallest(self) -> float:
@@ -148,11 +169,11 @@ class Widths:
         return budget_of(self.study, self.kind, share, self.table)
 
 
-def priced_by_time(study: Study, scores: Scores, data: Dataset) -> Widths:
+def priced_by_time(study: Study, scores: Scores) -> Widths:
     """Selections by the share of the input model's time that they are predicted to take on this machine."""
-    feed = next(iter(data.feeds(batch=1)))
+    step = _alignment(study).step
     with study.clock("latency table"):
-        table = latency_table(study.analysis, study.runtime, feed, _alignment(study).step, study.clock.step)
+        table = latency_table(study.analysis, study.runtime, study.feed, step, study.clock.step)
     return Widths(study, scores, "latency", table)
 
 

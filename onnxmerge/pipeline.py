@@ -16,14 +16,13 @@ import onnx
 
 from onnxmerge import budgets
 from onnxmerge.budgets.latency import SESSIONS
-from onnxmerge.candidates import Builder, budget_of, score, shortfall
+from onnxmerge.candidates import Builder, score
 from onnxmerge.channels.analysis import Analysis
 from onnxmerge.channels.explain import explain
 from onnxmerge.channels.scope import in_scope
 from onnxmerge.config import Config
-from onnxmerge.data.dataset import Dataset
 from onnxmerge.data.gather import Reading, gather
-from onnxmerge.data.holdout import Holdout
+from onnxmerge.decisions import decision_of, made
 from onnxmerge.errors import BudgetError, InternalError, ModelError, ToleranceExceeded, UsageError
 from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.graph.files import load
@@ -31,12 +30,13 @@ from onnxmerge.graph.output import copy_file, save
 from onnxmerge.method import choose_method
 from onnxmerge.plan import Plan, Selection
 from onnxmerge.progress import Clock, Progress
-from onnxmerge.recovery import recovered, trainer
+from onnxmerge.recovery import taught, trainer
 from onnxmerge.report import Inspection, Report, Sweep, describe, describe_inspection, describe_sweep
 from onnxmerge.rewrite import masked
 from onnxmerge.runtime import Runtime
-from onnxmerge.study import Candidate, Decision, Proof, Source, Study
+from onnxmerge.study import Candidate, Choice, Decision, Proof, Source, Study
 from onnxmerge.validation import (
+    Parity,
     check_model,
     compare_latency,
     equals_mask,
@@ -113,8 +113,8 @@ def optimize(
     if plan is not None:
         config = budgets.config_of_plan(config, plan.method, options)
     study = analysed(model, calibration, evaluation, config, Clock(progress))
-    decision = decided(study) if plan is None else applied(study, plan)
-    decision = recovered(study, without_misjudged(study, decision))
+    choice = chosen(study) if plan is None else budgets.planned(study, plan)
+    decision = without_misjudged(study, made(study, choice))
     proof = proven(study, decision)
     return _result(study, decision, describe(study, decision, proof))
 
@@ -153,21 +153,29 @@ def sweep(
     Raises:
         OnnxMergeError: one of its subclasses, see ``onnxmerge.errors``.
     """
-    study = analysed(model, calibration, evaluation, configured(config, options), Clock(progress))
+    config = configured(config, options)
+    if config.budget is not None:
+        raise UsageError(f"a sweep has budgets of its own: leave {config.budget[0]}= out, or take optimize")
+    study = analysed(model, calibration, evaluation, config, Clock(progress))
     holdout = study.holdout_of_sweep()
     scores, builder = score(study, holdout.fit), Builder.of(study, holdout.fit)
-    points = []
-    for number, share in enumerate(sorted({float(s) for s in steps}, reverse=True)):
-        study.clock.step("sweep", number, len(steps))
+    shares = sorted({float(step) for step in steps}, reverse=True)
+    points: list[tuple[Decision, Proof, Parity | None]] = []
+    interrupted = False
+    for number, share in enumerate(shares):
+        study.clock.step("sweep", number, len(shares))
         try:
-            selection = budgets.within_share(study, scores, "macs", share)
+            selection = budgets.filled(study, scores, "macs", share)
         except BudgetError:
             continue
         candidate = builder.of_widths(selection)
-        decision = Decision(candidate, holdout, candidate, unchanged=False)
-        taught = recovered(study, decision)
-        after = None if taught is decision else measured(study, taught).parity
-        points.append((decision, measured(study, decision), after))
+        decision = decision_of(study, Choice(selection, holdout), candidate, candidate, "rest")
+        proof, after = measured(study, decision), None
+        if config.recovery is not None and not decision.unchanged and not interrupted:
+            student, facts = taught(study, candidate, holdout, among=len(shares))
+            after = study.parity(study.session(student), holdout.judged) if facts.taken else proof.parity
+            interrupted = facts.stopped == "interrupted"
+        points.append((decision, proof, after))
     return describe_sweep(study, holdout, points)
 
 
@@ -192,12 +200,14 @@ def analysed(
         generic: whether generic images may stand in for data that were not given.
     """
     runtime = Runtime.create(config.device, config.threads)
-    teacher = None if config.recovery is None else trainer()
+    teaches = config.recovery is not None and generic
+    if teaches:
+        trainer()
     with clock("load"):
         loaded = load(model)
-        if teacher is not None:
-            teacher.ensure_covered(loaded.proto)
         warnings = (*check_model(loaded.proto), *([runtime.note] if runtime.note else []))
+        if teaches:
+            trainer().ensure_covered(loaded.proto)
         kinds = output_kinds(loaded.proto, config.output_kinds)
         source = Source(loaded, runtime.session(loaded.proto), kinds, warnings)
     with clock("data"):
@@ -213,122 +223,77 @@ def analysed(
     return Study(source, samples, plausible, analysis, explanation, method, config, runtime, clock)
 
 
-def decided(study: Study) -> Decision:
-    """What the budget asks for: collect and score once, allocate, then reconstruct and rewrite.
-
-    The change is measured on samples that nothing was fitted to; what is written is fitted to all.
+def chosen(study: Study) -> Choice:
+    """What the budget asks for: collect and score once, then allocate.
 
     Raises:
         BudgetError: the budget cannot be met.
     """
     if study.config.budget is None:
-        return _searched(study)
+        holdout = study.holdout().for_search(study.config.seed)
+        return budgets.within_tolerance(study, score(study, holdout.fit), holdout)
     kind, value = study.config.budget
-    budgets.refuse_in_vain(study, kind, value)
+    budgets.refuse_impossible(study, kind, value)
     holdout = study.holdout()
     scores = score(study, holdout.fit)
-    predicted = None
     try:
         if kind == "latency":
-            selection, predicted = budgets.within_latency(study, scores, holdout, value)
-        else:
-            selection = budgets.within_share(study, scores, kind, value)
+            return budgets.within_latency(study, scores, holdout, value)
+        return budgets.within_share(study, scores, holdout, kind, value)
     except BudgetError as error:
         raise budgets.with_reasons(error, study) from error
-    tried = Builder.of(study, holdout.fit).of_widths(selection)
-    if holdout.fit is study.samples.fit:
-        return _decision(study, tried, holdout, tried, predicted=predicted)
-    if study.config.recovery is not None:
-        # What is taught in the end is judged by samples that no fit has seen.
-        return _decision(study, tried, holdout, tried, predicted=predicted, fit_on="rest")
-    candidate = Builder.of(study, study.samples.fit).of_widths(selection)
-    return _decision(study, candidate, holdout, tried, predicted=predicted)
-
-
-def _searched(study: Study) -> Decision:
-    """As little as the tolerance allows, sought on a part of the data and rebuilt with all of it.
-
-    Where that falls outside of the tolerance, the part's candidate stays.
-    """
-    holdout = study.holdout().for_search(study.config.seed)
-    sought = budgets.within_tolerance(study, score(study, holdout.fit), holdout)
-    if sought is None:
-        nothing = Builder.of(study, holdout.fit).cut(Selection({}))
-        return _decision(study, nothing, holdout, nothing)
-    if study.config.recovery is not None:
-        return _decision(study, sought.candidate, holdout, sought.candidate, sought=sought, fit_on="part")
-    candidate = Builder.of(study, study.samples.fit).of_widths(sought.candidate.selection)
-    if budgets.chosen_change(study, candidate, holdout).change > study.tolerance:
-        return _decision(study, sought.candidate, holdout, sought.candidate, sought=sought, fit_on="part")
-    tried = candidate if study.samples.evaluation is not None else sought.candidate
-    return _decision(study, candidate, holdout, tried, sought=sought)
-
-
-def applied(study: Study, plan: Plan) -> Decision:
-    """What a plan says, made as it was made.
-
-    Raises:
-        UsageError: the plan does not belong to the model.
-    """
-    selection, fit_on = budgets.planned(study, plan), str(plan.method.get("fit_on", "all"))
-    holdout = study.holdout()
-    candidate = Builder.of(study, _fitted(study, fit_on)).of_selection(selection)
-    same = fit_on != "all" or holdout.fit is study.samples.fit
-    tried = candidate if same else Builder.of(study, holdout.fit).of_selection(selection)
-    return _decision(study, candidate, holdout, tried, planned=True, fit_on=fit_on)
-
-
-def _fitted(study: Study, fit_on: str) -> Dataset:
-    """The samples that what is written is fitted to."""
-    if fit_on == "all":
-        return study.samples.fit
-    holdout = study.holdout()
-    return holdout.fit if fit_on == "rest" else holdout.for_search(study.config.seed).fit
-
-
-def _decision(
-    study: Study, candidate: Candidate, holdout: Holdout, tried: Candidate, **found: Any
-) -> Decision:
-    unchanged = not study.analysis.removed(candidate.selection).any()
-    left = None
-    if study.config.budget is not None and study.config.latency is None:
-        left = shortfall(study, budget_of(study, *study.config.budget), candidate.selection)
-    return Decision(candidate, holdout, tried, unchanged, shortfall=left, **found)
 
 
 def without_misjudged(study: Study, decision: Decision) -> Decision:
-    """The decision, if its candidate answers like its masked reference; else one that leaves groups whole.
+    """The decision, if what was made answers like its masked reference; else one that leaves groups whole.
 
     Raises:
         BudgetError: the budget cannot be met with the groups whose removal equals their mask.
     """
     if decision.unchanged:
         return decision
-    feed = next(iter(study.samples.fit.feeds(batch=1)))
+    cut, depth = Builder.of(study, study.samples.fit).cut, study.analysis.depth
 
     def agrees(candidate: Candidate) -> bool:
         reference = masked(study.analysis, candidate.selection, candidate.folds)
-        return equals_mask(candidate.model, reference, feed, study.runtime)
+        return equals_mask(candidate.model, reference, study.feed, study.runtime)
 
-    candidate, builder = decision.candidate, Builder.of(study, _fitted(study, decision.fit_on))
+    def agrees_if_cut(selection: Selection) -> bool:
+        # Groups that can only go together are tried when all of them are there.
+        gone = [name for name, keep in selection.keep.items() if not len(keep)]
+        return not depth.together(gone) or agrees(cut(selection))
+
     with study.clock("check"):
-        if agrees(candidate):
+        if agrees(decision.checked):
             return decision
+        selection = decision.checked.selection
         sizes = {group.name: len(group) for group in study.analysis.channels.groups}
-        distrusted = misjudged(candidate.selection, sizes, lambda selection: agrees(builder.cut(selection)))
+        distrusted = misjudged(selection, sizes, agrees_if_cut)
     if not distrusted:
-        return decision
-    if study.config.budget is not None and not decision.planned:
-        # The budget is owed all the same, and the groups that remain have to meet it.
-        rest = study.without(distrusted)
-        others = without_misjudged(rest, decided(rest))
-        return replace(others, distrusted=(*distrusted, *others.distrusted))
-    selection = Selection({n: k for n, k in candidate.selection.keep.items() if n not in distrusted})
-    again = builder.of_selection(selection)
-    same = decision.tried is candidate
-    tried = again if same else Builder.of(study, decision.holdout.fit).of_selection(selection)
-    unchanged = not study.analysis.removed(selection).any()
-    return replace(decision, candidate=again, tried=tried, unchanged=unchanged, distrusted=tuple(distrusted))
+        return replace(decision, unexplained=True)
+    if study.config.budget is not None and not decision.choice.planned:
+        return _within_budget_without(study, distrusted)
+    keep = {name: index for name, index in selection.keep.items() if name not in distrusted}
+    if not depth.together([name for name, index in keep.items() if not len(index)]):
+        keep = {name: index for name, index in keep.items() if len(index)}
+    again = replace(
+        decision.choice, selection=Selection(keep), replay=True, fit_on=decision.fit_on, sought=None
+    )
+    return replace(made(study, again), distrusted=tuple(distrusted))
+
+
+def _within_budget_without(study: Study, distrusted: Sequence[str]) -> Decision:
+    """The budget is owed all the same, and the groups that remain have to meet it."""
+    rest = study.without(distrusted)
+    try:
+        others = without_misjudged(rest, made(rest, chosen(rest)))
+    except BudgetError as error:
+        names = ", ".join(repr(name) for name in distrusted)
+        raise BudgetError(
+            f"{error}; the groups {names} stay whole, because without them the model would not answer like "
+            "its masked reference, which is a defect of onnxmerge: please report it"
+        ) from error
+    return replace(others, distrusted=(*distrusted, *others.distrusted))
 
 
 def proven(study: Study, decision: Decision) -> Proof:
@@ -349,13 +314,17 @@ def proven(study: Study, decision: Decision) -> Proof:
                 ) from error
     proof = measured(study, decision)
     config, parity = study.config, proof.parity
-    settled = decision.planned or config.budget is not None
+    settled = decision.choice.planned or config.budget is not None
     if settled and config.tolerance is not None and parity.change > config.tolerance:
         raise ToleranceExceeded(
             f"the change is {parity.change:.4g}, above the tolerance of {config.tolerance:.4g} "
             f"(measured on {parity.source}); nothing was written: keep more, or allow more"
         )
-    blind = decision.holdout.basis == "made up" and config.tolerance is None and config.compensation == "auto"
+    blind = (
+        decision.choice.holdout.basis == "made up"
+        and config.tolerance is None
+        and config.compensation == "auto"
+    )
     if blind and parity.change > MOST_BLIND_CHANGE:
         raise ToleranceExceeded(
             f"no data was given, and on made-up inputs the answers change by {parity.change:.0%}, more than "
@@ -367,24 +336,25 @@ def proven(study: Study, decision: Decision) -> Proof:
 
 def measured(study: Study, decision: Decision) -> Proof:
     """How a decided model answers on the samples that judge, and how fast it is beside the input."""
-    reference, judged = study.source.session, decision.holdout.judged
+    reference, judged = study.source.session, decision.choice.holdout.judged
     tried = reference if decision.unchanged else study.session(decision.tried)
     parity = study.parity(tried, judged)
     with study.clock("latency"):
         if study.config.latency is not None and not decision.unchanged:
-            sessions = [study.latency_in_new_sessions(decision.candidate, judged) for _ in range(SESSIONS)]
+            sessions = [study.latency_in_new_sessions(decision.candidate) for _ in range(SESSIONS)]
             return Proof(parity, median_of_sessions(sessions))
         written = tried
         if not decision.unchanged and decision.tried is not decision.candidate:
             written = study.session(decision.candidate)
-        feed = next(iter(judged.feeds(batch=1)))
-        return Proof(parity, compare_latency(reference, written, feed, seconds=0.5))
+        return Proof(parity, compare_latency(reference, written, study.feed, seconds=0.5))
 
 
 def _result(study: Study, decision: Decision, report: Report) -> Result:
     loaded, candidate = study.source.loaded, decision.candidate
     keep = {name: tuple(int(i) for i in index) for name, index in candidate.selection.keep.items()}
     method = budgets.recorded(study.method, study.config) | {"fit_on": decision.fit_on}
+    if decision.recovery is None or not decision.recovery.taken:
+        method["recover"] = None
     return Result(
         loaded.proto if decision.unchanged else candidate.model,
         report,

@@ -1,14 +1,15 @@
-"""The last stage before the proof, where it is asked for: the candidate is taught by the original."""
+"""Where it is asked for, a candidate is taught by the original: the stage between rewriting and the proof."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from importlib import import_module
+from math import nan
 from typing import Any
 
-from onnxmerge.candidates import Builder
+from onnxmerge.data.holdout import Holdout
 from onnxmerge.errors import UsageError
-from onnxmerge.study import Decision, Recovered, Study
+from onnxmerge.study import Candidate, RecoveryFacts, Study
 
 # Without a bound, teaching takes so many times as long as the rest of the run, and at most so long.
 RECOVERY_TIMES, MOST_RECOVERY_SECONDS = 5.0, 600.0
@@ -17,24 +18,29 @@ RECOVERY_TIMES, MOST_RECOVERY_SECONDS = 5.0, 600.0
 CHECKED = (0.15, 32, 0.25)
 
 
-def recovered(study: Study, decision: Decision) -> Decision:
-    """The decision with its candidate taught by the original, where that is asked for and helps.
+def taught(
+    study: Study, student: Candidate, holdout: Holdout, among: int = 1
+) -> tuple[Candidate, RecoveryFacts]:
+    """A candidate after teaching, or as it was where that is not better; and what came of it.
 
-    Nothing that judges the result is learned from; a part of what is left decides what is learned.
+    Nothing that judges the result is learned from; a part of what is left, which the student may have been
+    fitted to, decides what is learned.
+
+    Args:
+        among: how many candidates share the time there is by default.
     """
     recovery = study.config.recovery
-    if recovery is None or decision.unchanged:
-        return decision
-    teach, held_out = decision.holdout.fit.split(*CHECKED, seed=study.config.seed)
+    assert recovery is not None, "nobody asked for it"
+    teach, held_out = holdout.fit.split(*CHECKED, seed=study.config.seed)
     if held_out is teach:
-        return decision
+        return student, RecoveryFacts(False, nan, nan, 0, 0.0, nan, "too few inputs", len(teach), 0)
     if recovery.steps is None and recovery.seconds is None:
-        spent = sum(study.clock.seconds.values())
-        recovery = replace(recovery, seconds=min(RECOVERY_TIMES * spent, MOST_RECOVERY_SECONDS))
+        spent = sum(seconds for stage, seconds in study.clock.seconds.items() if stage != "recover")
+        recovery = replace(recovery, seconds=min(RECOVERY_TIMES * spent, MOST_RECOVERY_SECONDS) / among)
     with study.clock("recover"):
         found = trainer().recover(
             study.source.loaded.proto,
-            decision.tried.model,
+            student.model,
             teach,
             held_out,
             recovery,
@@ -46,15 +52,8 @@ def recovered(study: Study, decision: Decision) -> Decision:
         )
     names = ("taken", "error_before", "error_after", "steps", "seconds", "learning_rate", "stopped")
     facts = {name: getattr(found, name) for name in names}
-    outcome = Recovered(**facts, taught_on=len(teach), held_out=len(held_out))
-    if found.taken:
-        taught = replace(decision.tried, model=found.model)
-        return replace(decision, candidate=taught, tried=taught, recovered=outcome)
-    if decision.fit_on == "rest":
-        # Nothing was taught: what is written is fitted to all of the data, as without recovery.
-        everything = Builder.of(study, study.samples.fit).of_widths(decision.candidate.selection)
-        return replace(decision, candidate=everything, fit_on="all", recovered=outcome)
-    return replace(decision, recovered=outcome)
+    outcome = RecoveryFacts(**facts, taught_on=len(teach), held_out=len(held_out))
+    return (replace(student, model=found.model) if found.taken else student), outcome
 
 
 def trainer() -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import onnx
 
@@ -22,6 +23,7 @@ from onnxmerge.plan import Selection
 from onnxmerge.progress import Clock
 from onnxmerge.rewrite import Fold
 from onnxmerge.runtime import Runtime, Session
+from onnxmerge.runtime.session import Feed
 from onnxmerge.validation import Judgement, Latency, Parity, compare_latency, measure, worst
 
 
@@ -80,6 +82,11 @@ class Study:
         return Holdout.of(self.samples, self.config.seed, fits=self._learns, share=CHOOSING)
 
     @property
+    def judged_apart(self) -> bool:
+        """Whether samples that nothing is fitted to were there from the beginning."""
+        return self.samples.evaluation is not None
+
+    @property
     def _learns(self) -> bool:
         """Whether anything is fitted to the values of the data, or learned from them."""
         return self.method.fits_data or self.config.recovery is not None
@@ -95,6 +102,11 @@ class Study:
         found = image_input(self.source.loaded.proto, self.source.session.inputs)
         return {} if found is None or found.channels != 3 else {found.name: found.layout}
 
+    @cached_property
+    def feed(self) -> Feed:
+        """One sample: what models are traced, timed and checked on."""
+        return next(iter(self.samples.fit.feeds(batch=1)))
+
     def session(self, candidate: Candidate) -> Session:
         """A session of a candidate; one that does not load is a defect of this program."""
         try:
@@ -109,10 +121,10 @@ class Study:
                 [measure(self.source.session, session, part, self.source.kinds) for part in data.parts()]
             )
 
-    def latency_in_new_sessions(self, candidate: Candidate, data: Dataset) -> Latency:
+    def latency_in_new_sessions(self, candidate: Candidate) -> Latency:
         """Times of the input and of a candidate; one session of either may be slow as long as it lives."""
         before, after = self.runtime.session(self.source.loaded.proto), self.session(candidate)
-        return compare_latency(before, after, next(iter(data.feeds(batch=1))), seconds=0.3)
+        return compare_latency(before, after, self.feed, seconds=0.3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,13 +141,40 @@ class Candidate:
     scratch: Scratch | None = None
 
 
+@dataclass(frozen=True)
+class TriedShape:
+    """A candidate that was made to choose the shape of the result, measured on the samples that chose.
+
+    Attributes:
+        shape: how it divides the budget between groups.
+        gone: the number of groups without a channel.
+        change: of the answers, as in the report.
+        distance: the same in a measure that tells more candidates apart, see ``Parity.distance``.
+    """
+
+    shape: str
+    gone: int
+    change: float
+    distance: float
+
+    @staticmethod
+    def of(shape: str, selection: Selection, parity: Parity) -> TriedShape:
+        gone = sum(not len(keep) for keep in selection.keep.values())
+        return TriedShape(shape, gone, parity.change, parity.distance)
+
+
 @dataclass(frozen=True, eq=False)
 class Sought:
-    """The result of a search: the share of MACs kept, and the change on the samples that chose it."""
+    """The result of a search: the share of MACs kept, and the change on the samples that chose it.
+
+    Attributes:
+        shapes: the shapes that were tried, the best first; empty where there was no choice.
+    """
 
     share: float
     candidate: Candidate
     parity: Parity
+    shapes: tuple[TriedShape, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -157,7 +196,7 @@ class Shortfall:
 
 
 @dataclass(frozen=True)
-class Recovered:
+class RecoveryFacts:
     """What came of teaching a candidate by the original.
 
     Attributes:
@@ -166,7 +205,7 @@ class Recovered:
             original's answers in units of their variance.
         steps: updates of the weights, those that found the learning rate included.
         learning_rate: relative to the size of each weight tensor.
-        stopped: why: ``time``, ``steps``, ``no better`` or ``interrupted``.
+        stopped: why: ``time``, ``steps``, ``no better``, ``interrupted``, ``too few inputs`` to hold any out.
         taught_on, held_out: numbers of samples.
     """
 
@@ -182,33 +221,56 @@ class Recovered:
 
 
 @dataclass(frozen=True, eq=False)
+class Choice:
+    """What a budget, a search or a plan chose, before it is made.
+
+    Attributes:
+        selection: what stays; of widths that a budget chose, which channels stay is chosen again on the way.
+        replay: whether that was chosen before, and is to be done again to the last bit.
+        fit_on: what the candidate is fitted to: ``all`` of the data; the ``rest`` that is left of it without
+            what judges, where the candidate is taught; or the ``part`` of the rest that a search keeps to.
+        sought: the result of the search, where no budget was given.
+        shapes: the shapes that were tried, the one that was taken first; empty where there was no choice. The
+            figures chose, so they flatter: the result's own change is measured on other samples.
+        predicted: under a latency budget the share of the input's time that the table predicts.
+        planned: whether a plan made it.
+    """
+
+    selection: Selection
+    holdout: Holdout
+    replay: bool = False
+    fit_on: str = "all"
+    sought: Sought | None = None
+    shapes: tuple[TriedShape, ...] = ()
+    predicted: float | None = None
+    planned: bool = False
+
+
+@dataclass(frozen=True, eq=False)
 class Decision:
-    """What goes, and the model without it.
+    """What was chosen, made.
 
     Attributes:
         candidate: what is written.
-        tried: what the change is measured with: the same widths, fitted to the holdout's part of the data.
-        sought: the result of the search, where no budget was given.
-        distrusted: groups that stay whole because their removal did not equal their mask.
-        planned: whether a plan made it.
-        predicted: under a latency budget the share of the input's time that the table predicts.
+        tried: what the change is measured with: the same widths, fitted to nothing that judges.
+        checked: what has to equal its masked reference: the candidate, before it was taught.
+        fit_on: what the candidate is fitted to, see ``Choice``.
+        recovery: what came of teaching, where that was asked for.
         shortfall: how far a budget was not used up, and why.
-        fit_on: ``all`` of the data; the ``rest`` that is left of it without what judges, where the candidate
-            is taught and not fitted again; or the ``part`` of the rest that a search keeps to.
-        recovered: what came of teaching, where that was asked for.
+        distrusted: groups that stay whole because their removal did not equal their mask.
+        unexplained: whether the candidate differs from its masked reference, and no group is to blame.
     """
 
+    choice: Choice
     candidate: Candidate
-    holdout: Holdout
     tried: Candidate
+    checked: Candidate
     unchanged: bool
-    sought: Sought | None = None
-    distrusted: tuple[str, ...] = ()
-    planned: bool = False
-    predicted: float | None = None
+    fit_on: str
+    recovery: RecoveryFacts | None = None
     shortfall: Shortfall | None = None
-    fit_on: str = "all"
-    recovered: Recovered | None = None
+    distrusted: tuple[str, ...] = ()
+    unexplained: bool = False
 
 
 @dataclass(frozen=True, eq=False)

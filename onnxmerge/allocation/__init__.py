@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Protocol
 
 from onnxmerge.allocation.alignment import Alignment
@@ -18,12 +19,16 @@ class Allocator(Protocol):
     """Chooses the channels of every group so that the budget is met.
 
     ``empties`` says whether it leaves groups without a channel where the budget's depth allows it.
+    ``shapes`` are variants, by name, that divide a kind of budget otherwise between groups: close on paper,
+    and far apart in fact. The usual one is the first.
 
     Raises:
         BudgetError: the budget cannot be met; the message says what is reachable.
     """
 
     empties: ClassVar[bool]
+
+    def shapes(self, kind: str) -> Mapping[str, Allocator]: ...
 
     def __call__(self, channels: Channels, scores: Scores, budget: Budget) -> Selection: ...
 

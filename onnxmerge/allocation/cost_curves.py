@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -21,6 +21,46 @@ _EXACT = 1e-12
 
 
 @dataclass(frozen=True)
+class Weighing:
+    """What the measured costs count where they are compared: other weights give widths of another shape.
+
+    A cost is the error of one consumer before later layers repair it. How much they repair is not known
+    beforehand: in a ResNet-20 and a ResNet-56, groups alone, between 75 and 99% of it, most of what the
+    first layers lose; of many groups together less.
+
+    Attributes:
+        gone: what doing without a group counts of its cost.
+        first: what costs count in the first layer; the last one's count whole, those between in proportion
+            to their place.
+        depth: whether groups may go.
+    """
+
+    gone: float = 1.0
+    first: float = 1.0
+    depth: bool = True
+
+
+# The shapes worth trying, the usual one first; chosen on training images. In time, a layer that is gone saves
+# more than its multiplications, and later layers repair more of it than of narrow groups. KL divergence of
+# the answers at 0.6 of the time, in this order: ResNet-56 0.057, 0.032, 0.078, 0.028; ResNet-20 0.46, 0.46,
+# 0.31, 0.55, and 1.76 without depth; MobileNetV2 at 0.8 0.09, 0.09, 0.6, 0.2, and 0.09 without depth.
+_IN_TIME = {
+    "mixed": Weighing(gone=0.7),
+    "first layers": Weighing(gone=0.7, first=0.3),
+    "more depth": Weighing(gone=0.3),
+    "more depth, first layers": Weighing(gone=0.4, first=0.1),
+    "no depth": Weighing(depth=False),
+}
+# At half the multiplications of a ResNet-56 the first two reach 0.022 and 0.019, at 0.6 of a ResNet-20's 0.20
+# and 0.19.
+_IN_SIZE = {
+    "mixed": Weighing(),
+    "first layers": Weighing(first=0.3),
+    "no depth": Weighing(depth=False),
+}
+
+
+@dataclass(frozen=True)
 class CostCurves:
     """Greedy descent along the convex hulls of the groups' cost curves.
 
@@ -31,20 +71,30 @@ class CostCurves:
     Attributes:
         alignment: the widths that groups may have; under a ``ratio`` nothing is aligned.
         stride: how much of the model's total is spent between two measurements of what steps save.
-        gone: what doing without a group counts of its cost, under a budget in time: later layers repair
-            more of that than of narrow groups. Chosen on training images.
+        weighing: what the costs count.
     """
 
     alignment: Alignment = field(default_factory=Alignment)
     stride: float = 0.005
-    gone: float = 0.7
+    weighing: Weighing = field(default_factory=Weighing)
     empties: ClassVar[bool] = True
+
+    def shapes(self, kind: str) -> dict[str, CostCurves]:
+        """The same with every weighing worth trying for a kind of budget, the usual one first."""
+        weighings = {"ratio": {"mixed": Weighing()}, "latency": _IN_TIME}.get(kind, _IN_SIZE)
+        return {name: replace(self, weighing=weighing) for name, weighing in weighings.items()}
 
     def __call__(self, channels: Channels, scores: Scores, budget: Budget) -> Selection:
         order = scores.best_first()
-        curves = {name: _curve(values, scores.curves.get(name)) for name, values in scores.values.items()}
-        if budget.kind == "latency":
-            curves = {name: np.append(self.gone * curve[0], curve[1:]) for name, curve in curves.items()}
+        weighing = self.weighing
+        if not weighing.depth:
+            budget = replace(budget, depth=None)
+        place = _places(channels) if weighing.first != 1.0 else {}
+        curves = {}
+        for name, values in scores.values.items():
+            curve = _curve(values, scores.curves.get(name))
+            weight = weighing.first + (1.0 - weighing.first) * place.get(name, 1.0)
+            curves[name] = weight * np.append(weighing.gone * curve[0], curve[1:])
         if budget.kind == "ratio":
             ladders = Alignment().ladders(channels)
             cost, goal = Cost.of_channels(ladders), 1 - budget.value
@@ -75,6 +125,18 @@ def with_none(ladders: Ladders, depth: Depth | None) -> Ladders:
     return {
         name: np.concatenate([[0], ladder]) if name in may_go else ladder for name, ladder in ladders.items()
     }
+
+
+def _places(channels: Channels) -> dict[str, float]:
+    """Where the last layer that reads a group stands among all layers, by name: above 0, and 1 at the end."""
+    readers = [(node.index, channels.of(contract.data)) for node, contract in channels.contracts()]
+    rank = {index: number for number, index in enumerate(sorted({index for index, _ in readers}), 1)}
+    found: dict[str, float] = {}
+    for index, read in readers:
+        for number in np.unique(channels.group_of[read]):
+            if number >= 0:
+                found[channels.groups[number].name] = rank[index] / len(rank)
+    return found
 
 
 class _Descent:

@@ -28,6 +28,10 @@ class Global:
     alignment: Alignment = field(default_factory=Alignment)
     empties: ClassVar[bool] = False
 
+    def shapes(self, kind: str) -> dict[str, Global]:
+        """One for every kind of budget."""
+        return {"global": self}
+
     def __call__(self, channels: Channels, scores: Scores, budget: Budget) -> Selection:
         levels, order = _levels(scores), scores.best_first()
         every = np.sort(np.concatenate([np.zeros(0, np.int64), *levels.values()]))

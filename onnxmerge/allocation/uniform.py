@@ -30,6 +30,10 @@ class Uniform:
     alignment: Alignment = field(default_factory=Alignment)
     empties: ClassVar[bool] = False
 
+    def shapes(self, kind: str) -> dict[str, Uniform]:
+        """One for every kind of budget."""
+        return {"uniform": self}
+
     def __call__(self, channels: Channels, scores: Scores, budget: Budget) -> Selection:
         order = scores.best_first()
         if budget.kind == "ratio":

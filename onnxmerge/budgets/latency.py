@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from onnxmerge.budgets.front import best_first
 from onnxmerge.candidates import Builder, Widths, priced_by_time
 from onnxmerge.data.holdout import Holdout
 from onnxmerge.errors import BudgetError
 from onnxmerge.plan import Scores, Selection
 from onnxmerge.progress import Progress
-from onnxmerge.study import Candidate, Study
+from onnxmerge.study import Candidate, Choice, Study
 
 # Widths that are tried, but for the smallest ones.
 ATTEMPTS = 5
@@ -21,6 +22,8 @@ ATTEMPTS = 5
 SESSIONS = 5
 # A measured share this close to the goal is not improved any more.
 CLOSE = 0.02
+# Shapes that are timed at most: each takes up to ``ATTEMPTS`` times ``SESSIONS`` sessions.
+TIMED = 2
 # The table is not taken to be wrong by more than this, whatever the clock says.
 MOST_WRONG = 0.25
 
@@ -48,23 +51,43 @@ class Timed:
         return float(np.clip(1.0, min(self.measured) / self.predicted, max(self.measured) / self.predicted))
 
 
-def within_latency(study: Study, scores: Scores, holdout: Holdout, goal: float) -> tuple[Selection, float]:
-    """The widest channels that run within a share of the input model's time on this machine.
+def within_latency(study: Study, scores: Scores, holdout: Holdout, goal: float) -> Choice:
+    """The channels that run within a share of the input model's time on this machine and answer best.
 
-    Returns:
-        The selection, and the share of the time that the latency table predicts for it.
+    By the table all shapes that are compared take the same time. What answers best is timed first, and the
+    others where it does not meet the goal.
 
     Raises:
-        BudgetError: the fastest widths take longer.
+        BudgetError: the fastest widths of every shape take longer.
     """
-    widths = priced_by_time(study, scores, holdout.fit)
+    priced = priced_by_time(study, scores)
+
+    def shaped(shape: str) -> Widths:
+        return replace(priced, shape=shape)
 
     def measured(candidate: Candidate) -> float:
         with study.clock("latency"):
-            return study.latency_in_new_sessions(candidate, study.samples.fit).ratio
+            return study.latency_in_new_sessions(candidate).ratio
 
-    found = nearest_to_goal(widths, Builder.of(study, holdout.fit), measured, goal, study.clock.step)
-    return found.selection, found.predicted
+    # Where the table says that the goal is out of reach, the clock has the last word.
+    aim = max(goal, priced.smallest)
+    found = best_first(study, holdout, "latency", lambda shape: shaped(shape).select(aim))
+    builder = Builder.of(study, holdout.fit)
+    tries, refused = [], []
+    for number, one in enumerate(found.shaped[:TIMED]):
+        try:
+            timed = nearest_to_goal(shaped(one.shape), builder, measured, goal, study.clock.step)
+        except BudgetError as error:
+            refused.append(error)
+            continue
+        tries.append((timed, number))
+        if timed.usual <= goal + CLOSE:
+            break
+    if not tries:
+        raise refused[0]
+    best, place = min(tries, key=lambda one: max(one[0].usual, goal + CLOSE))
+    taken, rest = found.tried[place : place + 1], (*found.tried[:place], *found.tried[place + 1 :])
+    return Choice(best.selection, holdout, shapes=(*taken, *rest), predicted=best.predicted)
 
 
 def nearest_to_goal(

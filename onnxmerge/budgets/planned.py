@@ -9,16 +9,19 @@ from typing import Any
 from onnxmerge.config import Config, Recovery
 from onnxmerge.errors import UsageError
 from onnxmerge.method import Method
-from onnxmerge.plan import Plan, Selection
-from onnxmerge.study import Study
+from onnxmerge.plan import Plan
+from onnxmerge.study import Choice, Study
 
-# What a plan records of a configuration: the methods, and every option that changes what they compute.
+# What a plan records of a configuration: the methods, and the options that change what they compute. The
+# data, and how they are read, are given again.
 _METHODS = ("criterion", "allocation", "compensation", "threshold", "trade_off", "patches")
 _RECORDED = (*_METHODS, "seed", "recover")
+# What a candidate may have been fitted to, see ``study.Choice``.
+FIT_ON = ("all", "rest", "part")
 
 
-def planned(study: Study, plan: Plan) -> Selection:
-    """The selection of a plan.
+def planned(study: Study, plan: Plan) -> Choice:
+    """What a plan says, to be made as it was made.
 
     Raises:
         UsageError: the plan belongs to another model, or keeps what this one does not have.
@@ -37,7 +40,10 @@ def planned(study: Study, plan: Plan) -> Selection:
             f"the plan keeps no channel of {', '.join(repr(name) for name in gone)}: something that stays "
             "needs them"
         )
-    return plan.selection
+    fit_on = plan.method.get("fit_on", "all")
+    if fit_on not in FIT_ON:
+        raise UsageError(f"this is not a plan: fit_on is one of {', '.join(FIT_ON)}, not {fit_on!r}")
+    return Choice(plan.selection, study.holdout(), replay=True, fit_on=str(fit_on), planned=True)
 
 
 def recorded(method: Method, config: Config) -> dict[str, object]:

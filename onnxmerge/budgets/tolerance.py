@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from onnxmerge.candidates import Builder, Widths
+from onnxmerge.budgets.front import in_order
+from onnxmerge.candidates import Builder, Widths, shapes
 from onnxmerge.data.holdout import Holdout
+from onnxmerge.errors import BudgetError
 from onnxmerge.plan import Scores, Selection
 from onnxmerge.progress import Clock
-from onnxmerge.study import Candidate, Sought, Study
+from onnxmerge.study import Candidate, Choice, Sought, Study, TriedShape
 from onnxmerge.validation import Parity
 
 # Candidates whose fit is cheap, and those that few samples make.
@@ -26,16 +28,24 @@ SHARE, FEWEST = 1 / 8, 16
 CLOSED = 0.02
 
 
-def within_tolerance(study: Study, scores: Scores, holdout: Holdout) -> Sought | None:
+def within_tolerance(study: Study, scores: Scores, holdout: Holdout) -> Choice:
     """The fewest MACs with which the answers to the samples that choose change within the tolerance.
 
-    Returns:
-        None where nothing can be removed.
+    Nothing is chosen where nothing can be removed.
     """
+    nothing = Choice(Selection({}), holdout)
     if not study.analysis.channels.groups:
-        return None
-    widths, builder = Widths(study, scores, "macs"), Builder.of(study, holdout.fit)
-    return search(widths, builder, lambda c: chosen_change(study, c, holdout), study.tolerance, study.clock)
+        return nothing
+    builder = Builder.of(study, holdout.fit)
+    usual, *others = (Widths(study, scores, "macs", shape=shape) for shape in shapes(study, "macs"))
+
+    def measure(candidate: Candidate) -> Parity:
+        return chosen_change(study, candidate, holdout)
+
+    sought = search(usual, builder, measure, study.tolerance, study.clock, others)
+    if sought is None:
+        return nothing
+    return Choice(sought.candidate.selection, holdout, sought=sought, shapes=sought.shapes)
 
 
 def chosen_change(study: Study, candidate: Candidate, holdout: Holdout) -> Parity:
@@ -50,12 +60,14 @@ def search(
     measure: Callable[[Candidate], Parity],
     tolerance: float,
     clock: Clock,
+    others: Sequence[Widths] = (),
 ) -> Sought | None:
     """The fewest MACs within the tolerance; None where nothing can be removed.
 
     Where candidates are fitted to many samples, bisection over candidates that are fitted to few of them
     comes first. Fewer samples make worse candidates, so what all samples make is tried from there on, at
-    the share where the ratio of the two says that the tolerance is reached.
+    the share where the ratio of the two says that the tolerance is reached. Of several shapes those few
+    samples choose one, at the share that they found for the usual one.
 
     The change is taken to grow as the share falls; where it does not, what is returned still is within
     the tolerance, for every candidate is measured.
@@ -64,6 +76,7 @@ def search(
         widths: selections by the share of the MACs that they keep.
         builder: on the data to fit; ``measure`` has others.
         measure: the change of a candidate on data that did not make it.
+        others: selections of other shapes.
     """
     smallest = widths.smallest
     if smallest >= 1.0:
@@ -78,16 +91,43 @@ def search(
         return confirmed.best
     # Progress counts samples: in units of what a screened candidate takes.
     each = round(len(builder.data) / few)
-    total = SCREENS + CONFIRMED * each
+    total = SCREENS + len(others) + CONFIRMED * each
     screened = _Bracket(widths, builder.with_samples(few), measure, tolerance, smallest)
     while not screened.closed and screened.made < SCREENS:
         with clock.portion("search", screened.made, screened.made + 1, total):
             screened.attempt((screened.low + screened.high) / 2)
+    tried = _shapes(screened, others, clock, total)
+    confirmed.widths = min(tried, key=lambda one: one[1].distance)[0] if tried else widths
     while not confirmed.closed and confirmed.made < CONFIRMED:
-        done = SCREENS + confirmed.made * each
+        done = SCREENS + len(others) + confirmed.made * each
         with clock.portion("search", done, done + each, total):
             confirmed.attempt(_promising(confirmed, screened))
-    return confirmed.best
+    if confirmed.best is None:
+        return None
+    return replace(confirmed.best, shapes=in_order([shape for _, shape in tried]))
+
+
+def _shapes(
+    screened: _Bracket, others: Sequence[Widths], clock: Clock, total: int
+) -> list[tuple[Widths, TriedShape]]:
+    """What few samples make of every shape, at the smallest share within the tolerance in the usual one."""
+    if screened.best is None or not others:
+        return []
+    usual, share = screened.best, screened.high
+    found = {_counts(usual.candidate.selection): (screened.widths, usual.candidate, usual.parity)}
+    for number, widths in enumerate(others):
+        try:
+            selection = widths.select(share)
+        except BudgetError:
+            continue
+        if _counts(selection) in found:
+            continue
+        with clock.portion("search", SCREENS + number, SCREENS + number + 1, total):
+            candidate = screened.builder.of_widths(selection)
+            found[_counts(selection)] = widths, candidate, screened.measure(candidate)
+    if len(found) == 1:
+        return []
+    return [(w, TriedShape.of(w.shape or "", c.selection, parity)) for w, c, parity in found.values()]
 
 
 @dataclass(eq=False)

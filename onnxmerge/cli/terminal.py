@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from onnxmerge.report import Inspection, Report, Sweep
-from onnxmerge.study import Recovered
+from onnxmerge.study import RecoveryFacts
 
 
 class Terminal:
@@ -110,7 +110,7 @@ class Terminal:
             self._err.print(f"onnxmerge: warning: {self._words(warning)}", markup=False)
 
 
-def recovery_line(found: Recovered) -> str:
+def recovery_line(found: RecoveryFacts) -> str:
     """What came of teaching, in a line."""
     how = f"{found.steps} steps in {found.seconds:.0f} s, rate {found.learning_rate:.2g}"
     if not found.taken:

@@ -47,16 +47,17 @@ def describe(study: Study, decision: Decision, proof: Proof) -> Report:
         input=source,
         output=output,
         unchanged=decision.unchanged,
-        parity=_parity(proof.parity, decision.holdout),
-        latency=LatencyFacts(**asdict(proof.latency), predicted_ratio=decision.predicted),
+        parity=_parity(proof.parity, decision.choice.holdout),
+        latency=LatencyFacts(**asdict(proof.latency), predicted_ratio=decision.choice.predicted),
         search=_search(study, decision),
         groups=_groups(study, decision),
         emptied=_emptied(study, decision),
+        shapes=decision.choice.shapes,
         frozen=study.explanation.frozen,
         reach=study.explanation.reach,
         calibration=_calibration(study),
         method=MethodFacts(method.criterion, method.allocation, method.compensation, method.why),
-        recovery=decision.recovered,
+        recovery=decision.recovery,
         config=study.config.as_dict(),
         warnings=tuple(warnings_of(study, decision, proof)),
         seconds=_seconds(study),
@@ -108,7 +109,7 @@ def _output(study: Study, decision: Decision, source: ModelFacts) -> ModelFacts:
 
 
 def _asked(study: Study, decision: Decision) -> Asked:
-    if decision.planned:
+    if decision.choice.planned:
         return Asked("plan", None)
     return Asked(*(study.config.budget or ("tolerance", study.tolerance)))
 
@@ -150,11 +151,11 @@ def _parity(parity: Parity, holdout: Holdout) -> ParityFacts:
 
 
 def _search(study: Study, decision: Decision) -> SearchFacts | None:
-    if study.config.budget is not None or decision.planned:
+    if study.config.budget is not None or decision.choice.planned:
         return None
-    if decision.sought is None:
+    if decision.choice.sought is None:
         return SearchFacts(1.0, 0.0, 0.0, study.samples.fit.source, 0)
-    share, parity = decision.sought.share, decision.sought.parity
+    share, parity = decision.choice.sought.share, decision.choice.sought.parity
     return SearchFacts(share, parity.change, parity.change_upper(CONFIDENCE), parity.source, parity.samples)
 
 

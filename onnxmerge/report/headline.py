@@ -51,7 +51,7 @@ def headline(study: Study, decision: Decision, proof: Proof) -> Headline:
 
 def _asked(study: Study, decision: Decision) -> str:
     config = study.config
-    if decision.planned:
+    if decision.choice.planned:
         return "As the plan says"
     match config.budget:
         case ("macs", value):
@@ -66,10 +66,10 @@ def _asked(study: Study, decision: Decision) -> str:
 
 
 def _answers(study: Study, decision: Decision, proof: Proof) -> str:
-    found = answers(proof.parity, decision.holdout)
-    if decision.holdout.basis == "made up":
+    found = answers(proof.parity, decision.choice.holdout)
+    if decision.choice.holdout.basis == "made up":
         return f"{_UNCHECKED} {found}"
-    if decision.holdout.basis != "photographs" or study.plausible is None:
+    if decision.choice.holdout.basis != "photographs" or study.plausible is None:
         return found
     if study.plausible.meaningful is False:
         return f"{_UNCHECKED} {found} The model makes nothing of photographs, so this proves nothing."

@@ -13,7 +13,7 @@ from typing import Any
 from onnxmerge.channels.explain import FrozenEntry, GroupEntry
 from onnxmerge.graph.output import atomic_write
 from onnxmerge.report.headline import Headline
-from onnxmerge.study import Recovered
+from onnxmerge.study import RecoveryFacts, TriedShape
 from onnxmerge.validation import Latency
 
 SCHEMA_VERSION = 1
@@ -197,6 +197,8 @@ class Report(Document):
         unchanged: whether the input model is the output.
         search: None where a budget or a plan was given.
         emptied: what left altogether, in a line; None where every group kept a channel.
+        shapes: how several ways to meet the budget did on the samples that chose among them, the one that was
+            taken first; empty where there was one.
         reach: share (0..1) of the multiplications that goes when every group keeps one channel.
         recovery: what came of teaching by the original; None where that was not asked for.
         config: all options.
@@ -215,11 +217,12 @@ class Report(Document):
     search: SearchFacts | None
     groups: tuple[GroupWidths, ...]
     emptied: str | None
+    shapes: tuple[TriedShape, ...]
     frozen: tuple[FrozenEntry, ...]
     reach: float
     calibration: CalibrationFacts
     method: MethodFacts
-    recovery: Recovered | None
+    recovery: RecoveryFacts | None
     config: Mapping[str, Any]
     warnings: tuple[str, ...]
     seconds: Mapping[str, float]

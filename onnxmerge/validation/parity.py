@@ -41,6 +41,11 @@ class OutputParity:
     judged: str
     sums: np.ndarray = field(repr=False, compare=False)
 
+    @property
+    def distance(self) -> float:
+        """`change` where it is continuous; of classes `relative_error`."""
+        return self.change if self.kind != "classes" or self.relative_error is None else self.relative_error
+
     def change_upper(self, confidence: float = 0.9) -> float:
         """The upper one-sided confidence bound of ``change``, samples being independent draws.
 
@@ -90,6 +95,15 @@ class Parity:
     notes: tuple[str, ...] = ()
     convention: str | None = None
     others: tuple[Parity, ...] = ()
+
+    @property
+    def distance(self) -> float:
+        """The change, for comparing candidates with one another on few samples.
+
+        Of answers and elements that are the same or not it takes a hundred samples to see one percent, so
+        there the numbers behind them count; the change itself is continuous for all other outputs.
+        """
+        return max((o.distance for o in self.outputs), default=0.0)
 
     def change_upper(self, confidence: float = 0.9) -> float:
         """The largest of the outputs' upper one-sided confidence bounds of their change."""
