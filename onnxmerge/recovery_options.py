@@ -6,8 +6,11 @@ import re
 from dataclasses import asdict, dataclass
 from math import isfinite
 
-from onnxmerge.arguments import flag, number, refused, whole
+from onnxmerge.arguments import flag, number, whole
+from onnxmerge.errors import UsageError
 
+# The part of the inputs that is held out to judge by, and the fewest samples.
+HELD_OUT, LEAST_HELD_OUT = 1 / 8, 32
 # Seconds in a unit of time as people write it.
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _TIME = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([smh])")
@@ -57,8 +60,11 @@ class Recovery:
         object.__setattr__(self, "augment", flag("augment", self.augment))
 
     @classmethod
-    def parse(cls, text: str) -> Recovery:
+    def parse(cls, text: str, name: str = "recover=") -> Recovery:
         """The bound as the command line takes it: ``2m``, ``90s`` or ``1h`` of time, or ``500`` steps.
+
+        Args:
+            name: of the option, for the message.
 
         Raises:
             UsageError: the text is neither.
@@ -68,7 +74,7 @@ class Recovery:
             return cls(seconds=float(timed[1]) * _UNITS[timed[2]])
         if text.strip().isdigit() and int(text) > 0:
             return cls(steps=int(text))
-        raise refused("recover", "a time such as 90s, 2m or 1h, or a number of steps", text)
+        raise UsageError(f"{name} is a time such as 90s, 2m or 1h, or a number of steps, not {text!r}")
 
     def as_dict(self) -> dict[str, object]:
         """All options as plain data, for the report."""

@@ -29,13 +29,11 @@ from onnxmerge.calibration.image_inputs import image_input
 from onnxmerge.clock import Clock
 from onnxmerge.config import Config
 from onnxmerge.preparation import prepare
-from onnxmerge.recovery_options import Recovery
+from onnxmerge.recovery_options import HELD_OUT, LEAST_HELD_OUT, Recovery
 from onnxmerge.runtime import Runtime
 from onnxmerge.train.recovery import Recovered, recover
 
 RESULTS = Path(__file__).parent / "results"
-# The part of the images that is held out, and the fewest.
-HELD_OUT, LEAST = 1 / 8, 32
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ def _inputs(row: Row, bench: Bench, draw: int, args: argparse.Namespace) -> tupl
         return prepared.data, prepared.evaluation
     name = onnx.load(bench.path, load_external_data=False).graph.input[0].name
     data = Dataset("training images", arrays={name: bench.draw(draw)})
-    return data.split(HELD_OUT, LEAST, seed=draw)
+    return data.split(HELD_OUT, LEAST_HELD_OUT, seed=draw)
 
 
 def _facts(found: Recovered) -> dict[str, object]:

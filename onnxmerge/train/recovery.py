@@ -55,6 +55,13 @@ _WARM_STEPS = 10
 # An error that is rounding; there is nothing to be learned from it.
 _NOTHING = 1e-9
 
+_ENDED = {
+    "steps": "the bound in steps",
+    "time": "the bound in time",
+    "no better": "want of progress",
+    "interrupted": "an interruption; the best so far is kept",
+}
+
 # Of the answers, and of the outputs, on the held-out samples; float64 [samples] each.
 Judged = tuple[Tensor, Tensor]
 
@@ -84,6 +91,15 @@ class Recovered:
     learning_rate: float
     stopped: str
     trials: tuple[tuple[float, float], ...] = ()
+
+    def summary(self) -> str:
+        """One line for a person."""
+        kept = "taken" if self.taken else "not taken: no better than by chance"
+        return (
+            f"recovery: held-out error {self.error_before:.4g} > {self.error_after:.4g}, {kept} "
+            f"({self.steps} steps, {self.seconds:.0f} s, learning rate {self.learning_rate:g}, "
+            f"ended by {_ENDED[self.stopped]})"
+        )
 
 
 def recover(

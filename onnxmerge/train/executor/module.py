@@ -54,16 +54,15 @@ class Step(nn.Module):
         self.attributes = dict(node.attrs)
         self.opset = opset
         self.inputs = [x.name for x in node.inputs]
+        self.slots = [
+            "" if constant_tensor(x) is None else f"constant_{i}" for i, x in enumerate(node.inputs)
+        ]
         self.outputs = [y.name for y in node.outputs]
 
     def forward(self, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         operands = [
-            getattr(self, f"constant_{i}")
-            if hasattr(self, f"constant_{i}")
-            else values[name]
-            if name
-            else None
-            for i, name in enumerate(self.inputs)
+            getattr(self, slot) if slot else values[name] if name else None
+            for name, slot in zip(self.inputs, self.slots, strict=True)
         ]
         call = Call(self.attributes, self.opset, len(self.outputs), self.training and self.batch_statistics)
         result = self.function(call, *operands)
@@ -128,7 +127,10 @@ class OnnxModule(nn.Module):
         lost = set(self._outputs) - {*self.made, *self._constants}
         if lost:
             raise ModelError(f"the graph computes no tensor named '{min(lost)}'")
-        self._last_use = {name: i for i, step in enumerate(self._steps) for name in step.inputs}
+        last_use = {name: i for i, step in enumerate(self._steps) for name in step.inputs}
+        self._done_with: list[list[str]] = [[] for _ in self._steps]
+        for name, i in last_use.items():
+            self._done_with[i].append(name)
         self._biased = _biases(self._steps)
 
     def _register(self, node: gs.Node, step: Step, made: dict[str, Tensor]) -> None:
@@ -139,7 +141,7 @@ class OnnxModule(nn.Module):
             if x.name not in made:
                 values = _tensor(x)
                 made[x.name] = nn.Parameter(values) if _is_weight(node, i, values) else values
-            value, slot = made[x.name], f"constant_{i}"
+            value, slot = made[x.name], step.slots[i]
             if isinstance(value, nn.Parameter):
                 step.register_parameter(slot, value)
             elif value.is_floating_point():
@@ -169,8 +171,8 @@ class OnnxModule(nn.Module):
                 done.add(biased)
             else:
                 values.update(zip(step.outputs, step(values), strict=False))
-            for name in set(step.inputs):
-                if self._last_use[name] == i and name not in wanted:
+            for name in self._done_with[i]:
+                if name not in wanted:
                     values.pop(name, None)
         return [values[name] for name in names]
 
