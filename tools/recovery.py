@@ -150,7 +150,7 @@ OTHERS = (
     Other("digits", "digits.onnx"),
     Other("OCR", "corpus/DefTruth+lite.ai.toolkit__chinese_ocr_angle_net.onnx"),
     Other("detector", "corpus/dog-qiuqiu+FastestDet__FastestDet.onnx"),
-    Other("audio", "corpus/breizhn+DTLN__model_1.onnx"),
+    Other("audio", "corpus/dscripka+openWakeWord__embedding_model.onnx"),
     Other("policy", "corpus/vivenkumarXR+Unity-ML-Agent__3DBall.onnx"),
     Other(
         "transformer", "corpus/NeuralNetworkVerification+Marabou__self-attention-mnist-pgd-medium-sim.onnx"
