@@ -81,8 +81,11 @@ class Recovery:
         object.__setattr__(self, "augment", flag("augment", self.augment))
 
     @classmethod
-    def parse(cls, text: str) -> Recovery:
+    def parse(cls, text: str, name: str = "recover=") -> Recovery:
         """The bound as the command line takes it: ``2m``, ``90s`` or ``1h`` of time, or ``500`` steps.
+
+        Args:
+            name: of the option, for the message.
 
         Raises:
             UsageError: the text is neither.
@@ -92,7 +95,7 @@ class Recovery:
             return cls(seconds=float(timed[1]) * _UNITS[timed[2]])
         if text.strip().isdigit() and int(text) > 0:
             return cls(steps=int(text))
-        raise refused("recover", "a time such as 90s, 2m or 1h, or a number of steps", text)
+        raise UsageError(f"{name} is a time such as 90s, 2m or 1h, or a number of steps, not {text!r}")
 
     def as_dict(self) -> dict[str, object]:
         """All options as plain data, for the report."""

@@ -7,15 +7,12 @@ from importlib import import_module
 from math import nan
 from typing import Any
 
-from onnxmerge.data.holdout import Holdout
+from onnxmerge.data.holdout import CHECKING, Holdout
 from onnxmerge.errors import UsageError
 from onnxmerge.study import Candidate, RecoveryFacts, Study
 
 # Without a bound, teaching takes so many times as long as the rest of the run, and at most so long.
 RECOVERY_TIMES, MOST_RECOVERY_SECONDS = 5.0, 600.0
-# Of the samples that may be learned from, those that decide what is learned: the share, the fewest, and the
-# largest share.
-CHECKED = (0.15, 32, 0.25)
 
 
 def taught(
@@ -31,7 +28,7 @@ def taught(
     """
     recovery = study.config.recovery
     assert recovery is not None, "nobody asked for it"
-    teach, held_out = holdout.fit.split(*CHECKED, seed=study.config.seed)
+    teach, held_out = holdout.fit.split(*CHECKING, seed=study.config.seed)
     if held_out is teach:
         return student, RecoveryFacts(False, nan, nan, 0, 0.0, nan, "too few inputs", len(teach), 0)
     if recovery.steps is None and recovery.seconds is None:

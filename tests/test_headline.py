@@ -16,7 +16,7 @@ from onnxmerge.cli import main
 from onnxmerge.config import Config
 from onnxmerge.data.generic.photographs import generic_images
 from onnxmerge.errors import ToleranceExceeded
-from onnxmerge.pipeline import analysed, decided
+from onnxmerge.pipeline import analysed, chosen, made
 from onnxmerge.progress import Clock
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -40,7 +40,7 @@ def fitted():
 def test_what_the_change_is_measured_on_was_held_out(count, held):
     images = digits()[:count]
     study = analysed(DIGITS, images, None, Config(macs=0.5, samples=count), Clock())
-    holdout = decided(study).holdout
+    holdout = made(study, chosen(study)).choice.holdout
     assert (holdout.basis, len(holdout.judged), len(holdout.fit)) == ("held out", held, count - held)
     rows = [
         {row.tobytes() for feed in part.feeds() for row in feed["image"]}
@@ -52,7 +52,7 @@ def test_what_the_change_is_measured_on_was_held_out(count, held):
 
 def test_the_model_that_is_written_is_fitted_to_all_of_the_data():
     study = analysed(DIGITS, digits(), None, Config(macs=0.5), Clock())
-    decision = decided(study)
+    decision = made(study, chosen(study))
     widths = [
         {name: len(keep) for name, keep in c.selection.keep.items()}
         for c in (decision.tried, decision.candidate)

@@ -136,11 +136,12 @@ def test_a_mixture_is_fitted_for_both_and_judged_by_the_worse():
 
         from onnxmerge.config import Config
         from onnxmerge.data.holdout import Samples
-        from onnxmerge.pipeline import analysed, decided
+        from onnxmerge.pipeline import analysed
         from onnxmerge.progress import Clock
 
         study = analysed(model, small, None, Config(macs=0.6, align=1, threads=1), Clock())
-        return decided(replace(study, samples=Samples(data, "given", data, True))).candidate
+        study = replace(study, samples=Samples(data, "given", data, True))
+        return made(study, chosen(study)).candidate
 
     mixed = fitted(mixture([part("small", small), part("large", 300 * small)]))
     pooled = fitted(Dataset("both", arrays={"x": np.concatenate([small, 300 * small])}))

@@ -16,7 +16,7 @@ from onnxmerge.channels.groups import find_channels
 from onnxmerge.config import Config
 from onnxmerge.errors import BudgetError, CalibrationError, UsageError
 from onnxmerge.graph.view import GraphView
-from onnxmerge.pipeline import analysed, decided
+from onnxmerge.pipeline import analysed, chosen, made
 from onnxmerge.plan import Plan
 from onnxmerge.progress import Clock
 from onnxmerge.runtime import Runtime
@@ -54,7 +54,7 @@ def relative(a: np.ndarray, b: np.ndarray) -> float:
 def test_pruned_equals_masked_on_trained_models(name, compensation):
     config = Config(ratio=0.25, compensation=compensation, criterion="l1", samples=2, device="cpu")
     study = analysed(SHARED_MODELS / f"{name}.onnx", None, None, config, Clock())
-    candidate = decided(study).candidate
+    candidate = made(study, chosen(study)).candidate
     assert study.analysis.removed(candidate.selection).any()
     masked = rewrite.masked(study.analysis, candidate.selection, candidate.folds)
     feed = next(iter(study.samples.fit.feeds()))
@@ -265,7 +265,7 @@ def test_analysis_finds_the_same_groups_again():
     """Analysing the pruned model gives the widths that were planned: nothing was cut halfway."""
     config = Config(ratio=0.5, samples=1, **FAST)
     study = analysed(SHARED_MODELS / "resnet56_bn.onnx", None, None, config, Clock())
-    candidate = decided(study).candidate
+    candidate = made(study, chosen(study)).candidate
     again = analysed(candidate.model, None, None, Config(samples=1), Clock()).analysis.channels
     planned = {name: len(keep) for name, keep in candidate.selection.keep.items()}
     assert {group.name: len(group) for group in again.groups} == planned

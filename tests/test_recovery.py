@@ -15,7 +15,7 @@ from onnxmerge.config import Recovery  # noqa: E402
 from onnxmerge.data import Dataset  # noqa: E402
 from onnxmerge.errors import ModelError, UsageError  # noqa: E402
 from onnxmerge.train.augmentation import VERSIONS, Augmentation  # noqa: E402
-from onnxmerge.train.executor import OnnxModule  # noqa: E402
+from onnxmerge.train.executor import FUNCTIONS, OnnxModule  # noqa: E402
 from onnxmerge.train.lessons import Lessons  # noqa: E402
 from onnxmerge.train.recovery import Recovered, recover  # noqa: E402
 from onnxmerge.train.samples import Samples  # noqa: E402
@@ -226,6 +226,12 @@ def test_operators_that_are_missing_are_named():
     teacher = support.model(text)
     with pytest.raises(ModelError, match="Det, NonMaxSuppression are not covered"):
         recover(teacher, narrow(teacher), table(16, 0), table(16, 1), STEPS)
+
+
+def test_an_operator_that_torch_computes_otherwise_is_noticed(monkeypatch):
+    monkeypatch.setitem(FUNCTIONS, "Relu", lambda call, x: x)
+    with pytest.raises(ModelError, match="torch computes 'y' differently"):
+        taught(TABLE, table(16, 0), table(16, 1))
 
 
 def test_outputs_are_matched_where_they_say_most():

@@ -2,11 +2,14 @@
 
     python tools/recovery.py --shared ../shared --draws 1 --steps 300
     python tools/recovery.py --models resnet20_bn --split train
+    python tools/recovery.py --others --steps 150
 
 A draw's images are cut in two, by seed: the smaller part is held out of everything, calibration included, and
 recovery is judged by it. Accuracy is that of the test images, which nothing else looks at; with ``--split
 train`` it is that of training images that no draw uses: settings are chosen there. Every run is kept in
-``results/recovery.jsonl``, and the table is made of all that are there.
+``results/recovery.jsonl``, and the table is made of all that are there. ``--others`` takes models of other
+kinds instead, on generic photographs or made-up inputs, and measures how far their answers are from the
+original's on inputs that neither calibration nor recovery saw.
 """
 
 from __future__ import annotations
@@ -26,15 +29,15 @@ from accuracy import Bench, load_bench
 import onnxmerge
 from onnxmerge.config import Config, Recovery
 from onnxmerge.data import Dataset
+from onnxmerge.data.holdout import CHECKING
 from onnxmerge.data.image_inputs import image_input
 from onnxmerge.pipeline import analysed
 from onnxmerge.progress import Clock
 from onnxmerge.runtime import Runtime
 from onnxmerge.train.recovery import Recovered, recover
+from onnxmerge.validation import compare
 
 RESULTS = Path(__file__).parent / "results"
-# The part of the images that is held out, and the fewest.
-HELD_OUT, LEAST = 1 / 8, 32
 
 
 @dataclass(frozen=True)
@@ -123,12 +126,127 @@ def _inputs(row: Row, bench: Bench, draw: int, args: argparse.Namespace) -> tupl
         return samples.fit, samples.evaluation
     name = onnx.load(bench.path, load_external_data=False).graph.input[0].name
     data = Dataset("training images", arrays={name: bench.draw(draw)})
-    return data.split(HELD_OUT, LEAST, seed=draw)
+    return data.split(*CHECKING, seed=draw)
 
 
 def _facts(found: Recovered) -> dict[str, object]:
     names = ("taken", "error_before", "error_after", "steps", "learning_rate", "stopped", "trials")
     return {name: getattr(found, name) for name in names}
+
+
+@dataclass(frozen=True)
+class Other:
+    """A model without labelled data here, by its path in the shared folder or the repository's ``models``."""
+
+    kind: str
+    path: str
+
+    @property
+    def key(self) -> str:
+        return Path(self.path).stem
+
+
+OTHERS = (
+    Other("digits", "digits.onnx"),
+    Other("OCR", "corpus/DefTruth+lite.ai.toolkit__chinese_ocr_angle_net.onnx"),
+    Other("detector", "corpus/dog-qiuqiu+FastestDet__FastestDet.onnx"),
+    Other("audio", "corpus/dscripka+openWakeWord__embedding_model.onnx"),
+    Other("policy", "corpus/vivenkumarXR+Unity-ML-Agent__3DBall.onnx"),
+    Other(
+        "transformer", "corpus/NeuralNetworkVerification+Marabou__self-attention-mnist-pgd-medium-sim.onnx"
+    ),
+)
+
+
+def run_other(other: Other, draw: int, args: argparse.Namespace) -> dict[str, object]:
+    """Relative errors |y' - y| / |y| of all outputs, before and after, on inputs of another seed."""
+    own = Path(__file__).resolve().parents[1] / "models" / other.path
+    path = own if own.exists() else args.shared / other.path
+    given = np.load(own.with_name("digits_calib.npz")) if own.exists() else None
+    parts = None if given is None else _thirds({name: given[name] for name in given.files}, draw)
+    config = Config(seed=draw, threads=args.threads, device="cpu")
+    study = analysed(path, None if parts is None else parts[0], None, config, Clock())
+    samples = study.samples
+    again = Config(seed=draw + 100, threads=args.threads, device="cpu")
+    fit, held_out, unseen = (
+        (samples.fit, samples.evaluation, analysed(path, None, None, again, Clock()).samples.evaluation)
+        if parts is None
+        else (Dataset("digits", arrays=part) for part in parts)
+    )
+    student = onnxmerge.optimize(
+        path,
+        calibration=None if parts is None else parts[0],
+        macs=0.7,
+        seed=draw,
+        threads=args.threads,
+        device="cpu",
+        tolerance=math.inf,
+    ).model
+    teacher = onnx.load(path)
+    image = image_input(teacher, study.source.session.inputs)
+    found = recover(
+        teacher,
+        student,
+        fit,
+        held_out,
+        Recovery(steps=args.steps, seconds=args.seconds, batch=args.batch),
+        images={} if image is None else {image.name: image.layout},
+        threads=args.threads,
+        seed=draw,
+    )
+    runtime = Runtime.create("cpu", args.threads)
+    change = [
+        compare(
+            (runtime.session(teacher).run(feed) for feed in unseen.feeds()),
+            (runtime.session(model).run(feed) for feed in unseen.feeds()),
+            study.source.kinds,
+        )
+        for model in (student, found.model)
+    ]
+    return {
+        "row": f"other {other.key}",
+        "draw": draw,
+        "split": "unseen",
+        "samples": len(fit),
+        "data": unseen.source,
+        "without": change[0].relative_error,
+        "with": change[1].relative_error,
+        "changed": [one.change for one in change],
+        "minutes": found.seconds / 60,
+        **_facts(found),
+    }
+
+
+def _thirds(arrays: dict[str, np.ndarray], seed: int) -> list[dict[str, np.ndarray]]:
+    """Inputs to learn from (most of them), to be judged by, and to be measured on."""
+    count = len(next(iter(arrays.values())))
+    order = np.random.default_rng(seed).permutation(count)
+    cuts = np.split(order, [count * 6 // 10, count * 8 // 10])
+    return [{name: a[np.sort(rows)] for name, a in arrays.items()} for rows in cuts]
+
+
+def others_table(runs: list[dict]) -> str:
+    """The lines of the table of other kinds."""
+    newest = {(one["row"], one["draw"]): one for one in runs if one["split"] == "unseen"}
+    lines = [
+        "| kind | model | inputs | error without | with | held-out error | taken | steps | minutes |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for other in OTHERS:
+        for one in (v for (row, _), v in sorted(newest.items()) if row == f"other {other.key}"):
+            cells = (
+                other.kind,
+                other.key,
+                f"{one['samples']}, {one['data']}",
+                f"{one['without']:.4f}",
+                f"{one['with']:.4f}",
+                f"{one['error_before']:.5f} > {one['error_after']:.5f}",
+                "yes" if one["taken"] else "no",
+                str(one["steps"]),
+                f"{one['minutes']:.1f}",
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def table(runs: list[dict], split: str) -> str:
@@ -181,6 +299,7 @@ def main() -> None:
     parser.add_argument("--shares", nargs="*", type=float)
     parser.add_argument("--data", nargs="*", choices=("given", "none"), default=("given", "none"))
     parser.add_argument("--draws", nargs="*", type=int, default=(0,), help="their numbers")
+    parser.add_argument("--others", action="store_true", help="models of other kinds")
     parser.add_argument("--split", choices=("test", "train"), default="test")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--seconds", type=float)
@@ -188,16 +307,26 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     kept = RESULTS / "recovery.jsonl"
+
+    def keep(done: dict) -> None:
+        with kept.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(done) + "\n")
+        print(json.dumps(done), flush=True)
+
     for draw in args.draws:
+        for other in OTHERS if args.others else ():
+            if args.models is None or other.kind in args.models:
+                keep(run_other(other, draw, args))
+        if args.others:
+            continue
         for row in ROWS:
             wanted = (args.models is None or row.model in args.models) and row.budget in args.budgets
             if not wanted or row.data not in args.data or (args.shares and row.share not in args.shares):
                 continue
-            done = run(row, load_bench(args.shared, row.model, args.split), draw, args)
-            with kept.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(done) + "\n")
-            print(json.dumps(done), flush=True)
-    print(table([json.loads(line) for line in kept.read_text().splitlines()], args.split))
+            keep(run(row, load_bench(args.shared, row.model, args.split), draw, args))
+    runs = [json.loads(line) for line in kept.read_text().splitlines()]
+    print(table(runs, args.split))
+    print(others_table(runs))
 
 
 if __name__ == "__main__":

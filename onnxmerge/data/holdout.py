@@ -10,6 +10,8 @@ from onnxmerge.data.dataset import Dataset
 # samples, the fewest, and the largest share.
 JUDGED = (0.1, 32, 0.25)
 CHOOSING = (0.25, 64, 0.5)
+# The same of what a model is taught on: what decides what is learned.
+CHECKING = (1 / 8, 32, 0.25)
 
 
 @dataclass(frozen=True, eq=False)

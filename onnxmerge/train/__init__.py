@@ -7,7 +7,6 @@ core's channel analysis finds it, so that what is learned can be cut out of the 
 from onnxmerge.train.batches import Batches, shift_and_flip
 from onnxmerge.train.channel_masks import ChannelMasks, wrap
 from onnxmerge.train.checkpoint import load_checkpoint, save_checkpoint
-from onnxmerge.train.distill import Distillation, distill
 from onnxmerge.train.estimators import LeakyRelu, Linear, Softplus
 from onnxmerge.train.executor import OnnxModule
 from onnxmerge.train.exporting import to_onnx
@@ -16,6 +15,7 @@ from onnxmerge.train.loop import accuracy, fit
 from onnxmerge.train.methods import HardConcrete, HardStep
 from onnxmerge.train.no_masks import NoMasks
 from onnxmerge.train.processes import Processes
+from onnxmerge.train.recovery import Recovered, recover
 from onnxmerge.train.shrink import Shrunk, shrink
 from onnxmerge.train.trainer import Learning, Trainer
 from onnxmerge.train.weight_masks import WeightMasks, wrap_weights
@@ -23,7 +23,6 @@ from onnxmerge.train.weight_masks import WeightMasks, wrap_weights
 __all__ = [
     "Batches",
     "ChannelMasks",
-    "Distillation",
     "HardConcrete",
     "HardStep",
     "LeakyRelu",
@@ -33,14 +32,15 @@ __all__ = [
     "NoMasks",
     "OnnxModule",
     "Processes",
+    "Recovered",
     "Shrunk",
     "Softplus",
     "Trainer",
     "WeightMasks",
     "accuracy",
-    "distill",
     "fit",
     "load_checkpoint",
+    "recover",
     "save_checkpoint",
     "shift_and_flip",
     "shrink",

@@ -1,4 +1,4 @@
-"""``python -m onnxmerge.train``: run a training script, or teach a smaller ONNX model by distillation."""
+"""``python -m onnxmerge.train``: run a training script, or teach a smaller ONNX model by the original."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ import argparse
 import runpy
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from onnxmerge.errors import CalibrationError, OnnxMergeError
-from onnxmerge.graph import save
-from onnxmerge.train.batches import Batches, shift_and_flip
-from onnxmerge.train.distill import Distillation, distill
+from onnxmerge.config import Recovery
+from onnxmerge.data import read_calibration
+from onnxmerge.data.holdout import CHECKING
+from onnxmerge.data.image_inputs import image_input
+from onnxmerge.errors import OnnxMergeError
+from onnxmerge.graph import load, save
+from onnxmerge.runtime import Runtime
 from onnxmerge.train.processes import Processes
+from onnxmerge.train.recovery import recover
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser = argparse.ArgumentParser(
         prog="python -m onnxmerge.train",
-        description="Learned masks and distillation. Under torchrun, all processes train together.",
+        description="Learned masks and distillation. Under torchrun all processes train one script together.",
     )
     verbs = parser.add_subparsers(required=True, metavar="run|distill")
 
@@ -60,18 +65,17 @@ def _parser() -> argparse.ArgumentParser:
     teach.add_argument("teacher", help="the original model")
     teach.add_argument("student", help="the smaller model")
     teach.add_argument("output", help="where the taught model is written")
-    teach.add_argument("--data", required=True, help="inputs, .npy or .npz with one array, samples first")
-    teach.add_argument("--steps", type=int, default=Distillation.steps, help="updates of the weights")
-    teach.add_argument("--batch", type=int, default=64, help="samples in a batch")
+    teach.add_argument("--data", required=True, help="inputs, of any kind that onnxmerge --calib takes")
     teach.add_argument(
-        "--lr",
-        type=float,
-        default=Distillation.lr,
-        help="largest learning rate (Adam, cosine)",
+        "--held-out",
+        help="inputs that nothing was fitted to; they judge. Without them an eighth of the data does, which "
+        "says little where the student was made with the same data",
     )
-    teach.add_argument("--outputs-only", action="store_true", help="do not match residual sums")
-    teach.add_argument("--augment", action="store_true", help="shift and mirror images")
-    teach.add_argument("--checkpoint", help="written on the way; where it exists, the run goes on from it")
+    teach.add_argument("--bound", default="10m", help="time (90s, 2m, 1h), or a number of steps")
+    teach.add_argument("--batch", type=int, default=Recovery.batch, help="samples in a step")
+    teach.add_argument("--rate", type=float, help="learning rate, relative; without it trials find one")
+    teach.add_argument("--outputs-only", action="store_true", help="do not match what is inside")
+    teach.add_argument("--no-augment", action="store_true", help="neither shift nor mirror images")
     teach.set_defaults(action=_distill)
     return parser
 
@@ -83,35 +87,34 @@ def _run(options: argparse.Namespace, processes: Processes) -> None:
 
 
 def _distill(options: argparse.Namespace, processes: Processes) -> None:
-    augment = shift_and_flip() if options.augment else None
-    model = distill(
-        options.teacher,
-        options.student,
-        Batches((_inputs(options.data),), options.batch, options.seed, augment),
-        Distillation(steps=options.steps, lr=options.lr, features=not options.outputs_only),
-        processes=processes,
-        checkpoint=options.checkpoint,
-        quiet=False,
+    teacher, student = (load(path).proto for path in (options.teacher, options.student))
+    inputs = Runtime.create("cpu", 1).session(teacher).inputs
+    data = read_calibration(options.data, inputs, None, None, options.seed)
+    if options.held_out is None:
+        fit, held_out = data.split(*CHECKING, seed=options.seed)
+    else:
+        fit, held_out = data, read_calibration(options.held_out, inputs, None, None, options.seed)
+    image = image_input(teacher, inputs)
+    found = recover(
+        teacher,
+        student,
+        fit,
+        held_out,
+        replace(
+            Recovery.parse(options.bound, "--bound"),
+            batch=options.batch,
+            rate=options.rate,
+            augment=not options.no_augment,
+            inner=0.0 if options.outputs_only else Recovery.inner,
+        ),
+        images={} if image is None else {image.name: image.layout},
+        threads=options.threads or None,
+        seed=options.seed,
+        device=processes.device.type,
     )
     if processes.rank == 0:
-        save(model, options.output)
-
-
-def _inputs(path: str) -> torch.Tensor:
-    """The only array of a file.
-
-    Raises:
-        CalibrationError: the file is no array file, or has several.
-    """
-    try:
-        stored = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise CalibrationError(f"cannot read {path}: {error}") from error
-    if isinstance(stored, np.ndarray):
-        return torch.from_numpy(stored)
-    if len(stored.files) != 1:
-        raise CalibrationError(f"{path} holds {len(stored.files)} arrays: give a file with the inputs alone")
-    return torch.from_numpy(stored[stored.files[0]])
+        save(found.model, options.output)
+        print(found.summary())
 
 
 if __name__ == "__main__":

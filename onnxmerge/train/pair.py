@@ -12,12 +12,15 @@ import torch
 from onnxmerge.data import Dataset
 from onnxmerge.data.batching import open_batch
 from onnxmerge.errors import ModelError
+from onnxmerge.runtime import Runtime
 from onnxmerge.train.executor import OnnxModule
 from onnxmerge.train.samples import Feed, Samples
 from onnxmerge.train.targets import Targets, find_targets
 
 # What the tensors of one feed may take, in bytes: all are kept for the way back.
 _MOST_BYTES = 1 << 30
+# How far torch's answers may be from onnxruntime's, as a share: more than rounding is an operator misread.
+_ALIKE = 0.02
 # How far a batch may be from its samples one by one, as a share.
 _SAME = 1e-3
 
@@ -61,14 +64,20 @@ def paired(
     A batch of 1 that the files fix is opened where that changes nothing.
 
     Raises:
-        ModelError: an operator is not covered, or the two do not belong together.
+        ModelError: an operator is not covered, or answers differently than in onnxruntime; or the two do not
+            belong together.
     """
     files = [teacher, student]
     modules = [_module(proto, device) for proto in files]
     samples = Samples(fit, device)
     rows = samples.pieces(1)[0]
     first = samples.feed(rows)
-    targets = find_targets(modules[0], modules[1], first)
+    try:
+        targets = find_targets(modules[0], modules[1], first)
+    except (RuntimeError, IndexError, TypeError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise ModelError(f"the model cannot be trained: torch does not run it: {line}") from error
+    _check_answers(teacher, modules[0], first, targets.outputs)
     if fit.batch == 1 and fit.arrays is not None and not fit.shared and len(fit) > 1:
         free = [open_batch(_stored(proto)) for proto in files]
         singles = [samples.feed(np.array([row])) for row in (0, 1)]
@@ -98,6 +107,18 @@ def _module(proto: onnx.ModelProto, device: torch.device, names: Sequence[str] |
     """In evaluation mode, images' channels last in memory: convolutions are faster so, on CPUs too."""
     module = OnnxModule(proto, names, batch_statistics=False).eval().to(device)
     return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack it
+
+
+@torch.no_grad()
+def _check_answers(proto: onnx.ModelProto, module: OnnxModule, feed: Feed, names: Sequence[str]) -> None:
+    """Whatever is judged here is judged by what torch computes: it has to be what the file says."""
+    expected = (
+        Runtime.create("cpu", 1).session(proto).run({n: v.cpu().numpy() for n, v in feed.items()}, names)
+    )
+    for name, found in zip(names, module.run(feed, names), strict=True):
+        a, b = np.nan_to_num(expected[name]), np.nan_to_num(found.cpu().numpy())
+        if a.shape != b.shape or not np.linalg.norm(a - b) <= _ALIKE * np.linalg.norm(a) + 1e-6:
+            raise ModelError(f"the model cannot be trained: torch computes '{name}' differently")
 
 
 def _stored(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -12,10 +12,13 @@ gained 0.008 and at 0.003 0.010, but runs of 300 steps 0.045 and 0.032 (held-out
 0.13 before). Every trial ends with a rate of zero. The run goes on from the best weights so far, its rate
 falling to zero along a cosine over the steps or the time there is.
 
-Models are executed node by node (``train.executor``) and not by way of onnx2torch: that converts a file into
-a torch module one way only, without the names by which weights go back into the file, covers fewer operators
-and opset versions than the corpus we test with has, and bakes in what BatchNormalization does in training. A
-step costs the same: nearly all of it is spent in the same kernels.
+Models are executed node by node (``train.executor``) and not by way of onnx2torch, whose converters (read in
+its repository, not run) copy weights into torch.nn modules: the way back into the file by name is lost, a
+weight that two nodes share becomes two, stored operands of sums and products become buffers that nothing
+trains, BatchNormalization before opset 9 and several operators of real files (ScatterElements, OneHot,
+RandomNormalLike, Upsample) have no converter, and inner tensors need hooks. Speed would be no reason, either:
+a step forth and back through the executor took 1.03 times that of the same ResNet-56 in torch.nn, and 1.12
+times that of a small transformer (median of processor time, taking turns, batches of 32, one thread).
 """
 
 from __future__ import annotations
@@ -56,6 +59,13 @@ _WARM_STEPS = 10
 # An error that is rounding; there is nothing to be learned from it.
 _NOTHING = 1e-9
 
+_ENDED = {
+    "steps": "the bound in steps",
+    "time": "the bound in time",
+    "no better": "want of progress",
+    "interrupted": "an interruption; the best so far is kept",
+}
+
 # Of the answers, and of the outputs, on the held-out samples; float64 [samples] each.
 Judged = tuple[Tensor, Tensor]
 
@@ -90,6 +100,15 @@ class Recovered:
     learning_rate: float
     stopped: str
     trials: tuple[tuple[float, float], ...] = ()
+
+    def summary(self) -> str:
+        """One line for a person."""
+        kept = "taken" if self.taken else "not taken: no better than by chance"
+        return (
+            f"recovery: held-out error {self.error_before:.4g} > {self.error_after:.4g}, {kept} "
+            f"({self.steps} steps, {self.seconds:.0f} s, learning rate {self.learning_rate:g}, "
+            f"ended by {_ENDED[self.stopped]})"
+        )
 
 
 def recover(
@@ -129,13 +148,15 @@ def recover(
     options = options or Recovery()
     if options.steps is None and options.seconds is None:
         options = replace(options, seconds=600.0)
+    bound = Bound(options.steps, options.seconds, progress)
     before = torch.get_num_threads()
     if threads is not None:
         torch.set_num_threads(threads)
     try:
-        bound = Bound(options.steps, options.seconds, progress)
         pair = paired(teacher, student, fit, held_out, torch.device(device))
         return _Recovery(pair, options, images or {}, seed, bound).run()
+    except KeyboardInterrupt:  # before there was anything to keep
+        return Recovered(student, False, nan, nan, 0, bound.elapsed, nan, "interrupted")
     finally:
         torch.set_num_threads(before)
 

@@ -127,7 +127,7 @@ def _shape(call: Call, x: Tensor) -> Tensor:
     return torch.tensor(x.shape, dtype=torch.int64)[call("start", 0) : call("end", None)]
 
 
-def _constant(call: Call) -> Tensor:
+def constant(call: Call) -> Tensor:
     """The forms that hold plain numbers; a stored tensor is no node any more when a graph gets here."""
     for name, dtype in (("int", torch.int64), ("float", torch.float32)):
         for stated in (call(f"value_{name}"), call(f"value_{name}s")):
@@ -168,7 +168,7 @@ def _range(call: Call, start: Tensor, limit: Tensor, step: Tensor) -> Tensor:
 
 FUNCTIONS: dict[str, Function] = {
     "Concat": lambda call, *x: torch.cat(x, call("axis", 1)),
-    "Constant": _constant,
+    "Constant": constant,
     "ConstantOfShape": _constant_of_shape,
     "DepthToSpace": _depth_to_space,
     "Expand": _expand,

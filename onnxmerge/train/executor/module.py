@@ -54,16 +54,15 @@ class Step(nn.Module):
         self.attributes = dict(node.attrs)
         self.opset = opset
         self.inputs = [x.name for x in node.inputs]
+        self.slots = [
+            "" if constant_tensor(x) is None else f"constant_{i}" for i, x in enumerate(node.inputs)
+        ]
         self.outputs = [y.name for y in node.outputs]
 
     def forward(self, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         operands = [
-            getattr(self, f"constant_{i}")
-            if hasattr(self, f"constant_{i}")
-            else values[name]
-            if name
-            else None
-            for i, name in enumerate(self.inputs)
+            getattr(self, slot) if slot else values[name] if name else None
+            for name, slot in zip(self.inputs, self.slots, strict=True)
         ]
         call = Call(self.attributes, self.opset, len(self.outputs), self.training and self.batch_statistics)
         result = self.function(call, *operands)
@@ -107,20 +106,32 @@ class OnnxModule(nn.Module):
                 f"the model cannot be trained: {', '.join(unknown)} {'is' if len(unknown) == 1 else 'are'} "
                 "not covered"
             )
-        self.steps = nn.ModuleList(Step(node, self._graph.opset or 1, batch_statistics) for node in nodes)
+        opset = self._graph.opset or 1
+        # Lengths and indices, as a rule: worked out once, and left on the CPU.
+        self._constants: dict[str, Tensor] = {
+            node.outputs[0].name: layout.constant(Call(node.attrs, opset, 1, False))
+            for node in nodes
+            if node.op == "Constant"
+        }
+        nodes = [node for node in nodes if node.op != "Constant"]
+        self.steps = nn.ModuleList(Step(node, opset, batch_statistics) for node in nodes)
         self._stored: dict[str, tuple[Step, str]] = {}
         made: dict[str, Tensor] = {}
         for node, step in zip(nodes, self._steps, strict=True):
             self._register(node, step, made)
-        self._constant_outputs = {
+        self._constants |= {
             name: _tensor(tensor)
             for name, tensor in zip(own, self._graph.outputs, strict=True)
             if constant_tensor(tensor) is not None
         }
-        lost = set(self._outputs) - {*self.made, *self._constant_outputs}
+        lost = set(self._outputs) - {*self.made, *self._constants}
         if lost:
             raise ModelError(f"the graph computes no tensor named '{min(lost)}'")
-        self._last_use = {name: i for i, step in enumerate(self._steps) for name in step.inputs}
+        last_use = {name: i for i, step in enumerate(self._steps) for name in step.inputs}
+        self._done_with: list[list[str]] = [[] for _ in self._steps]
+        for name, i in last_use.items():
+            self._done_with[i].append(name)
+        self._biased = _biases(self._steps)
 
     def _register(self, node: gs.Node, step: Step, made: dict[str, Tensor]) -> None:
         """Put a node's constants into its step; one that several nodes use is one parameter."""
@@ -130,7 +141,7 @@ class OnnxModule(nn.Module):
             if x.name not in made:
                 values = _tensor(x)
                 made[x.name] = nn.Parameter(values) if _is_weight(node, i, values) else values
-            value, slot = made[x.name], f"constant_{i}"
+            value, slot = made[x.name], step.slots[i]
             if isinstance(value, nn.Parameter):
                 step.register_parameter(slot, value)
             elif value.is_floating_point():
@@ -147,12 +158,21 @@ class OnnxModule(nn.Module):
 
     def run(self, feed: Mapping[str, Tensor], names: Sequence[str]) -> list[Tensor]:
         """The values of any tensors of the graph, intermediate ones included, by name."""
-        values = {**feed, **self._constant_outputs}
+        values = {**feed, **self._constants}
         wanted = {*names, *self._outputs}
-        for i, step in enumerate(self._steps):
-            values.update(zip(step.outputs, step(values), strict=False))
-            for name in set(step.inputs):
-                if self._last_use[name] == i and name not in wanted:
+        done: set[int] = set()
+        steps = self._steps
+        for i, step in enumerate(steps):
+            if i in done:
+                continue
+            biased = self._biased.get(i)
+            if biased is not None and step.outputs[0] not in wanted:
+                values[steps[biased].outputs[0]] = _with_bias(values[step.inputs[0]], step, steps[biased])
+                done.add(biased)
+            else:
+                values.update(zip(step.outputs, step(values), strict=False))
+            for name in self._done_with[i]:
+                if name not in wanted:
                     values.pop(name, None)
         return [values[name] for name in names]
 
@@ -190,6 +210,39 @@ class OnnxModule(nn.Module):
         for name, (step, slot) in self._stored.items():
             editor.set_values(editor.tensor(name), getattr(step, slot).detach().cpu().numpy())
         return export_model(editor.graph, self._proto)
+
+
+def _biases(steps: Sequence[Step]) -> dict[int, int]:
+    """For every product with a stored matrix the place of the sum that adds a stored vector to it alone.
+
+    Exporters write a linear layer on sequences that way; torch has one kernel for both.
+    """
+    users: dict[str, list[int]] = {}
+    for i, step in enumerate(steps):
+        for name in step.inputs:
+            users.setdefault(name, []).append(i)
+    found = {}
+    for i, step in enumerate(steps):
+        matrix = getattr(step, "constant_1", None)
+        following = users.get(step.outputs[0], [])
+        if step.op != "MatMul" or matrix is None or matrix.ndim != 2 or len(following) != 1:
+            continue
+        bias = _bias(steps[following[0]])
+        if bias is not None and bias.shape == matrix.shape[1:]:
+            found[i] = following[0]
+    return found
+
+
+def _bias(step: Step) -> Tensor | None:
+    """The stored operand of a sum."""
+    stored = [getattr(step, f"constant_{i}", None) for i in range(2)] if step.op == "Add" else []
+    return next((value for value in stored if value is not None), None)
+
+
+def _with_bias(x: Tensor, product: Step, total: Step) -> Tensor:
+    matrix = product.constant_1
+    assert isinstance(matrix, Tensor)
+    return nn.functional.linear(x, matrix.T, _bias(total))
 
 
 def not_covered(nodes: Iterable[gs.Node]) -> list[str]:
