@@ -67,7 +67,7 @@ def examine(entry: Entry, seeds: range = range(2)) -> dict[str, object]:
         "reach": round(explanation.reach, 4),
         "difference": float(f"{max(differences):.1e}"),
         "deterministic": not entry.nondeterministic,
-        "frozen": {f.reason: f.channels for f in explanation.frozen},
+        "frozen": {f.reason: f.count for f in explanation.frozen},
     }
 
 

@@ -15,8 +15,9 @@ from onnxmerge.candidates import Builder
 from onnxmerge.cli import main
 from onnxmerge.config import Config
 from onnxmerge.data.generic.photographs import generic_images
+from onnxmerge.decisions import made
 from onnxmerge.errors import ToleranceExceeded
-from onnxmerge.pipeline import analysed, chosen, made
+from onnxmerge.pipeline import analysed, chosen
 from onnxmerge.progress import Clock
 
 MODELS = Path(__file__).parents[1] / "models"

@@ -136,7 +136,8 @@ def test_a_mixture_is_fitted_for_both_and_judged_by_the_worse():
 
         from onnxmerge.config import Config
         from onnxmerge.data.holdout import Samples
-        from onnxmerge.pipeline import analysed
+        from onnxmerge.decisions import made
+        from onnxmerge.pipeline import analysed, chosen
         from onnxmerge.progress import Clock
 
         study = analysed(model, small, None, Config(macs=0.6, align=1, threads=1), Clock())

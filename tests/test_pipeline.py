@@ -14,9 +14,10 @@ import onnxmerge
 from onnxmerge import rewrite
 from onnxmerge.channels.groups import find_channels
 from onnxmerge.config import Config
+from onnxmerge.decisions import made
 from onnxmerge.errors import BudgetError, CalibrationError, UsageError
 from onnxmerge.graph.view import GraphView
-from onnxmerge.pipeline import analysed, chosen, made
+from onnxmerge.pipeline import analysed, chosen
 from onnxmerge.plan import Plan
 from onnxmerge.progress import Clock
 from onnxmerge.runtime import Runtime

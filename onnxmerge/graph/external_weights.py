@@ -17,7 +17,9 @@ import hmac
 import mmap
 import os
 import secrets
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import count
@@ -179,12 +181,11 @@ class Scratch:
     def __init__(self, inside: Scratch | None = None) -> None:
         self._parent = inside  # its removal would take this folder along
         try:
-            self._folder = tempfile.TemporaryDirectory(
-                prefix="onnxmerge-", dir=None if inside is None else inside.path, ignore_cleanup_errors=True
-            )
+            folder = tempfile.mkdtemp(prefix="onnxmerge-", dir=None if inside is None else inside.path)
         except OSError as error:
             raise OutputError(f"no temporary folder for weights: {error.strerror or error}") from error
-        self.path: Path = Path(self._folder.name).resolve()
+        self.path: Path = Path(folder).resolve()
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
         self._numbers = count()
 
     def inner(self) -> Scratch:

@@ -173,6 +173,11 @@ def linear_of(node: Node) -> Linear | None:
     return None if operator is None else operator.linear
 
 
+def is_contraction(op: str) -> bool:
+    """Whether an operator of ONNX's own domain, by its name, is linear."""
+    return ("", op) in OPERATORS and OPERATORS["", op].linear is not None
+
+
 def normalization_of(node: Node) -> Normalization | None:
     """The parameters of a node that normalises channels with stored statistics; None for others."""
     operator = lookup(node)

@@ -36,6 +36,12 @@ _NORMALISING = frozenset(("LogSoftmax", "Sigmoid", "Softmax"))
 _DECIDING = {"ArgMax": 0, "TopK": 0, "Hardmax": 0, "NonMaxSuppression": 1}
 _COMPARING = frozenset(("Greater", "GreaterOrEqual", "Less", "LessOrEqual"))
 # Operators whose results are sequences, maps or optionals.
+# What says more than its result, or the same: how many operands, counted from the first, -1 for all.
+_HANDS_ON = {
+    **dict.fromkeys((*_RESHAPING, *_NORMALISING), 1),
+    **dict.fromkeys(("ArgMax", "Dropout", "Identity", "Transpose"), 1),
+    "Concat": -1,
+}
 _NO_TENSORS = frozenset(
     (
         *("CastMap", "Optional", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert"),
@@ -109,6 +115,12 @@ def decided_on(node: onnx.NodeProto) -> int | None:
 def normalises(node: onnx.NodeProto) -> bool:
     """Whether a node turns scores into probabilities, or their logarithms."""
     return node.op_type in _NORMALISING
+
+
+def operands_that_say_all(op: str, operands: list[str]) -> list[str]:
+    """The operands that say more than an operator's result, or the same; empty where none do."""
+    count = _HANDS_ON.get(op, 0)
+    return operands if count < 0 else operands[:count]
 
 
 def is_logistic(node: onnx.NodeProto) -> bool:

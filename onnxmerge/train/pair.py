@@ -12,6 +12,7 @@ import torch
 from onnxmerge.data import Dataset
 from onnxmerge.data.batching import open_batch
 from onnxmerge.errors import ModelError
+from onnxmerge.graph.constants import is_constant
 from onnxmerge.runtime import Runtime
 from onnxmerge.train.executor import OnnxModule
 from onnxmerge.train.samples import Feed, Samples
@@ -127,7 +128,7 @@ def _stored(proto: onnx.ModelProto) -> onnx.ModelProto:
     copy.CopyFrom(proto)
     del copy.graph.node[:]
     for node in proto.graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
+        if is_constant(node) and node.attribute[0].name == "value":
             tensor = copy.graph.initializer.add()
             tensor.CopyFrom(node.attribute[0].t)
             tensor.name = node.output[0]

@@ -22,19 +22,11 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from onnxmerge.errors import ModelError
+from onnxmerge.operators.table import is_contraction
+from onnxmerge.operators.values import operands_that_say_all
 from onnxmerge.train.executor import OnnxModule
 from onnxmerge.train.executor.module import Step
 
-# Operators whose operands say more than their result, or the same.
-_LOOKED_THROUGH = frozenset(
-    (
-        *("ArgMax", "Concat", "Dropout", "Flatten", "Identity", "LogSoftmax", "Reshape", "Sigmoid"),
-        *("Softmax", "Squeeze", "Transpose", "Unsqueeze"),
-    )
-)
-# Operands beyond the first that are data, too.
-_SEVERAL = frozenset(("Concat",))
-_CONTRACTIONS = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 # A tensor that varies by less than this, as a share of its mean square, is taken for a constant.
 _CONSTANT = 1e-12
 
@@ -86,14 +78,13 @@ def find_targets(teacher: OnnxModule, student: OnnxModule, feed: Mapping[str, Te
         and found[name].requires_grad
     }
     makers, sums = teacher.makers, set(teacher.sums)
-    answers = list(
-        dict.fromkeys(name for output in teacher.outputs for name in _behind(output, makers, fits))
-    )
+    behind = _behind(makers, fits)
+    answers = list(dict.fromkeys(name for output in teacher.outputs for name in behind.get(output, ())))
     if not answers:
         raise ModelError("nothing can be taught: no output is made of floats that weights have a part in")
     open_ones = [name for name in common if name in fits and name not in answers]
     inner = [name for name in open_ones if name in sums] or [
-        name for name in open_ones if makers[name].op in _CONTRACTIONS
+        name for name in open_ones if is_contraction(makers[name].op)
     ]
     return Targets(
         tuple(answers),
@@ -107,15 +98,23 @@ def _last_of_each_shape(names: Iterable[str], values: Mapping[str, Tensor]) -> l
     return list({values[name].shape: name for name in names}.values())
 
 
-def _behind(name: str, makers: Mapping[str, Step], fits: set[str]) -> list[str]:
-    """What a tensor is made of, as far back as it says all and can be matched; empty where nothing can."""
-    step = makers.get(name)
-    if step is not None and step.op in _LOOKED_THROUGH:
-        operands = step.inputs if step.op in _SEVERAL else step.inputs[:1]
-        found = [_behind(operand, makers, fits) for operand in operands]
-        if all(found) or (name not in fits and any(found)):
-            return [one for several in found for one in several]
-    return [name] if name in fits else []
+def _behind(makers: Mapping[str, Step], fits: set[str]) -> dict[str, list[str]]:
+    """What tensors are made of, as far back as it says all and can be matched; empty where nothing can.
+
+    Args:
+        makers: the steps by what they make, in the order of the graph.
+    """
+    behind: dict[str, list[str]] = {}
+    for name, step in makers.items():
+        found = [
+            behind.get(operand, [operand] if operand in fits else [])
+            for operand in operands_that_say_all(step.op, step.inputs)
+        ]
+        if found and (all(found) or (name not in fits and any(found))):
+            behind[name] = [one for several in found for one in several]
+        else:
+            behind[name] = [name] if name in fits else []
+    return behind
 
 
 class Errors:
