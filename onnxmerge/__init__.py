@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnxmerge.config import Config
+    from onnxmerge.config import Config, Recovery
     from onnxmerge.data import Dataset, ImageOptions
     from onnxmerge.errors import OnnxMergeError
     from onnxmerge.pipeline import Result, inspect, optimize, sweep
@@ -22,6 +22,7 @@ _HOMES = {
     "Inspection": "onnxmerge.report",
     "OnnxMergeError": "onnxmerge.errors",
     "Plan": "onnxmerge.plan",
+    "Recovery": "onnxmerge.config",
     "Report": "onnxmerge.report",
     "Result": "onnxmerge.pipeline",
     "Sweep": "onnxmerge.report",
@@ -36,6 +37,7 @@ __all__ = [
     "Inspection",
     "OnnxMergeError",
     "Plan",
+    "Recovery",
     "Report",
     "Result",
     "Sweep",

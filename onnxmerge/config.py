@@ -131,7 +131,9 @@ class Config:
             guess is wrong; the report says how each output was judged.
         recover: whether and how the smaller model is taught by the original in the end, on the calibration
             inputs and without labels: a ``Recovery``, True, a time such as ``2m``, or a number of steps.
+        seed: of every random choice.
         threads: of onnxruntime; None: all processors.
+        device: ``auto``, ``cpu`` or ``cuda``: what runs the models.
 
     Raises:
         UsageError: options of the wrong type, out of range, or that contradict one another.

@@ -47,10 +47,6 @@ class Selection:
 
     keep: Mapping[str, np.ndarray]
 
-    def removes(self, sizes: Mapping[str, int]) -> bool:
-        """Whether anything goes, given the number of channels of every group."""
-        return any(len(index) < sizes[name] for name, index in self.keep.items())
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -60,9 +56,9 @@ class Plan:
         fingerprint: sha256 of the model file the plan belongs to.
         keep: kept channel indices per group name.
         method: how it was made, and so how it is applied: ``criterion``, ``allocation``, ``compensation``
-            and their options ``threshold``, ``trade_off``, ``patches`` and ``seed``; ``fit_on`` is ``all`` of
-            the data, or the ``part`` that a search fitted on; ``why`` is for people to read. What is not
-            named is taken from the options of the run that applies the plan.
+            and their options ``threshold``, ``trade_off``, ``patches`` and ``seed``; ``recover`` how it
+            was taught, or None; ``fit_on`` what it was fitted to, see ``study.Choice``; ``why`` is for people.
+            What is not named is taken from the options of the run that applies the plan.
     """
 
     fingerprint: str

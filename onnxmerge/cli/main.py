@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from onnxmerge.cli.options import config_of, in_flags, inspect_parser, optimize_parser, sweep_parser
@@ -73,7 +74,17 @@ def _optimize(options: argparse.Namespace) -> None:
         if options.report is not None:
             result.report.save(options.report)
         result.save(target)
-    terminal.summary(result.report, target)
+    with _after_writing(target):
+        terminal.summary(result.report, target)
+
+
+@contextmanager
+def _after_writing(target: Path) -> Iterator[None]:
+    """What fails now fails after the work was done, and must not say that nothing was written."""
+    try:
+        yield
+    except (KeyboardInterrupt, BrokenPipeError):
+        print(f"onnxmerge: {target} was written; its summary could not be shown", file=sys.stderr)
 
 
 def _inspect(options: argparse.Namespace) -> None:

@@ -150,7 +150,7 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
     _add_scope(method)
     _add(method, "--recover", "then teach the smaller model by the original, without labels: for a time such "
          "as 2m, or a number of steps (default: five times as long as the rest, at most 10m; needs torch)",
-         nargs="?", const="", metavar="2m|500")  # fmt: skip
+         nargs="?", const="", type=_bound, metavar="2m|500")  # fmt: skip
     method.add_argument(
         "--no-depth", dest="depth", action="store_false", help="keep every layer: only make layers narrower"
     )
@@ -205,6 +205,15 @@ def _add_running(parser: argparse.ArgumentParser) -> Group:
         "-v", "--verbose", action="store_true", default=False, help="print more: every group and reason"
     )
     return running
+
+
+def _bound(text: str) -> str:
+    """A time or a number of steps; anything else was meant for another option."""
+    if not re.fullmatch(r"[\d.]+\s*[smh]?", text):
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is no time such as 2m and no number of steps; write a bare --recover behind IN and OUT"
+        )
+    return text
 
 
 def _align(text: str) -> int | str:

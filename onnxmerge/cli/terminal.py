@@ -84,7 +84,7 @@ class Terminal:
         self._out.print(table)
         self._out.print(_frozen(report))
         self._out.print(
-            f"reach: {report['reach']:.1%} of the MACs go with every group at its smallest width",
+            f"reach: {report['reach']:.1%} of the MACs go with one channel in every group",
             markup=False,
         )
         self._warn(report)
@@ -112,13 +112,12 @@ class Terminal:
 
 def recovery_line(found: RecoveryFacts) -> str:
     """What came of teaching, in a line."""
-    how = f"{found.steps} steps in {found.seconds:.0f} s, rate {found.learning_rate:.2g}"
+    how = f"{found.steps} steps in {found.seconds:.0f} s, rate {found.learning_rate:.2g}, {found.stopped}"
     if not found.taken:
         return f"recovery: no better on {found.held_out} held-out inputs ({how}); the weights stay"
-    ended = " (interrupted: the best so far)" if found.stopped == "interrupted" else ""
     return (
         f"recovery: the error on {found.held_out} held-out inputs went from {found.error_before:.4g} to "
-        f"{found.error_after:.4g} ({how}){ended}"
+        f"{found.error_after:.4g} ({how})"
     )
 
 

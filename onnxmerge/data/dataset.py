@@ -117,8 +117,8 @@ class Dataset:
     ) -> tuple[Dataset, Dataset]:
         """Samples to fit to, and others that are held out.
 
-        A set that cannot be cut in two (one sample, or less than two whole batches) is returned twice.
-        Of a mixture every convention is cut alike.
+        A set that cannot be cut in two (one sample, or less than two whole batches, of any convention of a
+        mixture) is returned twice. Of a mixture every convention is cut alike.
 
         Args:
             fraction: the share that is held out.
@@ -128,6 +128,8 @@ class Dataset:
         if self.mixed:
             parts = self.parts()
             pairs = [part.split(fraction, -(-least // len(parts)), most, seed) for part in parts]
+            if any(fit is held for fit, held in pairs):
+                return self, self
             return mixture([fit for fit, _ in pairs]), mixture([held for _, held in pairs])
         count = len(self)
         if count < 2 * self._unit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -68,7 +69,8 @@ def gather(
     judged = _read(session, evaluation, reading, None)
     if plausible is not None and target is not None and _undeclared(evaluation, reading):
         judged = under_each(judged, target, plausible)
-    return replace(samples, evaluation=judged, evaluation_given=True), plausible
+    seen = evaluation is calibration or (isinstance(evaluation, str | Path) and evaluation == calibration)
+    return replace(samples, evaluation=judged, evaluation_given=True, evaluation_fitted=seen), plausible
 
 
 def _to_fit(

@@ -24,12 +24,14 @@ class Samples:
         evaluation: samples that no statistic sees, to measure the change on: what the user gave for it, or
             what was put aside; None: a part of ``fit`` will be.
         evaluation_given: whether the user gave them.
+        evaluation_fitted: whether they are the same that are fitted.
     """
 
     fit: Dataset
     kind: str
     evaluation: Dataset | None = None
     evaluation_given: bool = False
+    evaluation_fitted: bool = False
 
 
 # By the kind of the data, what is measured on samples that were put aside before anything began.
@@ -43,9 +45,9 @@ class Holdout:
     Attributes:
         judged: no sample of it was fitted or chose, but where ``basis`` says so.
         basis: ``evaluation`` (data given for it), ``held out`` (of the calibration data), ``calibration``
-            (nothing was fitted to it), ``fit`` (what the fit is made of: too few samples to hold any out),
-            ``photographs`` (those shipped with the package) or ``made up``. The last two stand in for real
-            data.
+            (nothing was fitted to it), ``fit`` (what the fit is made of, for want of others or because it
+            was asked for), ``photographs`` (those shipped with the package) or ``made up``. The
+            last two stand in for real data.
         choosing: what a search compares candidates on.
     """
 
@@ -65,6 +67,8 @@ class Holdout:
         data = samples.fit
         if samples.evaluation is not None:
             basis = "evaluation" if samples.evaluation_given else _BASES[samples.kind]
+            if samples.evaluation_fitted and fits:
+                basis = "fit"
             return Holdout(data, samples.evaluation, basis)
         if not fits:
             return Holdout(data, data, "calibration")

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from onnxmerge.data.holdout import Holdout
 from onnxmerge.graph.output import measured
-from onnxmerge.report.headline import headline, measured_on
+from onnxmerge.report.headline import CONFIDENCE, headline, measured_on
 from onnxmerge.report.report import (
     SCHEMA_VERSION,
     Asked,
@@ -27,11 +27,9 @@ from onnxmerge.report.report import (
     SearchFacts,
     Sweep,
 )
-from onnxmerge.report.warnings import warnings_of
+from onnxmerge.report.warnings import of_data, warnings_of
 from onnxmerge.study import Decision, Proof, Study
 from onnxmerge.validation import Parity
-
-CONFIDENCE = 0.9
 
 
 def describe(study: Study, decision: Decision, proof: Proof) -> Report:
@@ -90,9 +88,14 @@ def describe_sweep(
         source=measured_on(points[0][1].parity, holdout) if points else study.samples.fit.source,
         stand_in=holdout.stands_in,
         config=study.config.as_dict(),
-        warnings=study.source.warnings,
+        warnings=_of_sweep(study, points),
         seconds=_seconds(study),
     )
+
+
+def _of_sweep(study: Study, points: Sequence[tuple[Decision, Proof, Parity | None]]) -> tuple[str, ...]:
+    notes = [note for _, proof, _ in points for note in proof.parity.notes]
+    return tuple(dict.fromkeys([*study.source.warnings, *notes, *of_data(study)]))
 
 
 def _input(study: Study) -> ModelFacts:

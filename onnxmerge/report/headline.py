@@ -83,20 +83,34 @@ def answers(parity: Parity, holdout: Holdout) -> str:
     worst = max(parity.outputs, key=lambda o: o.change, default=None)
     if worst is None:
         return "The model has no outputs of numbers: nothing was compared."
-    most = parity.change_upper(CONFIDENCE)
-    bound = f"{most:.1%}" if most < float("inf") else "any amount"
+    most = max(_bound(one, worst.name) for one in (parity, *parity.others))
+    bound = percent(most) if most < float("inf") else "any amount"
     name = f" of output '{worst.name}'" if len(parity.outputs) > 1 else ""
     what = {
-        "classes": f"The highest-scored answer{name} stays the same in {1 - parity.change:.1%} of cases",
-        "integers": f"{1 - parity.change:.1%} of the elements{name} stay the same",
-        "probabilities": f"{parity.change:.1%} of the probability{name} moves",
-    }.get(worst.kind, f"The numbers{name} change by {parity.change:.1%} of their size")
+        "classes": f"The highest-scored answer{name} stays the same in {percent(1 - parity.change)} of cases",
+        "integers": f"{percent(1 - parity.change)} of the elements{name} stay the same",
+        "probabilities": f"{percent(parity.change)} of the probability{name} moves",
+    }.get(worst.kind, f"The numbers{name} change by {percent(parity.change)} of their size")
     sure = (
-        f"with {CONFIDENCE:.0%} confidence in at least {max(1 - most, 0.0):.1%}"
+        f"with {CONFIDENCE:.0%} confidence in at least {percent(max(1 - most, 0.0))}"
         if worst.kind in ("classes", "integers")
         else f"with {CONFIDENCE:.0%} confidence by at most {bound}"
     )
     return f"{what} ({sure}), measured on {measured_on(parity, holdout)}."
+
+
+def percent(share: float) -> str:
+    """A share in percent, which is never rounded to nothing or to all."""
+    if 0 < share < 0.0005:
+        return "less than 0.1%"
+    if 0.9995 < share < 1:
+        return "more than 99.9%"
+    return f"{share:.1%}"
+
+
+def _bound(parity: Parity, output: str) -> float:
+    """The upper confidence bound of the change of one output."""
+    return max(one.change_upper(CONFIDENCE) for one in parity.outputs if one.name == output)
 
 
 def measured_on(parity: Parity, holdout: Holdout) -> str:
@@ -110,7 +124,7 @@ def measured_on(parity: Parity, holdout: Holdout) -> str:
         case "calibration":
             found = f"{count} of {parity.source}: nothing was fitted to them"
         case "fit":
-            found = f"the same {count} of {parity.source} that were fitted, which flatters: they are too few"
+            found = f"the same {count} of {parity.source} that were fitted, which flatters"
         case "photographs":
             found = f"{count}, not of your data but {parity.source}"
         case _:

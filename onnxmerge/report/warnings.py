@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxmerge.data.generic import Plausible
 from onnxmerge.study import Decision, Proof, Shortfall, Study
 from onnxmerge.validation import SLOWER, Latency
 
@@ -21,7 +20,13 @@ def warnings_of(study: Study, decision: Decision, proof: Proof) -> Iterator[str]
             f"the group '{name}' was left whole: without it the model would not answer like its masked "
             "reference, which is a defect of onnxmerge; please report it"
         )
-    yield from _of_data(study, study.plausible)
+    if decision.unexplained:
+        yield (
+            "the result differs from its masked reference by more than rounding, and no group alone is to "
+            "blame, which is a defect of onnxmerge; please report it"
+        )
+    yield from of_data(study)
+    yield from _of_measuring(study, decision, proof)
     if decision.shortfall is not None:
         yield _in_words(decision.shortfall, study.config.align)
     yield from _of_time(study, decision, proof.latency)
@@ -31,7 +36,9 @@ def warnings_of(study: Study, decision: Decision, proof: Proof) -> Iterator[str]
         yield "nothing was removed: the input model is the output"
 
 
-def _of_data(study: Study, found: Plausible | None) -> Iterator[str]:
+def of_data(study: Study) -> Iterator[str]:
+    """What is to be known of the data that a run was made with."""
+    found = study.plausible
     if study.samples.kind != "given":
         yield (
             f"no data was given: {study.samples.fit.source} were used; a change measured on them proves "
@@ -50,6 +57,20 @@ def _of_data(study: Study, found: Plausible | None) -> Iterator[str]:
             "the model makes nothing of photographs (it may be made for faces, digits, text or other "
             "pictures): how its answers to real inputs change could not be checked"
         )
+
+
+def _of_measuring(study: Study, decision: Decision, proof: Proof) -> Iterator[str]:
+    change = proof.parity.change
+    if decision.choice.sought is not None and change > study.tolerance:
+        yield (
+            f"on samples that chose nothing the change is {change:.4g}, above the tolerance of "
+            f"{study.tolerance:.4g} that was sought on others: give more samples, or a smaller tolerance="
+        )
+    recovery = decision.recovery
+    if recovery is not None and recovery.stopped == "too few inputs":
+        yield "there are too few inputs to teach on and to hold any out: the model was not taught"
+    if recovery is not None and recovery.taken and study.samples.kind == "made up":
+        yield "the model was taught on made-up numbers: what it answers to real inputs was not looked at"
 
 
 def _of_time(study: Study, decision: Decision, latency: Latency) -> Iterator[str]:

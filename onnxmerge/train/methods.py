@@ -161,6 +161,3 @@ class HardConcrete:
     def penalty(self, mask: Tensor, cost: Tensor, norm: str) -> Tensor:
         """Equation 12: the sum of cost * P(z != 0)."""
         return (cost * torch.sigmoid(mask - self.beta * self.threshold)).sum()
-
-
-METHODS = {"autoprune": HardStep, "l0": HardConcrete}

@@ -1,7 +1,7 @@
 """Recovery: a smaller model is taught by the original, on unlabelled inputs, and never for the worse.
 
-Inputs that are held out decide. They were never seen by what made the student, nor are they by the steps, and
-what the student's answers are wrong by on them is measured again and again: to choose the learning rate, to
+Inputs that are held out decide. No step sees them, though the student may have been fitted to them before,
+and what the student's answers are wrong by on them is measured again and again: to choose the learning rate, to
 see that a run goes astray, to choose the weights that are kept, and whether they are taken at all.
 
 The rate is found by short trials, each from the student as it was, of 0.03, 0.01, 0.003 and 0.001, until one
@@ -133,7 +133,7 @@ def recover(
         teacher: the original model.
         student: a smaller one with the same inputs and outputs.
         fit: inputs to learn from.
-        held_out: inputs of the same kind that nothing was fitted to.
+        held_out: inputs of the same kind, which are not learned from.
         options: None: ``Recovery()``; without a bound there, 10 minutes.
         images: the layout, ``nchw`` or ``nhwc``, of every input that takes images: they are mirrored and
             shifted, which suits photographs. None: nothing is.

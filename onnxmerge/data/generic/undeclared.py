@@ -14,10 +14,11 @@ from onnxmerge.data.image_inputs import ImageInput
 
 def under_conventions(
     raw: Dataset, target: ImageInput, found: Plausible, held_out: tuple[float, int, float], seed: int
-) -> tuple[Dataset, Dataset]:
+) -> tuple[Dataset, Dataset | None]:
     """(fit, held out): images under every plausible convention.
 
-    What is fitted shares the images among the conventions; what is held out is the same images under each.
+    What is fitted shares the images among the conventions; what is held out is the same images under each,
+    None where there are too few to hold any out.
 
     Args:
         raw: pixels in 0..255, RGB or grey, as arrays.
@@ -33,7 +34,7 @@ def under_conventions(
         chosen = np.sort(order[start:end]) if end > start else order[:1]
         rows = (chosen[:, None] * unit + np.arange(unit)).reshape(-1)
         parts.append(_under(fit.rows(rows), target, convention))
-    return mixture(parts), under_each(judged, target, found)
+    return mixture(parts), None if judged is fit else under_each(judged, target, found)
 
 
 def under_each(raw: Dataset, target: ImageInput, found: Plausible) -> Dataset:
