@@ -1,8 +1,8 @@
 """Recovery: a smaller model is taught by the original, on unlabelled inputs, and never for the worse.
 
 Inputs that are held out decide. No step sees them, though the student may have been fitted to them before,
-and what the student's answers are wrong by on them is measured again and again: to choose the learning rate, to
-see that a run goes astray, to choose the weights that are kept, and whether they are taken at all.
+and what the student's answers are wrong by on them is measured again and again: to choose the learning rate,
+to see that a run goes astray, to choose the weights that are kept, and whether they are taken at all.
 
 The rate is found by short trials, each from the student as it was, of 0.03, 0.01, 0.003 and 0.001, until one
 gains at least half of what the next smaller one does. A fixed rate would not do: the best one differs by a
