@@ -25,7 +25,7 @@ def within_share(
     Raises:
         BudgetError: the budget cannot be met.
     """
-    budget = budget_of(study, kind, value)
+    budget = budget_of(study, kind, value, shape=shape)
     return use_up(study, scores, budget, allocate(study, scores, budget, shape))
 
 
