@@ -288,9 +288,9 @@ def test_first_layers_lose_more_where_they_count_less():
 
 
 def test_layers_go_where_that_counts_little_and_stay_where_they_must():
-    assert 0 in widths(Weighing(gone=0.01)).values()
-    assert 0 not in widths(Weighing()).values()
-    assert 0 not in widths(Weighing(gone=0.01, depth=False)).values()
+    assert 0 in widths(Weighing(gone=0.01), 0.45).values()
+    assert 0 not in widths(Weighing(), 0.45).values()
+    assert 0 not in widths(Weighing(gone=0.01, depth=False), 0.45).values()
 
 
 def test_every_allocation_has_shapes_and_the_first_is_the_usual_one():
