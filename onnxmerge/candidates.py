@@ -56,13 +56,16 @@ def collected(study: Study, data: Dataset) -> Statistics:
         )
 
 
-def budget_of(study: Study, kind: str, value: float, table: LatencyTable | None = None) -> Budget:
+def budget_of(
+    study: Study, kind: str, value: float, table: LatencyTable | None = None, shape: str | None = None
+) -> Budget:
     """A budget with what widths cost of it, and with the groups that may go altogether.
 
     Args:
         table: prices a budget in ``latency``.
+        shape: one of ``shapes``; None: the usual one.
     """
-    empties = study.config.depth and ALLOCATIONS[study.method.allocation].empties
+    empties = study.config.depth and _allocator(study, kind, shape, _alignment(study)).empties
     depth = study.analysis.depth if empties else None
     match kind:
         case "ratio":
@@ -166,7 +169,7 @@ class Widths:
         return self.share(Selection({name: np.arange(count) for name, count in least.items()}))
 
     def _budget(self, share: float) -> Budget:
-        return budget_of(self.study, self.kind, share, self.table)
+        return budget_of(self.study, self.kind, share, self.table, self.shape)
 
 
 def priced_by_time(study: Study, scores: Scores) -> Widths:

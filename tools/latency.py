@@ -3,12 +3,18 @@
     python tools/latency.py measure FOLDER --out rows.jsonl [--only TEXT ...] [--threads 1 2]
     python tools/latency.py measure --shared ../shared --models resnet56_bn --out rows.jsonl
     python tools/latency.py table rows.jsonl
+    python tools/latency.py goals --shared ../shared --out goals.jsonl > goals.md
 
 For every model a share of the MACs with and without alignment, and a share of the time at each number
 of threads. Ratios are medians over interleaved runs of both models, in fresh sessions. ``floor`` is the
 ratio with one channel in every group: what no budget can go below. Rows are appended one by one, and
 models that have theirs are skipped. FOLDER is as in tools/reach.py; models that take no images are left
 out there, and answers are compared on generic images. With --shared they are on labelled test images.
+
+``goals`` is what budgets cost with whole layers going and without: points of top-1 lost on the test images,
+the time that was predicted and what was measured, over several calibration draws, at each number of threads.
+It wants an otherwise idle machine, takes about two hours, goes on where it was broken off, and prints a
+table.
 """
 
 from __future__ import annotations
@@ -19,12 +25,13 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from accuracy import SHARES, load_bench
+from accuracy import SHARES, Bench, load_bench
 
 import onnxmerge
 from onnxmerge import rewrite
@@ -44,6 +51,15 @@ import folders
 REACHED = 0.03
 # Where the smallest widths take more than this, a goal of 0.6 is not to be expected.
 FLOOR = 0.5
+# What ``goals`` asks for. A share of the MACs comes out the same at every number of threads.
+GOALS = {
+    "resnet56_bn": (("latency", 0.6), ("latency", 0.5), ("macs", 0.5)),
+    "resnet20_bn": (("latency", 0.6), ("macs", 0.6)),
+    "resnet8": (("latency", 0.6), ("macs", 0.6)),
+    "mobilenetv2": (("latency", 0.8), ("latency", 0.7), ("macs", 0.8)),
+}
+# New sessions of both models: the median of their ratios is the time.
+SESSIONS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,6 +199,87 @@ def table(args: argparse.Namespace) -> None:
         print(line)
 
 
+def goals(args: argparse.Namespace) -> None:
+    known = _rows(args.out) if args.out.exists() else []
+    done = {tuple(row[key] for key in _RUN) for row in known}
+    with args.out.open("a", encoding="utf-8") as out:
+        for name in args.models or GOALS:
+            bench = load_bench(args.shared, name, "test")
+            dense = bench.answers(bench.path, Runtime.create("cpu", 1))
+            for (kind, value), depth, draw, threads in product(
+                GOALS[name], (False, True), range(args.draws), args.threads
+            ):
+                run = (name, kind, value, depth, draw, threads)
+                if run in done or (kind == "macs" and threads != args.threads[0]):
+                    continue
+                row = dict(zip(_RUN, run, strict=True)) | _goal(bench, dense, run, args.seconds)
+                known.append(row)
+                out.write(json.dumps(row) + "\n")
+                out.flush()
+                print(row, file=sys.stderr, flush=True)
+    _goals_table(known)
+
+
+# What tells the runs of ``goals`` apart.
+_RUN = ("model", "kind", "value", "depth", "draw", "threads")
+
+
+def _goal(bench: Bench, dense: np.ndarray, run: tuple, seconds: float) -> dict[str, Any]:
+    """What one run of ``goals`` comes to; its error where the budget cannot be met."""
+    _, kind, value, depth, draw, threads = run
+    options = {kind: value, "depth": depth, "seed": draw, "threads": threads, "device": "cpu"}
+    begin = time.perf_counter()
+    try:
+        result = onnxmerge.optimize(bench.path, calibration=bench.draw(draw), **options)
+    except OnnxMergeError as error:
+        return {"error": str(error)}
+    spent = time.perf_counter() - begin
+    runtime = Runtime.create("cpu", threads)
+    found = bench.answers(result.model, runtime)
+    ratios = []
+    for _ in range(SESSIONS):
+        before, after = runtime.session(bench.path), runtime.session(result.model)
+        feed = {before.inputs[0].name: bench.judged[:1]}
+        ratios.append(compare_latency(before, after, feed, seconds=seconds / SESSIONS).ratio)
+    return {
+        "error": None,
+        "lost": float(100 * ((dense == bench.labels).mean() - (found == bench.labels).mean())),
+        "predicted": result.report["latency"]["predicted_ratio"],
+        "measured": float(np.median(ratios)),
+        "gone": sum(not group["after"] for group in result.report["groups"]),
+        "macs": result.report["output"]["macs"] / result.report["input"]["macs"],
+        "seconds": spent,
+    }
+
+
+def _goals_table(rows: list[dict[str, Any]]) -> None:
+    head = ["model", "budget", "threads", "draws", "points lost without depth", "with depth", "groups gone"]
+    head += ["MACs", "time predicted", "measured", "measured by predicted", "seconds without", "with"]
+    print("| " + " | ".join(head) + " |")
+    print("|" + "---|" * len(head))
+    for key in dict.fromkeys((r["model"], r["kind"], r["value"], r["threads"]) for r in rows):
+        mine = [r for r in rows if (r["model"], r["kind"], r["value"], r["threads"]) == key]
+        without, deep = ([r for r in mine if r["depth"] is d and not r["error"]] for d in (False, True))
+
+        def cell(found: list[dict[str, Any]], name: str, digits: int = 2) -> str:
+            """The mean, and in brackets the smallest and the largest."""
+            values = [row[name] for row in found if row[name] is not None]
+            if not values:
+                return "-"
+            return f"{np.mean(values):.{digits}f} ({min(values):.{digits}f}..{max(values):.{digits}f})"
+
+        held = [r | {"by": r["measured"] / r["predicted"]} for r in deep if r["predicted"]]
+        model, kind, value, threads = key
+        cells = [model, f"{kind} {value:g}", str(threads), str(len(deep))]
+        cells += [cell(without, "lost"), cell(deep, "lost"), cell(deep, "gone", 0), cell(deep, "macs")]
+        cells += [cell(deep, "predicted"), cell(deep, "measured"), cell(held, "by")]
+        cells += [cell(without, "seconds", 0), cell(deep, "seconds", 0)]
+        print("| " + " | ".join(cells) + " |")
+    for row in rows:
+        if row["error"]:
+            print(f"\n{row['model']}, {row['kind']} {row['value']:g}, draw {row['draw']}: {row['error']}")
+
+
 def _summary(rows: list[dict[str, Any]], threads: list[str]) -> Iterator[str]:
     for n in threads:
         goals = [r for r in rows if r["budget"].startswith("latency") and f" {n} thread" in r["budget"]]
@@ -219,6 +316,14 @@ def main() -> None:
     measuring.add_argument("--samples", type=int, default=64)
     measuring.add_argument("--seconds", type=float, default=2.0)
     measuring.add_argument("--out", type=Path, required=True)
+    asking = verbs.add_parser("goals")
+    asking.set_defaults(run=goals)
+    asking.add_argument("--shared", type=Path, required=True, help="a folder as in tools/accuracy.py")
+    asking.add_argument("--models", nargs="*", choices=GOALS)
+    asking.add_argument("--draws", type=int, default=3)
+    asking.add_argument("--threads", nargs="*", type=int, default=[1, 2])
+    asking.add_argument("--seconds", type=float, default=5.0, help="of measuring each output")
+    asking.add_argument("--out", type=Path, required=True)
     printing = verbs.add_parser("table")
     printing.set_defaults(run=table)
     printing.add_argument("out", type=Path)

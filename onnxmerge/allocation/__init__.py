@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from onnxmerge.allocation.alignment import Alignment
 from onnxmerge.allocation.budget import Budget
@@ -26,7 +26,8 @@ class Allocator(Protocol):
         BudgetError: the budget cannot be met; the message says what is reachable.
     """
 
-    empties: ClassVar[bool]
+    @property
+    def empties(self) -> bool: ...
 
     def shapes(self, kind: str) -> Mapping[str, Allocator]: ...
 

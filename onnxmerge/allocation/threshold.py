@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import numpy as np
 
@@ -26,7 +25,10 @@ class Global:
     """
 
     alignment: Alignment = field(default_factory=Alignment)
-    empties: ClassVar[bool] = False
+
+    @property
+    def empties(self) -> bool:
+        return False
 
     def shapes(self, kind: str) -> dict[str, Global]:
         """One for every kind of budget."""

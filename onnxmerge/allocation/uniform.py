@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import numpy as np
 
@@ -28,7 +27,10 @@ class Uniform:
     """
 
     alignment: Alignment = field(default_factory=Alignment)
-    empties: ClassVar[bool] = False
+
+    @property
+    def empties(self) -> bool:
+        return False
 
     def shapes(self, kind: str) -> dict[str, Uniform]:
         """One for every kind of budget."""

@@ -32,7 +32,7 @@ def filled(study: Study, scores: Scores, kind: str, value: float, shape: str | N
     Raises:
         BudgetError: the budget cannot be met.
     """
-    budget = budget_of(study, kind, value)
+    budget = budget_of(study, kind, value, shape=shape)
     return use_up(study, scores, budget, allocate(study, scores, budget, shape))
 
 
