@@ -11,6 +11,7 @@ import pytest
 from onnx import helper
 
 import onnxmerge
+from onnxmerge import pipeline
 from onnxmerge.candidates import Widths, score
 from onnxmerge.cli import main
 from onnxmerge.config import Config
@@ -92,3 +93,23 @@ def test_a_budget_that_is_missed_without_the_misjudged_groups_is_refused(misjudg
     assert with_it < 0.8 * without
     with pytest.raises(BudgetError, match=f"{without:.4g} remain"):
         pruned(misjudged, params=(with_it + without) / 2, align=1)
+
+
+def test_a_difference_that_no_group_explains_is_said(monkeypatch):
+    """Removal alone equals its mask; what was made of it does not."""
+    real = pipeline.equals_mask
+    calls = []
+
+    def first_fails(*arguments):
+        calls.append(real(*arguments))
+        return calls[-1] and len(calls) > 1
+
+    monkeypatch.setattr(pipeline, "equals_mask", first_fails)
+    report = pruned(onnx.load(DIGITS), ratio=0.5).report
+    assert all(calls) and len(calls) > 1
+    assert any("no group alone is to blame" in warning for warning in report.warnings)
+
+
+def test_groups_that_had_to_stay_are_named_where_the_budget_is_missed_for_them(misjudged):
+    with pytest.raises(BudgetError, match="the groups '/fc1/Gemm' stay whole"):
+        pruned(misjudged, params=0.02, align=1)

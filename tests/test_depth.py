@@ -303,3 +303,20 @@ def test_no_depth_keeps_every_layer():
         after[depth] = [group["after"] for group in result.report["groups"]]
         assert (result.report["emptied"] is None) == (0 not in after[depth])
     assert 0 not in after[False]
+
+
+DEAD = """g (float[N,4,6,6] x) => (float[N,4,6,6] y)
+    <float[8,4,1,1] a, float[8,8,1,1] b, float[4,8,3,3] c, float[4] d, float[4,4,1,1] e> {
+    h = Conv(x, a)  i = Relu(h)  j = Conv(i, b)  k = Relu(j)
+    l = Conv<pads = [1, 1, 1, 1]>(k, c, d)  m = Conv(x, e)  y = Add(l, m) }"""
+
+
+def test_layers_that_nobody_reads_any_more_are_not_counted_as_kept():
+    proto = support.model(DEAD)
+    feed = support.random_feed(support.RUNTIME.session(proto), seed=1, sizes=2)
+    analysis = Analysis.of(load(proto), partial(support.RUNTIME.trace, feed=feed))
+    last = max(analysis.depth.names, key=[g.name for g in analysis.channels.groups].index)
+    selection = Selection({last: np.empty(0, np.int64)})
+    again = Analysis.of(load(rewrite.pruned(analysis, selection)), partial(support.RUNTIME.trace, feed=feed))
+    assert len(again.channels.view.nodes) < 4, "the layer before it went with it"
+    assert analysis.kept("macs", selection) == again.cost.macs < analysis.cost.macs / 4

@@ -1,6 +1,7 @@
 """What a run says: what it was measured on, that nothing of it was fitted, and that nothing flatters."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from onnxmerge.decisions import made
 from onnxmerge.errors import ToleranceExceeded
 from onnxmerge.pipeline import analysed, chosen
 from onnxmerge.progress import Clock
+from onnxmerge.report.headline import percent
+from onnxmerge.study import Study
 
 MODELS = Path(__file__).parents[1] / "models"
 DIGITS = MODELS / "digits.onnx"
@@ -242,3 +245,42 @@ def test_images_to_measure_on_follow_the_same_conventions(tmp_path):
     parity = report["parity"]
     assert parity["basis"] == "evaluation" and parity["samples"] == 40
     assert len(parity["conventions"]) == len(report["calibration"]["conventions"]) > 1
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [(0.0, "0.0%"), (0.0004, "less than 0.1%"), (0.01, "1.0%"), (0.9996, "more than 99.9%"), (1.0, "100.0%")],
+)
+def test_a_share_is_never_rounded_to_nothing_or_to_all(share, words):
+    assert percent(share) == words
+
+
+@pytest.mark.parametrize("calibration", [CALIB, digits()[:64]], ids=["path", "array"])
+def test_samples_to_measure_on_that_were_fitted_are_called_that(calibration):
+    report = onnxmerge.optimize(
+        DIGITS, macs=0.6, calibration=calibration, evaluation=calibration, samples=64, threads=1
+    ).report
+    assert report.parity.basis == "fit" and "which flatters" in report.headline.answers
+
+
+def test_one_image_is_not_held_out_from_itself(tmp_path):
+    folder = photographs(tmp_path / "images", 1)
+    report = onnxmerge.optimize(CAFFE_NET, macs=0.7, calibration=folder, threads=1, **FAST).report
+    assert report.parity.basis != "held out"
+
+
+def test_a_search_that_missed_its_tolerance_on_other_samples_says_so(monkeypatch):
+    real = Study.parity
+    judged = []
+
+    def worse(self, session, data):
+        found = real(self, session, data)
+        judged.append(data)
+        # What judges comes last, and is not what chose.
+        return replace(found, change=0.5) if len(data) == 52 else found
+
+    monkeypatch.setattr(Study, "parity", worse)
+    report = onnxmerge.optimize(DIGITS, calibration=CALIB, tolerance=0.05, threads=1, **FAST).report
+    assert not any("chose nothing" in warning for warning in report.warnings)
+    report = onnxmerge.optimize(DIGITS, calibration=CALIB, tolerance=0.05, threads=1).report
+    assert any("on samples that chose nothing the change is 0.5" in warning for warning in report.warnings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,19 +57,32 @@ def test_steps_give_the_same_bytes_and_a_plan_gives_them_again(taught):
     assert written(again) == written(taught)
 
 
-def test_what_is_not_better_is_what_would_be_written_without(monkeypatch):
+@pytest.fixture
+def in_vain(monkeypatch):
+    """Teaching that never helps."""
     real = recovery.trainer().recover
 
-    def in_vain(teacher, student, *rest, **options):
-        from dataclasses import replace
-
+    def recover(teacher, student, *rest, **options):
         return replace(real(teacher, student, *rest, **options), taken=False, model=student)
 
-    monkeypatch.setattr(recovery.trainer(), "recover", in_vain)
-    options = {"calibration": IMAGES[:128], "macs": 0.5, "threads": 1}
+    monkeypatch.setattr(recovery.trainer(), "recover", recover)
+
+
+@pytest.mark.parametrize("budget", [{"macs": 0.5}, {"tolerance": 0.05}])
+def test_what_is_not_better_is_what_would_be_written_without(in_vain, budget):
+    options = {"calibration": IMAGES[:160], "threads": 1, **budget}
     found = onnxmerge.optimize(DIGITS, recover=5, **options)
     assert written(found) == written(onnxmerge.optimize(DIGITS, **options))
-    assert not found.report.recovery.taken
+    assert not found.report.recovery.taken and found.plan.method["recover"] is None
+    again = onnxmerge.optimize(DIGITS, calibration=IMAGES[:160], plan=found.plan, threads=1)
+    assert written(again) == written(found)
+
+
+def test_too_few_inputs_to_hold_any_out_are_said(monkeypatch):
+    options = {"calibration": IMAGES[:1], "evaluation": IMAGES[1:9], "macs": 0.5, "threads": 1}
+    report = onnxmerge.optimize(DIGITS, recover=5, compensation="none", criterion="l1", **options).report
+    assert report.recovery.stopped == "too few inputs" and not report.recovery.taken
+    assert any("too few inputs" in warning for warning in report.warnings)
 
 
 def test_the_samples_that_judge_are_not_learned_from(monkeypatch):

@@ -78,6 +78,12 @@ class Analysis:
         """bool [channels], True where a channel goes."""
         return removed_channels(self.channels, selection.keep)
 
-    def lengths(self, selection: Selection) -> np.ndarray:
-        """The lengths of all axis classes under a selection, int64 [classes]."""
-        return kept_lengths(self.channels, self.removed(selection))
+    def kept(self, kind: str, selection: Selection) -> float:
+        """The multiplications (``macs``) or parameters (``params``) of the model that a selection leaves.
+
+        Layers that nobody reads any more, because what they fed is gone, are not in it, however wide.
+        """
+        lengths = kept_lengths(self.channels, self.removed(selection))
+        gone = np.flatnonzero((lengths == 0) & (self.channels.classes.size > 0))
+        live = self.depth.without(gone).live if len(gone) else None
+        return self.cost.kept(kind, lengths, live)

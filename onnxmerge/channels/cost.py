@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -89,6 +89,18 @@ class CostModel:
     def params_kept(self, removed: np.ndarray) -> float:
         """Parameters that remain when the channels in bool [channels.count] go."""
         return float(self._total(self._params_table, kept_lengths(self.channels, removed)))
+
+    def kept(self, kind: str, lengths: np.ndarray, live: Collection[int] | None = None) -> float:
+        """What remains of ``kind`` ("macs" or "params") at axis lengths [classes].
+
+        Args:
+            live: the numbers of the nodes that are still there; None: all.
+        """
+        terms = self._macs if kind == "macs" else self._params
+        table = self._macs_table if kind == "macs" else self._params_table
+        there = np.array([live is None or term.node.index in live for term in terms], dtype=bool)
+        products = table.products(lengths / np.maximum(self.channels.classes.size, 1))
+        return float((table.values * products)[there].sum())
 
     def marginal(self, kind: str, removed: np.ndarray) -> np.ndarray:
         """What each channel costs at the widths that remain, float64 [channels.count].

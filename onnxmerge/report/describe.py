@@ -106,9 +106,9 @@ def _input(study: Study) -> ModelFacts:
 def _output(study: Study, decision: Decision, source: ModelFacts) -> ModelFacts:
     if decision.unchanged:
         return source
-    cost, removed = study.analysis.cost, study.analysis.removed(decision.candidate.selection)
+    params, macs = (study.analysis.kept(kind, decision.candidate.selection) for kind in ("params", "macs"))
     size, digest = measured(decision.candidate.model, external=not study.source.loaded.self_contained)
-    return ModelFacts(round(cost.params_kept(removed)), round(cost.macs_kept(removed)), size, digest)
+    return ModelFacts(round(params), round(macs), size, digest)
 
 
 def _asked(study: Study, decision: Decision) -> Asked:
@@ -118,10 +118,10 @@ def _asked(study: Study, decision: Decision) -> Asked:
 
 
 def _reached(study: Study, decision: Decision, proof: Proof) -> Reached:
-    cost, removed = study.analysis.cost, study.analysis.removed(decision.candidate.selection)
+    analysis, selection = study.analysis, decision.candidate.selection
     return Reached(
-        macs=cost.macs_kept(removed) / max(cost.macs, 1),
-        params=cost.params_kept(removed) / max(cost.params, 1),
+        macs=analysis.kept("macs", selection) / max(analysis.cost.macs, 1),
+        params=analysis.kept("params", selection) / max(analysis.cost.params, 1),
         latency=proof.latency.ratio,
         change=proof.parity.change,
     )

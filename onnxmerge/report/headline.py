@@ -35,10 +35,10 @@ class Headline:
 def headline(study: Study, decision: Decision, proof: Proof) -> Headline:
     """The headline of a run."""
     cost = study.analysis.cost
-    removed = study.analysis.removed(decision.candidate.selection)
+    macs, params = (study.analysis.kept(kind, decision.candidate.selection) for kind in ("macs", "params"))
     kept = (
-        f"{cost.macs_kept(removed) / max(cost.macs, 1):.1%} of the multiplications and "
-        f"{cost.params_kept(removed) / max(cost.params, 1):.1%} of the parameters are kept"
+        f"{macs / max(cost.macs, 1):.1%} of the multiplications and "
+        f"{params / max(cost.params, 1):.1%} of the parameters are kept"
     )
     if decision.unchanged:
         kept = "nothing was removed: the output is the input"
