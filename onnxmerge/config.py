@@ -95,7 +95,8 @@ class Recovery:
             return cls(seconds=float(timed[1]) * _UNITS[timed[2]])
         if text.strip().isdigit() and int(text) > 0:
             return cls(steps=int(text))
-        raise UsageError(f"{name} is a time such as 90s, 2m or 1h, or a number of steps, not {text!r}")
+        what = "a time such as 90s, 2m or 1h, or a number of steps"
+        raise UsageError(f"{name} is {what}, not the text {text!r}")
 
     def as_dict(self) -> dict[str, object]:
         """All options as plain data, for the report."""

@@ -91,7 +91,7 @@ def test_a_budget_that_is_missed_without_the_misjudged_groups_is_refused(misjudg
     scores = score(study, study.samples.fit)
     with_it, without = (Widths(s, scores, "params").smallest for s in (study, study.without(["/fc1/Gemm"])))
     assert with_it < 0.8 * without
-    with pytest.raises(BudgetError, match=f"{without:.4g} remain"):
+    with pytest.raises(BudgetError, match=rf"{without:.4g} remain.*the groups '/fc1/Gemm' stay whole"):
         pruned(misjudged, params=(with_it + without) / 2, align=1)
 
 
@@ -108,8 +108,3 @@ def test_a_difference_that_no_group_explains_is_said(monkeypatch):
     report = pruned(onnx.load(DIGITS), ratio=0.5).report
     assert all(calls) and len(calls) > 1
     assert any("no group alone is to blame" in warning for warning in report.warnings)
-
-
-def test_groups_that_had_to_stay_are_named_where_the_budget_is_missed_for_them(misjudged):
-    with pytest.raises(BudgetError, match="the groups '/fc1/Gemm' stay whole"):
-        pruned(misjudged, params=0.02, align=1)

@@ -77,10 +77,10 @@ def spent(monkeypatch) -> Spent:
     counts = Spent([], [], [])
     reconstruct, compare = candidates.reconstruct, Study.parity
 
-    def counted(channels, proto, selection, data, *rest):
+    def counted(channels, sites, proto, selection, data, *rest, **options):
         counts.fits.append(len(data))
         counts.fitted.append(data.arrays["image"])
-        return reconstruct(channels, proto, selection, data, *rest)
+        return reconstruct(channels, sites, proto, selection, data, *rest, **options)
 
     def compared(self, session, data):
         counts.measured.append(data.arrays["image"])
@@ -110,16 +110,18 @@ def test_what_is_compared_was_not_fitted_to_what_it_is_compared_on(spent):
     *chose, judged = spent.measured
     for fitted in spent.fitted[: len(chose)]:
         assert not rows(fitted) & (rows(judged) | rows(chose[0]))
-    assert not rows(spent.fitted[len(chose)]) & rows(judged)
+    # Of the two that come last one is written, fitted to all, and the other one is judged.
+    written, tried = sorted(spent.fitted[len(chose) :], key=len, reverse=True)
+    assert len(written) == len(images) and not rows(tried) & rows(judged)
 
 
 @pytest.mark.parametrize("samples", [96, 256, 512])
 def test_shapes_take_at_most_as_long_as_the_rest(spent, samples):
     """Counted in samples that candidates are fitted to; the statistics come once."""
     onnxmerge.optimize(DIGITS, calibration=IMAGES[:samples], macs=0.5)
-    *screened, held_out, whole = spent.fits
-    assert screened and whole == samples
-    assert sum(screened) <= held_out + whole
+    *screened, one, other = spent.fits
+    assert screened and samples in (one, other)
+    assert sum(screened) <= one + other
 
 
 def test_one_shape_is_made_once(monkeypatch, spent):
@@ -183,8 +185,8 @@ def timed(monkeypatch, times: dict[str, float]) -> tuple[str, tuple[TriedShape, 
     monkeypatch.setattr(latency, "nearest_to_goal", nearest)
     monkeypatch.setattr(latency.Builder, "of", lambda *_: None)
     study = SimpleNamespace(clock=SimpleNamespace(step=None), samples=None)
-    selection, _, tried = latency.within_latency(study, None, SimpleNamespace(fit=None), 0.6)
-    return selection, tried
+    choice = latency.within_latency(study, None, SimpleNamespace(fit=None), 0.6)
+    return choice.selection, choice.shapes
 
 
 def test_the_best_answers_that_take_the_time_are_taken(monkeypatch):

@@ -233,15 +233,17 @@ def test_images_whose_numbers_are_stated_are_taken_so(tmp_path):
     report = onnxmerge.optimize(CAFFE_NET, macs=0.7, calibration=folder, images=options, threads=1).report
     assert report["calibration"]["conventions"] == [] and report["parity"]["conventions"] == []
     assert report["parity"]["samples"] == 10
+    other = photographs(tmp_path / "others", 40)
     measured = onnxmerge.optimize(
-        CAFFE_NET, macs=0.7, calibration=folder, evaluation=folder, images=options, threads=1
+        CAFFE_NET, macs=0.7, calibration=folder, evaluation=other, images=options, threads=1
     ).report["parity"]
     assert (measured["basis"], measured["samples"]) == ("evaluation", 40)
 
 
 def test_images_to_measure_on_follow_the_same_conventions(tmp_path):
     folder = photographs(tmp_path / "images", 40)
-    report = onnxmerge.optimize(CAFFE_NET, macs=0.7, calibration=folder, evaluation=folder, threads=1).report
+    other = photographs(tmp_path / "others", 40)
+    report = onnxmerge.optimize(CAFFE_NET, macs=0.7, calibration=folder, evaluation=other, threads=1).report
     parity = report["parity"]
     assert parity["basis"] == "evaluation" and parity["samples"] == 40
     assert len(parity["conventions"]) == len(report["calibration"]["conventions"]) > 1
