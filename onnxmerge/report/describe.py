@@ -157,7 +157,9 @@ def _search(study: Study, decision: Decision) -> SearchFacts | None:
     if study.config.budget is not None or decision.choice.planned:
         return None
     if decision.choice.sought is None:
-        return SearchFacts(1.0, 0.0, 0.0, study.samples.fit.source, 0)
+        # Nothing could go; or what was found could not be trusted, and was not searched for again.
+        nothing = SearchFacts(1.0, 0.0, 0.0, study.samples.fit.source, 0)
+        return nothing if decision.unchanged else None
     share, parity = decision.choice.sought.share, decision.choice.sought.parity
     return SearchFacts(share, parity.change, parity.change_upper(CONFIDENCE), parity.source, parity.samples)
 
