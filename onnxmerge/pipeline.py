@@ -1,7 +1,8 @@
 """From a model to a smaller one that answers almost as before: the stages in order.
 
-``analysed``: load, gather data, find the channels. ``chosen``: collect, score, allocate. ``made``: reconstruct,
-rewrite, and teach where that is asked for. ``without_misjudged`` and ``proven``: verify. ``describe``: report.
+``analysed``: load, gather data, find the channels. ``chosen``: collect, score, allocate. ``made``:
+reconstruct, rewrite, and teach where that is asked for. ``without_misjudged`` and ``proven``: verify.
+``describe``: report.
 """
 
 from __future__ import annotations
