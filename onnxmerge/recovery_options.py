@@ -1,10 +1,12 @@
-"""How a smaller model is taught by the original: the options, without the trainer that needs torch."""
+"""How a smaller model is taught by the original, and what came of it: all of it that needs no torch."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
 from math import isfinite
+
+import onnx
 
 from onnxmerge.arguments import flag, number, whole
 from onnxmerge.errors import UsageError
@@ -14,6 +16,12 @@ HELD_OUT, LEAST_HELD_OUT = 1 / 8, 32
 # Seconds in a unit of time as people write it.
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _TIME = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([smh])")
+_ENDED = {
+    "steps": "the bound in steps",
+    "time": "the bound in time",
+    "no better": "want of progress",
+    "interrupted": "an interruption; the best so far is kept",
+}
 
 
 @dataclass(frozen=True)
@@ -79,3 +87,39 @@ class Recovery:
     def as_dict(self) -> dict[str, object]:
         """All options as plain data, for the report."""
         return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Recovered:
+    """What came of teaching.
+
+    Attributes:
+        model: the taught student, or the student as it was where that is not better.
+        taken: whether the new weights are in it.
+        error_before, error_after: the mean over the held-out inputs and the answers of |y' - y|^2 in units of
+            the answer's variance: of the student, and of the best weights that were found.
+        steps: updates of the weights, those of trials included.
+        seconds: all the time that was spent.
+        learning_rate: the one chosen, relative to the size of each tensor; nan where none was.
+        stopped: why: ``time``, ``steps``, ``no better`` or ``interrupted``.
+        trials: the rates that were tried, and the held-out error that each led to.
+    """
+
+    model: onnx.ModelProto
+    taken: bool
+    error_before: float
+    error_after: float
+    steps: int
+    seconds: float
+    learning_rate: float
+    stopped: str
+    trials: tuple[tuple[float, float], ...] = ()
+
+    def summary(self) -> str:
+        """One line for a person."""
+        kept = "taken" if self.taken else "not taken: no better than by chance"
+        return (
+            f"recovery: held-out error {self.error_before:.4g} > {self.error_after:.4g}, {kept} "
+            f"({self.steps} steps, {self.seconds:.0f} s, learning rate {self.learning_rate:g}, "
+            f"ended by {_ENDED[self.stopped]})"
+        )
