@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from math import cos, inf, nan, pi
+from math import cos, inf, isfinite, nan, pi
 
 import onnx
 import torch
@@ -52,7 +52,7 @@ _CHECKS = 10
 # By what the rate is divided where a run went astray.
 _FACTOR = 3.0
 # A run is astray where the held-out error is this multiple of the student's in its first half (or any in the
-# second), or the loss this multiple of the first one.
+# second), or the loss this multiple of the largest one at the beginning.
 _ASTRAY, _DIVERGED = 1.5, 5.0
 _MOST_RETURNS = 3
 # The rate rises to its full size over so many steps: till then the moments of the gradients say little.
@@ -91,7 +91,8 @@ def recover(
         images: the layout, ``nchw`` or ``nhwc``, of every input that takes images: they are mirrored and
             shifted, which suits photographs. None: nothing is.
         threads: of torch; None: as it is.
-        device: ``cpu`` or ``cuda``; on the latter, convolutions and products run in bfloat16.
+        device: ``cpu`` or ``cuda``; on the latter the student's convolutions and products run in bfloat16
+            while it learns, not while it is judged.
         progress: called with ("recover", done, total), in steps where these are bounded, else in seconds.
 
     Raises:
@@ -124,7 +125,7 @@ class _Recovery:
         names, most = pair.targets.names, pair.most
         layouts = images if options.augment else {}
         self._lessons = Lessons(pair.teacher, pair.fit, names, most, layouts, seed)
-        self._exam = Lessons(pair.teacher, pair.held_out, names, most)
+        self._exam = Lessons(pair.teacher, pair.held_out, pair.targets.judged, most)
         self._best: Weights = []
         self._before: Judged = (torch.zeros(0), torch.zeros(0))
         self._after = self._before
@@ -191,7 +192,8 @@ class _Recovery:
             why it ended: ``steps``, ``time`` or ``astray``.
         """
         self._descent.restart(start)
-        begin, count, looked, first = self._bound.used, 0, 0, inf
+        begin, count, looked = self._bound.used, 0, 0
+        recent = usual = 0.0
         stopped = None
         while stopped is None:
             part = (self._bound.used - begin) / max(end - begin, 1e-9)
@@ -204,8 +206,10 @@ class _Recovery:
             self._bound.end()
             self._number += 1
             count += 1
-            first = min(first, loss) if count <= _WARM_STEPS else first
-            if not loss < _DIVERGED * first:
+            # Of single steps it is noisy: a few inputs may be far harder than the others.
+            recent = loss if count == 1 else 0.8 * recent + 0.2 * loss
+            usual = max(usual, recent) if count <= _WARM_STEPS else usual
+            if not recent <= (_DIVERGED if count > _WARM_STEPS else 1.0) * usual:
                 return "astray"
             if part * checks >= looked + 1:
                 looked = int(part * checks)
@@ -226,7 +230,8 @@ class _Recovery:
         for weights in candidates:
             self._descent.put(weights)
             judged = self._judged()
-            errors.append(float(judged[0].mean()))
+            error = float(judged[0].mean())
+            errors.append(error if isfinite(error) else inf)
             if errors[-1] < float(self._after[0].mean()):
                 self._best, self._after = [w.clone() for w in weights], judged
         self._descent.put(now)
@@ -235,7 +240,7 @@ class _Recovery:
     @torch.no_grad()
     def _judged(self) -> Judged:
         """The errors of the answers and of the outputs on all held-out samples, float64 [samples] each."""
-        student, names = self._pair.student, self._pair.targets.names
+        student, names = self._pair.student, self._pair.targets.judged
         parts = []
         for feed, expected, rows in self._exam.all():
             found = dict(zip(names, student.run(feed, names), strict=True))

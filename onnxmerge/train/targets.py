@@ -54,9 +54,14 @@ class Targets:
     outputs: tuple[str, ...]
 
     @property
+    def judged(self) -> list[str]:
+        """The answers and the outputs, each once."""
+        return list(dict.fromkeys((*self.answers, *self.outputs)))
+
+    @property
     def names(self) -> list[str]:
-        """All of them, each once; the answers and the outputs first."""
-        return list(dict.fromkeys((*self.answers, *self.outputs, *self.inner)))
+        """All of them, each once."""
+        return list(dict.fromkeys((*self.judged, *self.inner)))
 
 
 def find_targets(teacher: OnnxModule, student: OnnxModule, feed: Mapping[str, Tensor]) -> Targets:
