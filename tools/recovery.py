@@ -19,7 +19,7 @@ import json
 import math
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +146,8 @@ class Other:
         return Path(self.path).stem
 
 
+# Of the photographs that they are given: some are large.
+SAMPLES = 96
 OTHERS = (
     Other("digits", "digits.onnx"),
     Other("OCR", "corpus/DefTruth+lite.ai.toolkit__chinese_ocr_angle_net.onnx"),
@@ -164,10 +166,10 @@ def run_other(other: Other, draw: int, args: argparse.Namespace) -> dict[str, ob
     path = own if own.exists() else args.shared / other.path
     given = np.load(own.with_name("digits_calib.npz")) if own.exists() else None
     parts = None if given is None else _thirds({name: given[name] for name in given.files}, draw)
-    config = Config(seed=draw, threads=args.threads, device="cpu")
+    config = Config(seed=draw, threads=args.threads, device="cpu", samples=SAMPLES)
     study = analysed(path, None if parts is None else parts[0], None, config, Clock())
     samples = study.samples
-    again = Config(seed=draw + 100, threads=args.threads, device="cpu")
+    again = replace(config, seed=draw + 100)
     fit, held_out, unseen = (
         (samples.fit, samples.evaluation, analysed(path, None, None, again, Clock()).samples.evaluation)
         if parts is None
@@ -176,11 +178,7 @@ def run_other(other: Other, draw: int, args: argparse.Namespace) -> dict[str, ob
     student = onnxmerge.optimize(
         path,
         calibration=None if parts is None else parts[0],
-        macs=0.7,
-        seed=draw,
-        threads=args.threads,
-        device="cpu",
-        tolerance=math.inf,
+        config=replace(config, macs=0.7, tolerance=math.inf),
     ).model
     teacher = onnx.load(path)
     image = image_input(teacher, study.source.session.inputs)
@@ -289,6 +287,16 @@ def table(runs: list[dict], split: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def write(page: Path, tables: dict[str, str]) -> None:
+    """Put the tables between the marks that bear their names; the words around them stay."""
+    text = page.read_text(encoding="utf-8")
+    for name, lines in tables.items():
+        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+        head, rest = text.split(begin)
+        text = head + begin + lines + end + rest.split(end)[1]
+    page.write_text(text, encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -327,6 +335,8 @@ def main() -> None:
     runs = [json.loads(line) for line in kept.read_text().splitlines()]
     print(table(runs, args.split))
     print(others_table(runs))
+    if args.split == "test":
+        write(RESULTS / "recovery.md", {"budgets": table(runs, "test"), "others": others_table(runs)})
 
 
 if __name__ == "__main__":

@@ -70,7 +70,8 @@ class Descent:
             parameter.grad = None
         total = 0.0
         for feed, expected, share in feeds:
-            found = dict(zip(self._names, self._student.run(feed, self._names), strict=True))
+            with torch.autocast("cuda", torch.bfloat16, enabled=self.parameters[0].is_cuda):
+                found = dict(zip(self._names, self._student.run(feed, self._names), strict=True))
             loss = self._errors.loss(found, expected, self._inner) * share
             loss.backward()
             total += float(loss.detach())

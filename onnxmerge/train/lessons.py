@@ -82,7 +82,7 @@ class Lessons:
             return found
         found = self._asked(self.samples.part(feed, missing))
         apart = _by_sample(found, len(missing))
-        if apart is None:  # never of a model whose answers were taken apart before, but who knows
+        if apart is None:  # as many answers as samples were chance before
             return self._asked(feed)
         new = dict(zip((keys[i] for i in missing), apart, strict=True))
         together = self._together([new[key] if key in new else self._kept[key] for key in keys])

@@ -7,9 +7,9 @@ Two kinds of tensors are matched, each in units of its own variance over the dat
   numbers themselves are matched, not the softened distribution (Hinton et al. 2015): on 448 training images
   of a ResNet-20 at half its MACs the error of the scores fell from 0.130 to 0.101 of their variance with the
   numbers, and rose to 0.146 with cross-entropy at a temperature of 2, after 150 steps at the same rate.
-- the *inner tensors*: of the residual sums that both models have in one shape or, where there are none, of
-  what convolutions and matrix products give, the last of every shape: the ends of a net's stages. They say
-  more than the answers that are made of them: a map has thousands of numbers where there are ten scores.
+- the *inner tensors*: the residual sums that both models have in one shape or, where there are none, what
+  convolutions and matrix products give. They say more than the answers that are made of them, a map having
+  thousands of numbers where there are ten scores, and they say to every block what it is to do.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Targets:
 
     Attributes:
         answers: what stands for the outputs.
-        inner: others.
+        inner: others, in the graph's order.
         outputs: the outputs themselves, as far as they are floats and stand still.
     """
 
@@ -46,9 +46,14 @@ class Targets:
     outputs: tuple[str, ...]
 
     @property
+    def judged(self) -> list[str]:
+        """The answers and the outputs, each once."""
+        return list(dict.fromkeys((*self.answers, *self.outputs)))
+
+    @property
     def names(self) -> list[str]:
-        """All of them, each once; the answers and the outputs first."""
-        return list(dict.fromkeys((*self.answers, *self.outputs, *self.inner)))
+        """All of them, each once."""
+        return list(dict.fromkeys((*self.judged, *self.inner)))
 
 
 def find_targets(teacher: OnnxModule, student: OnnxModule, feed: Mapping[str, Tensor]) -> Targets:
@@ -88,14 +93,9 @@ def find_targets(teacher: OnnxModule, student: OnnxModule, feed: Mapping[str, Te
     ]
     return Targets(
         tuple(answers),
-        tuple(_last_of_each_shape(inner, first)),
+        tuple(inner),
         tuple(name for name in teacher.outputs if name in fits),
     )
-
-
-def _last_of_each_shape(names: Iterable[str], values: Mapping[str, Tensor]) -> list[str]:
-    """Of tensors of one shape, of one stage of a net that is, the last in the graph's order."""
-    return list({values[name].shape: name for name in names}.values())
 
 
 def _behind(makers: Mapping[str, Step], fits: set[str]) -> dict[str, list[str]]:
