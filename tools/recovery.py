@@ -151,7 +151,7 @@ SAMPLES = 96
 OTHERS = (
     Other("digits", "digits.onnx"),
     Other("OCR", "corpus/DefTruth+lite.ai.toolkit__chinese_ocr_angle_net.onnx"),
-    Other("detector", "corpus/dog-qiuqiu+FastestDet__FastestDet.onnx"),
+    Other("detector", "corpus/Kazuhito00+Image-Processing-Node-Editor__face_detection_yunet_120x160.onnx"),
     Other("audio", "corpus/dscripka+openWakeWord__embedding_model.onnx"),
     Other("policy", "corpus/vivenkumarXR+Unity-ML-Agent__3DBall.onnx"),
     Other(
