@@ -262,8 +262,7 @@ def without_misjudged(study: Study, decision: Decision) -> Decision:
 
     def agrees_if_cut(selection: Selection) -> bool:
         # Groups that can only go together are tried when all of them are there.
-        gone = [name for name, keep in selection.keep.items() if not len(keep)]
-        return not depth.together(gone) or agrees(cut(selection))
+        return not depth.together(selection.emptied) or agrees(cut(selection))
 
     with study.clock("check"):
         if agrees(decision.checked):
@@ -275,12 +274,10 @@ def without_misjudged(study: Study, decision: Decision) -> Decision:
         return replace(decision, unexplained=True)
     if study.config.budget is not None and not decision.choice.planned:
         return _within_budget_without(study, distrusted)
-    keep = {name: index for name, index in selection.keep.items() if name not in distrusted}
-    if not depth.together([name for name, index in keep.items() if not len(index)]):
-        keep = {name: index for name, index in keep.items() if len(index)}
-    again = replace(
-        decision.choice, selection=Selection(keep), replay=True, fit_on=decision.fit_on, sought=None
-    )
+    rest = Selection({name: index for name, index in selection.keep.items() if name not in distrusted})
+    if not depth.together(rest.emptied):
+        rest = Selection({name: index for name, index in rest.keep.items() if len(index)})
+    again = replace(decision.choice, selection=rest, replay=True, fit_on=decision.fit_on, sought=None)
     return replace(made(study, again), distrusted=tuple(distrusted))
 
 

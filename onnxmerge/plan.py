@@ -47,6 +47,16 @@ class Selection:
 
     keep: Mapping[str, np.ndarray]
 
+    @property
+    def widths(self) -> tuple[tuple[str, int], ...]:
+        """The number of channels that stay, by group: what time and multiplications depend on."""
+        return tuple((name, len(index)) for name, index in self.keep.items())
+
+    @property
+    def emptied(self) -> list[str]:
+        """The groups that keep no channel."""
+        return [name for name, index in self.keep.items() if not len(index)]
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -159,8 +159,7 @@ class TriedShape:
 
     @staticmethod
     def of(shape: str, selection: Selection, parity: Parity) -> TriedShape:
-        gone = sum(not len(keep) for keep in selection.keep.values())
-        return TriedShape(shape, gone, parity.change, parity.distance)
+        return TriedShape(shape, len(selection.emptied), parity.change, parity.distance)
 
 
 @dataclass(frozen=True, eq=False)

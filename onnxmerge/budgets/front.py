@@ -94,8 +94,7 @@ def distinct(names: Sequence[str], select: Callable[[str], Selection]) -> list[S
         except BudgetError as error:
             refused.append(error)
             continue
-        widths = tuple((group, len(keep)) for group, keep in selection.keep.items())
-        found.setdefault(widths, Shaped(name, selection))
+        found.setdefault(selection.widths, Shaped(name, selection))
     if not found:
         raise refused[0]
     return list(found.values())

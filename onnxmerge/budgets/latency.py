@@ -120,7 +120,7 @@ def nearest_to_goal(
 
     def attempt(aim: float) -> bool:
         selection = widths.select(aim)
-        if any(_counts(selection) == _counts(one.selection) for one in tries):
+        if any(selection.widths == one.selection.widths for one in tries):
             return False
         candidate, measured = builder.cut(selection), []
         for session in range(SESSIONS):
@@ -154,7 +154,3 @@ def _next_aim(tries: Sequence[Timed], goal: float) -> float:
     error = np.interp(grid, [one.predicted for one in known], [one.error for one in known])
     fast = grid[grid * error <= goal]
     return float(fast[-1] if len(fast) else grid[0])
-
-
-def _counts(selection: Selection) -> tuple[tuple[str, int], ...]:
-    return tuple((name, len(keep)) for name, keep in selection.keep.items())

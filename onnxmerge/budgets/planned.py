@@ -34,7 +34,7 @@ def planned(study: Study, plan: Plan) -> Choice:
             raise UsageError(f"the plan names the group '{name}', which this model does not have")
         if keep and not 0 <= min(keep) <= max(keep) < sizes[name]:
             raise UsageError(f"the plan keeps unknown channels of '{name}', which has {sizes[name]}")
-    gone = [name for name, keep in plan.keep.items() if not keep]
+    gone = plan.selection.emptied
     if not study.analysis.depth.together(gone):
         raise UsageError(
             f"the plan keeps no channel of {', '.join(repr(name) for name in gone)}: something that stays "

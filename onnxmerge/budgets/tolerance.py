@@ -114,17 +114,17 @@ def _shapes(
     if screened.best is None or not others:
         return []
     usual, share = screened.best, screened.high
-    found = {_counts(usual.candidate.selection): (screened.widths, usual.candidate, usual.parity)}
+    found = {usual.candidate.selection.widths: (screened.widths, usual.candidate, usual.parity)}
     for number, widths in enumerate(others):
         try:
             selection = widths.select(share)
         except BudgetError:
             continue
-        if _counts(selection) in found:
+        if selection.widths in found:
             continue
         with clock.portion("search", SCREENS + number, SCREENS + number + 1, total):
             candidate = screened.builder.of_widths(selection)
-            found[_counts(selection)] = widths, candidate, screened.measure(candidate)
+            found[selection.widths] = widths, candidate, screened.measure(candidate)
     if len(found) == 1:
         return []
     return [(w, TriedShape.of(w.shape or "", c.selection, parity)) for w, c, parity in found.values()]
@@ -162,7 +162,7 @@ class _Bracket:
     def attempt(self, asked: float) -> None:
         """Try the widths that keep at most the share that is asked for."""
         selection = self.widths.select(asked)
-        share, counts = self.widths.share(selection), _counts(selection)
+        share, counts = self.widths.share(selection), selection.widths
         if counts not in self._changes_of:
             candidate = self.builder.of_widths(selection)
             parity = self.measure(candidate)
@@ -194,7 +194,3 @@ def _promising(confirmed: _Bracket, screened: _Bracket) -> float:
     expected += np.interp(grid, np.array(list(confirmed.changes))[order], np.array(ratios)[order])
     within = grid[expected <= logarithm(tolerance)]
     return float(within[0] if len(within) else grid[-1])
-
-
-def _counts(selection: Selection) -> tuple[tuple[str, int], ...]:
-    return tuple((name, len(keep)) for name, keep in selection.keep.items())

@@ -17,7 +17,6 @@ from onnxmerge.report.report import (
     GroupWidths,
     Inspection,
     LatencyFacts,
-    MethodFacts,
     ModelFacts,
     OutputChange,
     ParityFacts,
@@ -36,7 +35,6 @@ def describe(study: Study, decision: Decision, proof: Proof) -> Report:
     """The report of a run."""
     source = _input(study)
     output = _output(study, decision, source)
-    method = study.method
     return Report(
         headline=headline(study, decision, proof),
         asked=_asked(study, decision),
@@ -54,7 +52,7 @@ def describe(study: Study, decision: Decision, proof: Proof) -> Report:
         frozen=study.explanation.frozen,
         reach=study.explanation.reach,
         calibration=_calibration(study),
-        method=MethodFacts(method.criterion, method.allocation, method.compensation, method.why),
+        method=study.method,
         recovery=decision.recovery,
         config=study.config.as_dict(),
         warnings=tuple(warnings_of(study, decision, proof)),
@@ -173,7 +171,7 @@ def _groups(study: Study, decision: Decision) -> tuple[GroupWidths, ...]:
 
 
 def _emptied(study: Study, decision: Decision) -> str | None:
-    gone = sum(not len(keep) for keep in decision.candidate.selection.keep.values())
+    gone = len(decision.candidate.selection.emptied)
     may_go = len(study.analysis.depth.names)
     return (
         f"{gone} of {may_go} groups that may go left altogether, and their layers with them" if gone else None

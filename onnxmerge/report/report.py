@@ -12,6 +12,7 @@ from typing import Any
 
 from onnxmerge.channels.explain import FrozenEntry, GroupEntry
 from onnxmerge.graph.output import atomic_write
+from onnxmerge.method import Method
 from onnxmerge.report.headline import Headline
 from onnxmerge.study import RecoveryFacts, TriedShape
 from onnxmerge.validation import Latency
@@ -180,16 +181,6 @@ class CalibrationFacts:
 
 
 @dataclass(frozen=True)
-class MethodFacts:
-    """The methods by name, and why they were chosen."""
-
-    criterion: str
-    allocation: str
-    compensation: str
-    why: str
-
-
-@dataclass(frozen=True)
 class Report(Document):
     """The report of ``optimize``.
 
@@ -221,7 +212,7 @@ class Report(Document):
     frozen: tuple[FrozenEntry, ...]
     reach: float
     calibration: CalibrationFacts
-    method: MethodFacts
+    method: Method
     recovery: RecoveryFacts | None
     config: Mapping[str, Any]
     warnings: tuple[str, ...]
