@@ -21,7 +21,7 @@ def made(study: Study, choice: Choice) -> Decision:
     """Reconstruct and rewrite what was chosen; and teach it, where that is asked for and helps."""
     if not study.analysis.removed(choice.selection).any():
         nothing = Builder.of(study, choice.holdout.fit).cut(Selection({}))
-        return Decision(choice, nothing, nothing, nothing, unchanged=True, fit_on="all")
+        return decision_of(study, choice, nothing, nothing, "all")
     if study.config.recovery is None:
         return fitted(study, choice)
     student, fit_on = untaught(study, choice)
@@ -85,5 +85,17 @@ def decision_of(
     left = None
     if study.config.budget is not None and study.config.latency is None:
         left = shortfall(study, budget_of(study, *study.config.budget), candidate.selection)
-    unchanged = not study.analysis.removed(candidate.selection).any()
+    unchanged = _is_input(study, candidate)
     return Decision(choice, candidate, tried, checked or candidate, unchanged, fit_on, recovery, left)
+
+
+def _is_input(study: Study, candidate: Candidate) -> bool:
+    """Whether the input model stands for a candidate: nothing was removed, and nothing is gained otherwise.
+
+    Who asks for a share of the model, and gets all of it, gets it as it was; else fewer operators are faster.
+    """
+    if study.analysis.removed(candidate.selection).any():
+        return False
+    kind = study.config.budget and study.config.budget[0]
+    fewer = len(candidate.model.graph.node) < len(study.analysis.proto.graph.node)
+    return not (fewer and kind in (None, "latency"))

@@ -130,7 +130,7 @@ def before_after(report: Report) -> Table:
     table = Table("", "before", "after", "kept")
     for column in table.columns[1:]:
         column.justify = "right"
-    for name, key in (("MACs", "macs"), ("parameters", "params"), ("bytes", "bytes")):
+    for name, key in (("MACs", "macs"), ("parameters", "params"), ("bytes", "bytes"), ("operators", "nodes")):
         share = after[key] / before[key] if before[key] else 1.0
         table.add_row(name, f"{before[key]:,}", f"{after[key]:,}", f"{share:.1%}")
     unit = f"latency, ms ({latency['threads']} threads)"

@@ -23,6 +23,11 @@ def is_constant(node: gs.Node | onnx.NodeProto) -> bool:
     return (node.op_type if isinstance(node, onnx.NodeProto) else node.op) == "Constant"
 
 
+def operators(proto: onnx.ModelProto) -> int:
+    """How many nodes of a model's main graph do more than hold a value."""
+    return sum(not is_constant(node) for node in proto.graph.node)
+
+
 def stored_tensors(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     """The dense stored tensors of a file's main graph by name: initializers, and values of Constant nodes."""
     stored = {tensor.name: tensor for tensor in graph.initializer}

@@ -51,6 +51,15 @@ def convolution_bias(node: Node) -> int | None:
     return 2 if name_of(node) in ("Conv", "ConvTranspose") else None
 
 
+def pads_nothing(node: Node) -> bool:
+    """Whether all outputs of a linear node are sums over whole kernels: a shift is the same everywhere."""
+    if is_convolution(node):
+        by_itself = attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+        return not by_itself and not any(attribute(node, "pads", ()))
+    linear = linear_of(node)
+    return linear is not None and linear.form is Form.PRODUCT
+
+
 def alpha_of(node: Node) -> float:
     """The factor of a linear node's sum."""
     return _factor(node, bias=False)

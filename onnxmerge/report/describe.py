@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from onnxmerge.data.holdout import Holdout
+from onnxmerge.graph.constants import operators
 from onnxmerge.graph.output import measured
 from onnxmerge.report.headline import CONFIDENCE, headline, measured_on
 from onnxmerge.report.report import (
@@ -98,7 +99,7 @@ def _of_sweep(study: Study, points: Sequence[tuple[Decision, Proof, Parity | Non
 
 def _input(study: Study) -> ModelFacts:
     cost, loaded = study.analysis.cost, study.source.loaded
-    return ModelFacts(cost.params, cost.macs, loaded.bytes, loaded.sha256)
+    return ModelFacts(cost.params, cost.macs, loaded.bytes, loaded.sha256, operators(loaded.proto))
 
 
 def _output(study: Study, decision: Decision, source: ModelFacts) -> ModelFacts:
@@ -106,7 +107,7 @@ def _output(study: Study, decision: Decision, source: ModelFacts) -> ModelFacts:
         return source
     params, macs = (study.analysis.kept(kind, decision.candidate.selection) for kind in ("params", "macs"))
     size, digest = measured(decision.candidate.model, external=not study.source.loaded.self_contained)
-    return ModelFacts(round(params), round(macs), size, digest)
+    return ModelFacts(round(params), round(macs), size, digest, operators(decision.candidate.model))
 
 
 def _asked(study: Study, decision: Decision) -> Asked:

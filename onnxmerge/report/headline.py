@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from onnxmerge.data.holdout import Holdout
+from onnxmerge.graph.constants import operators
 from onnxmerge.study import Decision, Proof, Study
 from onnxmerge.validation import Latency, Parity
 
@@ -42,6 +43,9 @@ def headline(study: Study, decision: Decision, proof: Proof) -> Headline:
     )
     if decision.unchanged:
         kept = "nothing was removed: the output is the input"
+    elif not study.analysis.removed(decision.candidate.selection).any():
+        before, after = operators(study.source.loaded.proto), operators(decision.candidate.model)
+        kept = f"all channels are kept, and {after} operators do what {before} did"
     return Headline(
         f"{_asked(study, decision)}: {kept}.",
         "The answers are the input's own." if decision.unchanged else _answers(study, decision, proof),

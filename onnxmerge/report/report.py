@@ -71,12 +71,14 @@ class ModelFacts:
         params: elements of all floating-point and quantised constants.
         macs: multiplications of linear and recurrent layers at batch 1.
         bytes: size on disk, external data included.
+        nodes: operators of the main graph, those that merely hold a constant left out.
     """
 
     params: int
     macs: int
     bytes: int
     sha256: str
+    nodes: int
 
 
 @dataclass(frozen=True)

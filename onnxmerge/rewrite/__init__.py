@@ -1,4 +1,4 @@
-"""From a selection to a new graph: fold into consumers, cut, drop what is constant; or mask, to compare."""
+"""From a selection to a new graph: fold, cut, drop constants, merge scales; or mask, to compare."""
 
 from onnxmerge.rewrite.apply import masked, pruned
 from onnxmerge.rewrite.fold import Fold

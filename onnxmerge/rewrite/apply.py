@@ -14,6 +14,7 @@ from onnxmerge.plan import Selection
 from onnxmerge.rewrite.fold import Fold, apply_folds
 from onnxmerge.rewrite.mask import mask
 from onnxmerge.rewrite.resize import resize
+from onnxmerge.rewrite.scales import merge_scales
 from onnxmerge.rewrite.vanish import vanish
 
 
@@ -30,6 +31,7 @@ def pruned(
     removed = analysis.removed(selection)
     resize(editor, analysis.channels, removed)
     vanish(editor, analysis.depth, removed)
+    merge_scales(editor)
     return export_model(editor.graph, analysis.loaded.proto)
 
 
