@@ -36,7 +36,7 @@ from onnxmerge.recovery import taught, trainer
 from onnxmerge.report import Inspection, Report, Sweep, describe, describe_inspection, describe_sweep
 from onnxmerge.rewrite import masked
 from onnxmerge.runtime import Runtime
-from onnxmerge.study import Candidate, Choice, Decision, Proof, Source, Study
+from onnxmerge.study import Candidate, Choice, DataPaths, Decision, Proof, Source, Study
 from onnxmerge.validation import (
     Parity,
     check_model,
@@ -92,6 +92,7 @@ def optimize(
     calibration: Any = None,
     evaluation: Any = None,
     plan: Plan | None = None,
+    force: bool = False,
     config: Config | None = None,
     progress: Progress | None = None,
     **options: Any,
@@ -105,6 +106,7 @@ def optimize(
         evaluation: like ``calibration``: where parity is measured, if not on the calibration data.
         plan: decisions made before, for the same model, in the place of a budget; they are applied with the
             method and the options that made them, so the same data give the same bytes.
+        force: whether a plan that was made for another file is applied where that has the same groups.
         config: all options at once; or give them by name: ``ratio=0.5``, ``macs=0.5``, ...
         progress: called with (stage, done, total).
 
@@ -113,9 +115,9 @@ def optimize(
     """
     config = configured(config, options)
     if plan is not None:
-        config = budgets.config_of_plan(config, plan.method, options)
+        config = budgets.config_of_plan(config, plan, options)
     study = analysed(model, calibration, evaluation, config, Clock(progress))
-    choice = chosen(study) if plan is None else budgets.planned(study, plan)
+    choice = chosen(study) if plan is None else budgets.planned(study, plan, force=force)
     decision = without_misjudged(study, made(study, choice))
     proof = proven(study, decision)
     return _result(study, decision, describe(study, decision, proof))
@@ -222,7 +224,8 @@ def analysed(
         explanation = explain(analysis.channels, analysis.cost)
         analysis = analysis.with_channels(in_scope(analysis.channels, config.scope, config.skip, config.only))
     method = choose_method(config, analysis, samples.kind)
-    return Study(source, samples, plausible, analysis, explanation, method, config, runtime, clock)
+    paths = DataPaths.of(calibration, evaluation)
+    return Study(source, samples, plausible, analysis, explanation, method, config, runtime, clock, paths)
 
 
 def chosen(study: Study) -> Choice:
@@ -233,17 +236,20 @@ def chosen(study: Study) -> Choice:
     """
     if study.config.budget is None:
         holdout = study.holdout().for_search(study.config.seed)
-        return budgets.within_tolerance(study, score(study, holdout.fit), holdout)
+        scores = score(study, holdout.fit)
+        return replace(budgets.within_tolerance(study, scores, holdout), order=scores.best_first())
     kind, value = study.config.budget
     budgets.refuse_impossible(study, kind, value)
     holdout = study.holdout()
     scores = score(study, holdout.fit)
     try:
         if kind == "latency":
-            return budgets.within_latency(study, scores, holdout, value)
-        return budgets.within_share(study, scores, holdout, kind, value)
+            choice = budgets.within_latency(study, scores, holdout, value)
+        else:
+            choice = budgets.within_share(study, scores, holdout, kind, value)
     except BudgetError as error:
         raise budgets.with_reasons(error, study) from error
+    return replace(choice, order=scores.best_first())
 
 
 def without_misjudged(study: Study, decision: Decision) -> Decision:
@@ -350,14 +356,10 @@ def measured(study: Study, decision: Decision) -> Proof:
 
 def _result(study: Study, decision: Decision, report: Report) -> Result:
     loaded, candidate = study.source.loaded, decision.candidate
-    keep = {name: tuple(int(i) for i in index) for name, index in candidate.selection.keep.items()}
-    method = budgets.recorded(study.method, study.config) | {"fit_on": decision.fit_on}
-    if decision.recovery is None or not decision.recovery.taken:
-        method["recover"] = None
     return Result(
         loaded.proto if decision.unchanged else candidate.model,
         report,
-        Plan(loaded.sha256, keep, method),
+        budgets.plan_of(study, decision),
         unchanged_file=loaded.path if decision.unchanged and loaded.self_contained else None,
         external=not loaded.self_contained,
         scratch=loaded.scratch if decision.unchanged else candidate.scratch,

@@ -54,7 +54,7 @@ def describe(study: Study, decision: Decision, proof: Proof) -> Report:
         calibration=_calibration(study),
         method=study.method,
         recovery=decision.recovery,
-        config=study.config.as_dict(),
+        config=study.options,
         warnings=tuple(warnings_of(study, decision, proof)),
         seconds=_seconds(study),
     )
@@ -85,7 +85,7 @@ def describe_sweep(
         points=tuple(_point(study, *point) for point in points),
         source=measured_on(points[0][1].parity, holdout) if points else study.samples.fit.source,
         stand_in=holdout.stands_in,
-        config=study.config.as_dict(),
+        config=study.options,
         warnings=_of_sweep(study, points),
         seconds=_seconds(study),
     )
