@@ -22,18 +22,27 @@ from onnxmerge.candidates import Builder, score
 from onnxmerge.channels.analysis import Analysis
 from onnxmerge.channels.explain import explain
 from onnxmerge.channels.scope import in_scope
-from onnxmerge.config import Config
+from onnxmerge.comparison import compare
+from onnxmerge.config import Config, configured
 from onnxmerge.data.gather import Reading, gather
 from onnxmerge.decisions import decision_of, made
 from onnxmerge.errors import BudgetError, InternalError, ModelError, ToleranceExceeded, UsageError
 from onnxmerge.graph.external_weights import Scratch
-from onnxmerge.graph.files import load
+from onnxmerge.graph.files import LoadedModel, load
 from onnxmerge.graph.output import copy_file, save
 from onnxmerge.method import choose_method
 from onnxmerge.plan import Plan, Selection
 from onnxmerge.progress import Clock, Progress
 from onnxmerge.recovery import taught, trainer
-from onnxmerge.report import Inspection, Report, Sweep, describe, describe_inspection, describe_sweep
+from onnxmerge.report import (
+    Comparison,
+    Inspection,
+    Report,
+    Sweep,
+    describe,
+    describe_inspection,
+    describe_sweep,
+)
 from onnxmerge.rewrite import masked
 from onnxmerge.runtime import Runtime
 from onnxmerge.study import Candidate, Choice, DataPaths, Decision, Proof, Source, Study
@@ -60,6 +69,8 @@ class Result:
             are references to files that are there as long as this object is; ``save`` writes all.
         report: before and after, parity, latency, groups, what was frozen and why.
         plan: the decisions; ``optimize(model, plan=...)`` applies them again.
+        original: the input model.
+        config: the options of the run.
         unchanged_file: the input file, where it is the result as it stands.
         external: whether the weights are written beside the model, as the input had them.
         scratch: holds the weights of a large model.
@@ -68,6 +79,8 @@ class Result:
     model: onnx.ModelProto
     report: Report
     plan: Plan
+    original: LoadedModel
+    config: Config
     unchanged_file: Path | None = None
     external: bool = False
     scratch: Scratch | None = None
@@ -84,6 +97,19 @@ class Result:
             copy_file(self.unchanged_file, path)
         else:
             save(self.model, path, external=self.external)
+
+    def compare(self, calibration: Any = None, **options: Any) -> Comparison:
+        """The smaller model beside the input on further data, read with the options of the run.
+
+        Args:
+            calibration: in any form that ``optimize`` takes; all samples count unless ``samples=`` is given.
+
+        Raises:
+            OnnxMergeError: one of its subclasses, see ``onnxmerge.errors``.
+        """
+        config = replace(self.config, samples=Config().samples)
+        made = self.original if self.model is self.original.proto else self.model
+        return compare(self.original, made, calibration=calibration, config=config, **options)
 
 
 def optimize(
@@ -181,18 +207,6 @@ def sweep(
             interrupted = facts.stopped == "interrupted"
         points.append((decision, proof, after))
     return describe_sweep(study, holdout, points)
-
-
-def configured(config: Config | None, options: dict[str, Any]) -> Config:
-    """A configuration with some options replaced.
-
-    Raises:
-        UsageError: unknown options, or values out of range.
-    """
-    try:
-        return replace(config or Config(), **options)
-    except TypeError as error:
-        raise UsageError(f"unknown option: {error}") from error
 
 
 def analysed(
@@ -360,6 +374,8 @@ def _result(study: Study, decision: Decision, report: Report) -> Result:
         loaded.proto if decision.unchanged else candidate.model,
         report,
         budgets.plan_of(study, decision),
+        loaded,
+        study.config,
         unchanged_file=loaded.path if decision.unchanged and loaded.self_contained else None,
         external=not loaded.self_contained,
         scratch=loaded.scratch if decision.unchanged else candidate.scratch,

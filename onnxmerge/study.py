@@ -140,7 +140,10 @@ class Study:
         """How a model answers beside the input; of several plausible conventions under the worst."""
         with self.clock("parity"):
             return worst(
-                [measure(self.source.session, session, part, self.source.kinds) for part in data.parts()]
+                [
+                    measure(self.source.session, session, part, self.source.kinds, self.clock.step)
+                    for part in data.parts()
+                ]
             )
 
     def latency_in_new_sessions(self, candidate: Candidate) -> Latency:

@@ -136,7 +136,7 @@ def config_of_plan(config: Config, plan: Plan, given: Collection[str] = ()) -> C
     if config.budget is not None:
         raise UsageError(f"a plan takes the place of a budget: give the plan or {config.budget[0]}, not both")
     usual = {f.name: f.default for f in fields(config)}
-    own = {name: value for name, value in plan.method.items() if name in _RECORDED}
+    own: dict[str, Any] = {name: value for name, value in plan.method.items() if name in _RECORDED}
     try:
         taught = own.pop("recover", None)
         if taught is not None:

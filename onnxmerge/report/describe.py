@@ -43,7 +43,7 @@ def describe(study: Study, decision: Decision, proof: Proof) -> Report:
         input=source,
         output=output,
         unchanged=decision.unchanged,
-        parity=_parity(proof.parity, decision.choice.holdout),
+        parity=parity_facts(proof.parity, decision.choice.holdout),
         latency=LatencyFacts(**asdict(proof.latency), predicted_ratio=decision.choice.predicted),
         search=_search(study, decision),
         groups=_groups(study, decision),
@@ -125,7 +125,8 @@ def _reached(study: Study, decision: Decision, proof: Proof) -> Reached:
     )
 
 
-def _parity(parity: Parity, holdout: Holdout) -> ParityFacts:
+def parity_facts(parity: Parity, holdout: Holdout) -> ParityFacts:
+    """A comparison as reports have it."""
     return ParityFacts(
         relative_error=parity.relative_error,
         max_abs_error=parity.max_abs_error,
