@@ -17,6 +17,7 @@ from typing import Any
 import onnx
 
 from onnxmerge import budgets
+from onnxmerge.arguments import numbers
 from onnxmerge.budgets.latency import SESSIONS
 from onnxmerge.candidates import Builder, score
 from onnxmerge.channels.analysis import Analysis
@@ -189,7 +190,8 @@ def sweep(
     study = analysed(model, calibration, evaluation, config, Clock(progress))
     holdout = study.holdout_of_sweep()
     scores, builder = score(study, holdout.fit), Builder.of(study, holdout.fit)
-    shares = sorted({float(step) for step in steps}, reverse=True)
+    listed = numbers("steps", steps, "shares of MACs kept, above 0 and at most 1", lambda s: bool(s))
+    shares = sorted(set(listed), reverse=True)
     points: list[tuple[Decision, Proof, Parity | None]] = []
     interrupted = False
     for number, share in enumerate(shares):
