@@ -1,6 +1,6 @@
 """Shell completion, as a script that the shell reads once: nothing is started while somebody types.
 
-shtab makes it from the parsers, for bash, zsh and tcsh. argcomplete would start Python, and this program,
+shtab makes it from the parsers, for bash, zsh and others. argcomplete would start Python, and this program,
 at every TAB.
 """
 

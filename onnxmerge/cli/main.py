@@ -63,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _meant(error: OnnxMergeError, arguments: Sequence[str]) -> str:
     """What was taken for a model, and looks like a verb."""
-    if not isinstance(error, UsageError | ModelError) or not arguments or Path(arguments[0]).exists():
+    if not isinstance(error, UsageError | ModelError) or not arguments:
+        return ""
+    if arguments[0] in VERBS or Path(arguments[0]).exists():
         return ""
     from onnxmerge.arguments import nearest
 

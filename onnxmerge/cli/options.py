@@ -68,7 +68,7 @@ def optimize_parser() -> Parser:
     _add_no_clobber(_add_running(parser))
     parser.add_argument("--version", action=Version, nargs=0, help="print the version")
     _add(parser, "--print-completion", "print what makes a shell complete these options (needs shtab)",
-         metavar="bash|zsh|tcsh", action=Completion)  # fmt: skip
+         metavar="bash|zsh|...", action=Completion)  # fmt: skip
     return parser
 
 
@@ -164,7 +164,7 @@ def sweep_parser() -> Parser:
     parser = _parser(
         "onnxmerge sweep",
         "Measure change and latency over a range of budgets; writes no model.",
-        first=("--steps", "--plot", *_FIRST),
+        first=("--steps", "--plot", *_FIRST[_FIRST.index("--calib") :]),
     )
     _add(parser, "--steps", "shares of MACs kept (default %(default)s)", type=numbers,
          default=(0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3), metavar="0.9,0.8,...")  # fmt: skip

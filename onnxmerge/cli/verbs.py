@@ -143,7 +143,7 @@ def _prepared(
         also: files that are read, beside IN.
     """
     from onnxmerge.cli.terminal import Terminal
-    from onnxmerge.graph.leftovers import remove_leftovers
+    from onnxmerge.graph.leftovers import remove_folders
     from onnxmerge.graph.output import check_output, same_file
 
     read = [Path(name) for name in (options.model, *also) if name != STREAM]
@@ -162,7 +162,7 @@ def _prepared(
             if same_file(path, other):
                 raise UsageError(f"{path} is named twice as an output; name another file")
         taken.append(path)
-    remove_leftovers(taken)
+    remove_folders()
     aside = options.json or output == STREAM
     return Terminal(
         quiet=options.quiet, verbose=options.verbose, json=options.json, aside=aside, words=in_flags

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -61,25 +61,24 @@ def new_folder() -> tuple[Path, int | None]:
     raise AssertionError("unreachable")
 
 
-def remove_leftovers(targets: Iterable[Path] = ()) -> None:
-    """Remove what killed processes of this user left behind; what cannot be removed stays, without a word.
-
-    Args:
-        targets: files that will be written: what was begun of them goes, too.
-    """
-    if fcntl is None:
-        return
+def remove_folders() -> None:
+    """Remove the temporary folders of killed processes; what cannot be removed stays, without a word."""
     for folder in _entries(Path(tempfile.gettempdir()), FOLDER_PREFIX, ""):
         if folder.is_dir() and not folder.is_symlink() and (folder / _MARK).exists():
             _remove_unlocked(folder)
-    for target in targets:
-        for part in _entries(target.parent, f".{target.name}.", PART_SUFFIX):
-            if part.is_file() and not part.is_symlink():
-                _remove_unlocked(part)
+
+
+def remove_parts(target: Path) -> None:
+    """Remove what killed processes had begun to write in the place of a file."""
+    for part in _entries(target.parent, f".{target.name}.", PART_SUFFIX):
+        if part.is_file() and not part.is_symlink():
+            _remove_unlocked(part)
 
 
 def _entries(folder: Path, prefix: str, suffix: str) -> Iterator[Path]:
-    """What lies in a folder under such a name, and belongs to this user."""
+    """What lies in a folder under such a name, and belongs to this user; nothing where there are no locks."""
+    if fcntl is None:
+        return
     try:
         names = os.listdir(folder)
     except OSError:

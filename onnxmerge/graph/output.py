@@ -57,6 +57,7 @@ def check_output(source: Path | None, target: Path, *, clobber: bool) -> None:
 @contextmanager
 def atomic_write(target: Path) -> Iterator[Path]:
     """A temporary path beside ``target`` that replaces it when the block ends without an error."""
+    leftovers.remove_parts(target)
     try:
         part, lock = _new_part(target)
     except OSError as error:
