@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shutil
 import signal
@@ -105,6 +106,19 @@ def test_an_interruption_after_writing_does_not_say_that_nothing_was_written(
     message = capsys.readouterr().err
     assert f"{out} was written" in message and "nothing was written" not in message
     onnx.checker.check_model(onnx.load(out), full_check=True)
+
+
+def test_an_interruption_at_the_last_moment_comes_too_late(source, tmp_path, monkeypatch, capsys):
+    replace = os.replace
+
+    def replaced(*paths):
+        replace(*paths)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("onnxmerge.graph.output.os.replace", replaced)
+    assert main([str(source), str(tmp_path / "out.onnx"), *FAST]) == 0
+    onnx.checker.check_model(onnx.load(tmp_path / "out.onnx"), full_check=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.onnx", "out.onnx"]
 
 
 def test_an_interruption_before_writing_leaves_nothing(source, tmp_path, monkeypatch, capsys):

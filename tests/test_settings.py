@@ -126,6 +126,9 @@ def test_a_report_serves_other_verbs_for_what_they_have(tmp_path):
     assert config_of(found).tolerance == 0.02 and not found.force
     found = parsed(plan_parser(), ["a.onnx", "--save", "p.toml", "--config", str(report)])
     assert config_of(found) == RICH
+    report.write_text(json.dumps({"schema_version": 1, "asked": {"kind": "plan"}, "config": {}}))
+    with pytest.raises(UsageError, match="onnxmerge apply does it again"):
+        parsed(optimize_parser(), [*IN_OUT, "--config", str(report)])
     assert parsed(sweep_parser(), ["a"]).steps == (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 
 

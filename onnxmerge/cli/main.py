@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from onnxmerge.cli import options as spoken
 from onnxmerge.cli import verbs
 from onnxmerge.cli.parser import Parser
+from onnxmerge.cli.signals import Terminated, raise_when_asked
 from onnxmerge.cli.streams import silence_stdout
 from onnxmerge.errors import InternalError, ModelError, OnnxMergeError, OutputError, UsageError
 
@@ -27,10 +26,6 @@ VERBS: dict[str, Verb] = {
     "apply": (spoken.apply_parser, verbs.apply),
     "compare": (spoken.compare_parser, verbs.compare),
 }
-
-
-class Terminated(BaseException):
-    """The system asked the program to end."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,15 +86,5 @@ def _fail(message: str, code: int) -> int:
 
 def run() -> None:
     """The installed program."""
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_DFL:
-            signal.signal(getattr(signal, name), _terminate)
+    raise_when_asked()
     sys.exit(main())
-
-
-def _terminate(*_: object) -> NoReturn:
-    """End as after Ctrl-C, so that nothing is left behind; once is enough."""
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    raise Terminated

@@ -35,7 +35,7 @@ def read_settings(path: Path, options: Mapping[str, argparse.Action]) -> dict[st
     Raises:
         UsageError: the file cannot be read, holds a name that is no option, or a value of the wrong type.
     """
-    content, recorded = _content(path)
+    content, recorded = _content(path, options)
     found: dict[str, Any] = {}
     for key, value in _flat(content).items():
         if value is None:
@@ -52,7 +52,7 @@ def read_settings(path: Path, options: Mapping[str, argparse.Action]) -> dict[st
     return {name: value for name, value in found.items() if value is not argparse.SUPPRESS}
 
 
-def _content(path: Path) -> tuple[dict[str, Any], bool]:
+def _content(path: Path, options: Mapping[str, argparse.Action]) -> tuple[dict[str, Any], bool]:
     """What a file says, and whether it is the record of a run."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -68,6 +68,10 @@ def _content(path: Path) -> tuple[dict[str, Any], bool]:
     if not isinstance(content, dict):
         raise UsageError(f"--config {path} is no table of options")
     if "schema_version" in content and isinstance(content.get("config"), dict):
+        if "macs" in options and (content.get("asked") or {}).get("kind") == "plan":
+            raise UsageError(
+                f"{path} is the report of a plan that was applied: onnxmerge apply does it again"
+            )
         return content["config"], True
     return content, False
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxmerge.cli.options import config_of, given_options, in_flags
+from onnxmerge.cli.signals import Terminated
 from onnxmerge.cli.streams import STREAM, ensure_pipe, incoming, silence_stdout, to_stdout
 from onnxmerge.errors import UsageError
 
@@ -25,16 +26,16 @@ def optimize(options: argparse.Namespace) -> None:
     from onnxmerge.pipeline import optimize
 
     terminal = _prepared(options, output=options.output)
-    with incoming(options.model) as source, terminal.progress() as progress:
-        result = optimize(
-            source,
-            calibration=options.calib,
-            evaluation=options.eval_calib,
-            config=config_of(options),
-            progress=progress,
-        )
-        _write(result, options)
-    _summarise(result, options, terminal)
+    with incoming(options.model) as source:
+        with terminal.progress() as progress:
+            result = optimize(
+                source,
+                calibration=options.calib,
+                evaluation=options.eval_calib,
+                config=config_of(options),
+                progress=progress,
+            )
+        _finish(result, options, terminal)
 
 
 def apply(options: argparse.Namespace) -> None:
@@ -44,18 +45,18 @@ def apply(options: argparse.Namespace) -> None:
 
     terminal = _prepared(options, output=options.output, also=[options.plan])
     plan = Plan.load(options.plan)
-    with incoming(options.model) as source, terminal.progress() as progress:
-        result = optimize(
-            source,
-            calibration=options.calib,
-            evaluation=options.eval_calib,
-            plan=plan,
-            force=options.force,
-            progress=progress,
-            **given_options(options),
-        )
-        _write(result, options)
-    _summarise(result, options, terminal)
+    with incoming(options.model) as source:
+        with terminal.progress() as progress:
+            result = optimize(
+                source,
+                calibration=options.calib,
+                evaluation=options.eval_calib,
+                plan=plan,
+                force=options.force,
+                progress=progress,
+                **given_options(options),
+            )
+        _finish(result, options, terminal)
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -71,9 +72,10 @@ def plan(options: argparse.Namespace) -> None:
             config=config_of(options),
             progress=progress,
         )
-        if options.report is not None:
-            result.report.save(options.report)
-        result.plan.save(options.save)
+    if options.report is not None:
+        result.report.save(options.report)
+    with _written(Path(options.save)) as path:
+        result.plan.save(path)
     with _after_writing(options.save):
         terminal.planned(result.report, Path(options.save))
 
@@ -169,19 +171,37 @@ def _prepared(
     )
 
 
-def _write(result: Result, options: argparse.Namespace) -> None:
+def _finish(result: Result, options: argparse.Namespace, terminal: Terminal) -> None:
+    """Write what was asked for, and say what it comes to."""
     # The report first: an error must leave no OUT.
     if options.report is not None:
         result.report.save(options.report)
     if options.output == STREAM:
         to_stdout(result.save)
     else:
-        result.save(options.output)
-
-
-def _summarise(result: Result, options: argparse.Namespace, terminal: Terminal) -> None:
+        with _written(Path(options.output)) as path:
+            result.save(path)
     with _after_writing(options.output):
         terminal.summary(result.report, options.output)
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    """A file is there or not: who interrupts when it is already there comes too late."""
+    before = _identity(path)
+    try:
+        yield path
+    except (KeyboardInterrupt, Terminated):
+        if _identity(path) == before:
+            raise
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 @contextmanager
@@ -190,7 +210,7 @@ def _after_writing(target: str) -> Iterator[None]:
     try:
         yield
         sys.stdout.flush()
-    except (KeyboardInterrupt, BrokenPipeError) as cause:
+    except (KeyboardInterrupt, Terminated, BrokenPipeError) as cause:
         if isinstance(cause, BrokenPipeError):
             silence_stdout()
         print(f"onnxmerge: {target} was written; its summary could not be shown", file=sys.stderr)
