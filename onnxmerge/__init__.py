@@ -6,16 +6,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onnxmerge.comparison import compare
     from onnxmerge.config import Config, Recovery
     from onnxmerge.data import Dataset, ImageOptions
     from onnxmerge.errors import OnnxMergeError
     from onnxmerge.pipeline import Result, inspect, optimize, sweep
     from onnxmerge.plan import Plan
-    from onnxmerge.report import Inspection, Report, Sweep
+    from onnxmerge.report import Comparison, Inspection, Report, Sweep
 
 __version__ = "0.1.0"
 # Loaded on first use: the command line answers --help and Ctrl-C before onnxruntime is imported.
 _HOMES = {
+    "Comparison": "onnxmerge.report",
     "Config": "onnxmerge.config",
     "Dataset": "onnxmerge.data",
     "ImageOptions": "onnxmerge.data",
@@ -26,11 +28,13 @@ _HOMES = {
     "Report": "onnxmerge.report",
     "Result": "onnxmerge.pipeline",
     "Sweep": "onnxmerge.report",
+    "compare": "onnxmerge.comparison",
     "inspect": "onnxmerge.pipeline",
     "optimize": "onnxmerge.pipeline",
     "sweep": "onnxmerge.pipeline",
 }
 __all__ = [
+    "Comparison",
     "Config",
     "Dataset",
     "ImageOptions",
@@ -41,6 +45,7 @@ __all__ = [
     "Report",
     "Result",
     "Sweep",
+    "compare",
     "inspect",
     "optimize",
     "sweep",

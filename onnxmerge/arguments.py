@@ -5,8 +5,9 @@ Messages write arguments as ``macs=``, so that the command line can say ``--macs
 
 from __future__ import annotations
 
+import difflib
 import reprlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -100,6 +101,12 @@ def refused(name: str, what: str, value: Any, of: str | None = None) -> UsageErr
     """What to raise for an argument, or for its entry ``of`` that name, which takes something else."""
     entry = "" if of is None else f" for {of!r}"
     return UsageError(f"{name}={entry} is {what}, not {_said(value)}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The words ``; did you mean '...'?`` where a known name is much like this one; else nothing."""
+    found = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"; did you mean '{found[0]}'?" if found else ""
 
 
 def _said(value: Any) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from math import isfinite
 from typing import Any
 
 from onnxmerge.allocation import ALLOCATIONS
 from onnxmerge.allocation.targets import TARGETS
-from onnxmerge.arguments import flag, lengths, named, number, refused, texts, whole, word
+from onnxmerge.arguments import flag, lengths, named, nearest, number, refused, texts, whole, word
 from onnxmerge.compensation import COMPENSATIONS, LeastSquares, Merge
 from onnxmerge.criteria import CRITERIA
 from onnxmerge.data import ImageOptions
@@ -236,6 +236,18 @@ class Config:
         values["shapes"] = {name: list(shape) for name, shape in self.shapes.items()}
         values["output_kinds"] = dict(self.output_kinds)
         return values
+
+
+def configured(config: Config | None, options: Mapping[str, Any]) -> Config:
+    """A configuration with some options replaced.
+
+    Raises:
+        UsageError: unknown options, or values out of range.
+    """
+    for name in options:
+        if name not in (known := [f.name for f in fields(Config)]):
+            raise UsageError(f"unknown option: {name}={nearest(name, known)}")
+    return replace(config or Config(), **options)
 
 
 def _recovery(value: Any) -> Recovery | None:

@@ -38,7 +38,7 @@ class BudgetError(OnnxMergeError):
 
 
 class ToleranceExceeded(OnnxMergeError):
-    """A budget was given with a tolerance, and the measured change exceeds it; no file is written."""
+    """The measured change exceeds the tolerance given with a budget, or the most that a comparison allows."""
 
     exit_code = 6
 
@@ -65,3 +65,9 @@ class TrainingError(OnnxMergeError):
     """Training diverged: the loss is not finite, or beyond all measure."""
 
     exit_code = 10
+
+
+class LatencyExceeded(OnnxMergeError):
+    """A comparison found the second model to take more of the first one's time than it may."""
+
+    exit_code = 11

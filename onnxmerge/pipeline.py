@@ -17,26 +17,36 @@ from typing import Any
 import onnx
 
 from onnxmerge import budgets
+from onnxmerge.arguments import numbers
 from onnxmerge.budgets.latency import SESSIONS
 from onnxmerge.candidates import Builder, score
 from onnxmerge.channels.analysis import Analysis
 from onnxmerge.channels.explain import explain
 from onnxmerge.channels.scope import in_scope
-from onnxmerge.config import Config
+from onnxmerge.comparison import compare
+from onnxmerge.config import Config, configured
 from onnxmerge.data.gather import Reading, gather
 from onnxmerge.decisions import decision_of, made
 from onnxmerge.errors import BudgetError, InternalError, ModelError, ToleranceExceeded, UsageError
 from onnxmerge.graph.external_weights import Scratch
-from onnxmerge.graph.files import load
+from onnxmerge.graph.files import LoadedModel, load
 from onnxmerge.graph.output import copy_file, save
 from onnxmerge.method import choose_method
 from onnxmerge.plan import Plan, Selection
 from onnxmerge.progress import Clock, Progress
 from onnxmerge.recovery import taught, trainer
-from onnxmerge.report import Inspection, Report, Sweep, describe, describe_inspection, describe_sweep
+from onnxmerge.report import (
+    Comparison,
+    Inspection,
+    Report,
+    Sweep,
+    describe,
+    describe_inspection,
+    describe_sweep,
+)
 from onnxmerge.rewrite import masked
 from onnxmerge.runtime import Runtime
-from onnxmerge.study import Candidate, Choice, Decision, Proof, Source, Study
+from onnxmerge.study import Candidate, Choice, DataPaths, Decision, Proof, Source, Study
 from onnxmerge.validation import (
     Parity,
     check_model,
@@ -60,6 +70,8 @@ class Result:
             are references to files that are there as long as this object is; ``save`` writes all.
         report: before and after, parity, latency, groups, what was frozen and why.
         plan: the decisions; ``optimize(model, plan=...)`` applies them again.
+        original: the input model.
+        config: the options of the run.
         unchanged_file: the input file, where it is the result as it stands.
         external: whether the weights are written beside the model, as the input had them.
         scratch: holds the weights of a large model.
@@ -68,6 +80,8 @@ class Result:
     model: onnx.ModelProto
     report: Report
     plan: Plan
+    original: LoadedModel
+    config: Config
     unchanged_file: Path | None = None
     external: bool = False
     scratch: Scratch | None = None
@@ -85,6 +99,19 @@ class Result:
         else:
             save(self.model, path, external=self.external)
 
+    def compare(self, calibration: Any = None, **options: Any) -> Comparison:
+        """The smaller model beside the input on further data, read with the options of the run.
+
+        Args:
+            calibration: in any form that ``optimize`` takes; all samples count unless ``samples=`` is given.
+
+        Raises:
+            OnnxMergeError: one of its subclasses, see ``onnxmerge.errors``.
+        """
+        config = replace(self.config, samples=Config().samples)
+        made = self.original if self.model is self.original.proto else self.model
+        return compare(self.original, made, calibration=calibration, config=config, **options)
+
 
 def optimize(
     model: str | os.PathLike[str] | onnx.ModelProto,
@@ -92,6 +119,7 @@ def optimize(
     calibration: Any = None,
     evaluation: Any = None,
     plan: Plan | None = None,
+    force: bool = False,
     config: Config | None = None,
     progress: Progress | None = None,
     **options: Any,
@@ -105,6 +133,7 @@ def optimize(
         evaluation: like ``calibration``: where parity is measured, if not on the calibration data.
         plan: decisions made before, for the same model, in the place of a budget; they are applied with the
             method and the options that made them, so the same data give the same bytes.
+        force: whether a plan that was made for another file is applied where that has the same groups.
         config: all options at once; or give them by name: ``ratio=0.5``, ``macs=0.5``, ...
         progress: called with (stage, done, total).
 
@@ -113,9 +142,9 @@ def optimize(
     """
     config = configured(config, options)
     if plan is not None:
-        config = budgets.config_of_plan(config, plan.method, options)
+        config = budgets.config_of_plan(config, plan, options)
     study = analysed(model, calibration, evaluation, config, Clock(progress))
-    choice = chosen(study) if plan is None else budgets.planned(study, plan)
+    choice = chosen(study) if plan is None else budgets.planned(study, plan, force=force)
     decision = without_misjudged(study, made(study, choice))
     proof = proven(study, decision)
     return _result(study, decision, describe(study, decision, proof))
@@ -161,7 +190,8 @@ def sweep(
     study = analysed(model, calibration, evaluation, config, Clock(progress))
     holdout = study.holdout_of_sweep()
     scores, builder = score(study, holdout.fit), Builder.of(study, holdout.fit)
-    shares = sorted({float(step) for step in steps}, reverse=True)
+    listed = numbers("steps", steps, "shares of MACs kept, above 0 and at most 1", lambda s: bool(s))
+    shares = sorted(set(listed), reverse=True)
     points: list[tuple[Decision, Proof, Parity | None]] = []
     interrupted = False
     for number, share in enumerate(shares):
@@ -179,18 +209,6 @@ def sweep(
             interrupted = facts.stopped == "interrupted"
         points.append((decision, proof, after))
     return describe_sweep(study, holdout, points)
-
-
-def configured(config: Config | None, options: dict[str, Any]) -> Config:
-    """A configuration with some options replaced.
-
-    Raises:
-        UsageError: unknown options, or values out of range.
-    """
-    try:
-        return replace(config or Config(), **options)
-    except TypeError as error:
-        raise UsageError(f"unknown option: {error}") from error
 
 
 def analysed(
@@ -222,7 +240,8 @@ def analysed(
         explanation = explain(analysis.channels, analysis.cost)
         analysis = analysis.with_channels(in_scope(analysis.channels, config.scope, config.skip, config.only))
     method = choose_method(config, analysis, samples.kind)
-    return Study(source, samples, plausible, analysis, explanation, method, config, runtime, clock)
+    paths = DataPaths.of(calibration, evaluation)
+    return Study(source, samples, plausible, analysis, explanation, method, config, runtime, clock, paths)
 
 
 def chosen(study: Study) -> Choice:
@@ -233,17 +252,20 @@ def chosen(study: Study) -> Choice:
     """
     if study.config.budget is None:
         holdout = study.holdout().for_search(study.config.seed)
-        return budgets.within_tolerance(study, score(study, holdout.fit), holdout)
+        scores = score(study, holdout.fit)
+        return replace(budgets.within_tolerance(study, scores, holdout), order=scores.best_first())
     kind, value = study.config.budget
     budgets.refuse_impossible(study, kind, value)
     holdout = study.holdout()
     scores = score(study, holdout.fit)
     try:
         if kind == "latency":
-            return budgets.within_latency(study, scores, holdout, value)
-        return budgets.within_share(study, scores, holdout, kind, value)
+            choice = budgets.within_latency(study, scores, holdout, value)
+        else:
+            choice = budgets.within_share(study, scores, holdout, kind, value)
     except BudgetError as error:
         raise budgets.with_reasons(error, study) from error
+    return replace(choice, order=scores.best_first())
 
 
 def without_misjudged(study: Study, decision: Decision) -> Decision:
@@ -350,14 +372,12 @@ def measured(study: Study, decision: Decision) -> Proof:
 
 def _result(study: Study, decision: Decision, report: Report) -> Result:
     loaded, candidate = study.source.loaded, decision.candidate
-    keep = {name: tuple(int(i) for i in index) for name, index in candidate.selection.keep.items()}
-    method = budgets.recorded(study.method, study.config) | {"fit_on": decision.fit_on}
-    if decision.recovery is None or not decision.recovery.taken:
-        method["recover"] = None
     return Result(
         loaded.proto if decision.unchanged else candidate.model,
         report,
-        Plan(loaded.sha256, keep, method),
+        budgets.plan_of(study, decision),
+        loaded,
+        study.config,
         unchanged_file=loaded.path if decision.unchanged and loaded.self_contained else None,
         external=not loaded.self_contained,
         scratch=loaded.scratch if decision.unchanged else candidate.scratch,

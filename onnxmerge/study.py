@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 
+import numpy as np
 import onnx
 
 from onnxmerge.channels.analysis import Analysis
@@ -48,12 +50,26 @@ class Source:
         return [name for name, judged in self.kinds.items() if judged.kind == "classes"]
 
 
+@dataclass(frozen=True)
+class DataPaths:
+    """Where the data of a run are, by the names of the arguments; None where they are not in files."""
+
+    calibration: str | None = None
+    evaluation: str | None = None
+
+    @staticmethod
+    def of(calibration: object, evaluation: object) -> DataPaths:
+        data = (calibration, evaluation)
+        return DataPaths(*(str(os.fspath(d)) if isinstance(d, str | os.PathLike) else None for d in data))
+
+
 @dataclass(frozen=True, eq=False)
 class Study:
     """A model, its data and its channels, before anything is decided.
 
     Attributes:
         plausible: of images whose numbers nobody stated, the conventions that the model may follow.
+        paths: of the data that were given as files or folders; None for what was not.
         analysis: the channels; its groups are those that the user wants touched.
         explanation: of all groups, and of what is frozen.
     """
@@ -67,6 +83,12 @@ class Study:
     config: Config
     runtime: Runtime
     clock: Clock
+    paths: DataPaths = DataPaths()
+
+    @property
+    def options(self) -> dict[str, object]:
+        """All options as plain data, and where the data are: enough to do the same again."""
+        return self.config.as_dict() | asdict(self.paths)
 
     @property
     def tolerance(self) -> float:
@@ -118,7 +140,10 @@ class Study:
         """How a model answers beside the input; of several plausible conventions under the worst."""
         with self.clock("parity"):
             return worst(
-                [measure(self.source.session, session, part, self.source.kinds) for part in data.parts()]
+                [
+                    measure(self.source.session, session, part, self.source.kinds, self.clock.step)
+                    for part in data.parts()
+                ]
             )
 
     def latency_in_new_sessions(self, candidate: Candidate) -> Latency:
@@ -233,6 +258,8 @@ class Choice:
             figures chose, so they flatter: the result's own change is measured on other samples.
         predicted: under a latency budget the share of the input's time that the table predicts.
         planned: whether a plan made it.
+        foreign: whether that plan was made for another file of the same structure.
+        order: the channels of a group, the best first, int64 [C] by its name, where they were ranked.
     """
 
     selection: Selection
@@ -243,6 +270,8 @@ class Choice:
     shapes: tuple[TriedShape, ...] = ()
     predicted: float | None = None
     planned: bool = False
+    foreign: bool = False
+    order: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -391,7 +391,7 @@ def test_interruption_leaves_no_partial_file(tmp_path):
 
 def test_help_lists_the_exit_codes(capsys):
     with pytest.raises(SystemExit) as stop:
-        main(["--help"])
+        main(["--help-all"])
     assert stop.value.code == 0
     printed = capsys.readouterr().out
     assert "exit codes" in printed and "9  a defect of onnxmerge" in printed

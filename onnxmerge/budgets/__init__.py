@@ -6,15 +6,15 @@ that meet a share, and a ``candidates.Builder`` makes the candidate of any selec
 
 from onnxmerge.budgets.fixed import filled, refuse_impossible, with_reasons, within_share
 from onnxmerge.budgets.latency import within_latency
-from onnxmerge.budgets.planned import config_of_plan, planned, recorded
+from onnxmerge.budgets.planned import config_of_plan, plan_of, planned
 from onnxmerge.budgets.tolerance import chosen_change, within_tolerance
 
 __all__ = [
     "chosen_change",
     "config_of_plan",
     "filled",
+    "plan_of",
     "planned",
-    "recorded",
     "refuse_impossible",
     "with_reasons",
     "within_latency",

@@ -1,39 +1,70 @@
-"""The command line: arguments -> Config -> one call of the package -> printed result. No logic of its own."""
+"""The command line: arguments -> one verb -> its exit code. No logic of its own."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from onnxmerge.cli.options import config_of, in_flags, inspect_parser, optimize_parser, sweep_parser
-from onnxmerge.errors import InternalError, ModelError, OnnxMergeError, UsageError
+from onnxmerge.cli import options as spoken
+from onnxmerge.cli import verbs
+from onnxmerge.cli.parser import Parser
+from onnxmerge.cli.signals import Terminated, raise_when_asked
+from onnxmerge.cli.streams import silence_stdout
+from onnxmerge.errors import InternalError, ModelError, OnnxMergeError, OutputError, UsageError
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
+
+Verb = tuple[Callable[[], Parser], Callable[[argparse.Namespace], None]]
+_MAIN: Verb = (spoken.optimize_parser, verbs.optimize)
+VERBS: dict[str, Verb] = {
+    "inspect": (spoken.inspect_parser, verbs.inspect),
+    "sweep": (spoken.sweep_parser, verbs.sweep),
+    "plan": (spoken.plan_parser, verbs.plan),
+    "apply": (spoken.apply_parser, verbs.apply),
+    "compare": (spoken.compare_parser, verbs.compare),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    verb = arguments[0] if arguments and arguments[0] in _VERBS else None
-    parser, action = _VERBS[verb] if verb else (optimize_parser, _optimize)
-    options = parser().parse_args(arguments[1:] if verb else arguments)
+    verb = arguments[0] if arguments and arguments[0] in VERBS else None
+    parser, action = VERBS[verb] if verb else _MAIN
+    verbose = False
     try:
+        options = spoken.parsed(parser(), arguments[1:] if verb else arguments)
+        verbose = options.verbose
         action(options)
     except OnnxMergeError as error:
-        return _fail(in_flags(str(error)), error.exit_code)
+        return _fail(spoken.in_flags(str(error)) + _meant(error, arguments), error.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted; nothing was written", INTERRUPTED)
+    except Terminated:
+        return _fail("terminated; nothing was written", TERMINATED)
+    except BrokenPipeError:
+        silence_stdout()
+        return _fail("nobody reads standard output any more", OutputError.exit_code)
     except MemoryError:
         return _fail("not enough memory; fewer --samples need less", ModelError.exit_code)
     except Exception as error:  # whatever nobody foresaw: a user is owed a sentence all the same
-        if options.verbose:
+        if verbose:
             traceback.print_exc()
-        return _fail(_unforeseen(error, shown=options.verbose), InternalError.exit_code)
+        return _fail(_unforeseen(error, shown=verbose), InternalError.exit_code)
     return 0
+
+
+def _meant(error: OnnxMergeError, arguments: Sequence[str]) -> str:
+    """What was taken for a model, and looks like a verb."""
+    if not isinstance(error, UsageError | ModelError) or not arguments:
+        return ""
+    if arguments[0] in VERBS or Path(arguments[0]).exists():
+        return ""
+    from onnxmerge.arguments import nearest
+
+    return nearest(arguments[0], VERBS)
 
 
 def _unforeseen(error: Exception, *, shown: bool) -> str:
@@ -53,95 +84,7 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-# What follows is imported late, so that --help and mistakes in the options are answered at once.
-
-
-def _optimize(options: argparse.Namespace) -> None:
-    from onnxmerge.cli.terminal import Terminal
-    from onnxmerge.graph.output import check_output
-    from onnxmerge.pipeline import optimize
-
-    source, target = Path(options.model), Path(options.output)
-    check_output(source, target, clobber=not options.no_clobber)
-    _check_side_outputs(options.report, source=source, target=target)
-    config = config_of(options)
-    terminal = Terminal(quiet=options.quiet, verbose=options.verbose, words=in_flags)
-    with terminal.progress() as progress:
-        result = optimize(
-            source, calibration=options.calib, evaluation=options.eval_calib, config=config, progress=progress
-        )
-        # The report first: an error must leave no OUT.
-        if options.report is not None:
-            result.report.save(options.report)
-        result.save(target)
-    with _after_writing(target):
-        terminal.summary(result.report, target)
-
-
-@contextmanager
-def _after_writing(target: Path) -> Iterator[None]:
-    """What fails now fails after the work was done, and must not say that nothing was written."""
-    try:
-        yield
-    except (KeyboardInterrupt, BrokenPipeError):
-        print(f"onnxmerge: {target} was written; its summary could not be shown", file=sys.stderr)
-
-
-def _inspect(options: argparse.Namespace) -> None:
-    from onnxmerge.cli.terminal import Terminal
-    from onnxmerge.pipeline import inspect
-
-    source = Path(options.model)
-    _check_side_outputs(options.report, source=source)
-    terminal = Terminal(quiet=options.quiet, verbose=options.verbose, words=in_flags)
-    with terminal.progress() as progress:
-        report = inspect(source, config=config_of(options), progress=progress)
-    if options.report is not None:
-        report.save(options.report)
-    terminal.inspection(report)
-
-
-def _sweep(options: argparse.Namespace) -> None:
-    from onnxmerge.cli.terminal import Terminal
-    from onnxmerge.pipeline import sweep
-
-    source = Path(options.model)
-    _check_side_outputs(options.report, options.plot, source=source)
-    terminal = Terminal(quiet=options.quiet, verbose=options.verbose, words=in_flags)
-    with terminal.progress() as progress:
-        report = sweep(
-            source,
-            steps=options.steps,
-            calibration=options.calib,
-            evaluation=options.eval_calib,
-            config=config_of(options),
-            progress=progress,
-        )
-    if options.report is not None:
-        report.save(options.report)
-    if options.plot is not None:
-        from onnxmerge.cli.plot import save_curve
-
-        save_curve(report, Path(options.plot))
-    terminal.curve(report)
-
-
-def _check_side_outputs(*names: str | None, source: Path, target: Path | None = None) -> None:
-    """Refuse reports and plots that cannot be written or would fall on another file, before any work."""
-    from onnxmerge.graph.output import check_output, same_file
-
-    taken = [] if target is None else [target]
-    for path in (Path(name) for name in names if name is not None):
-        check_output(source, path, clobber=True)
-        for other in taken:
-            if same_file(path, other):
-                raise UsageError(f"{path} is named twice as an output; name another file")
-        taken.append(path)
-
-
-_VERBS = {"inspect": (inspect_parser, _inspect), "sweep": (sweep_parser, _sweep)}
-
-
 def run() -> None:
     """The installed program."""
+    raise_when_asked()
     sys.exit(main())

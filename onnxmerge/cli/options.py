@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from onnxmerge.cli.parser import Completion, Parser, Version
+from onnxmerge.cli.values import align, bound, kind, numbers, shape, size
+from onnxmerge.errors import UsageError
 
 if TYPE_CHECKING:
     from onnxmerge.config import Config
@@ -12,10 +18,18 @@ if TYPE_CHECKING:
 # Where options go: a parser, or a group of one.
 Group = argparse._ActionsContainer
 
+EXAMPLES = """\
+  onnxmerge in.onnx out.onnx                   as much as goes within a change of 1% of the answers
+  onnxmerge in.onnx out.onnx --macs 0.5 --calib images/      keep half of the multiplications
+  onnxmerge inspect in.onnx                    what could be removed, what stays and why
+  onnxmerge sweep in.onnx                      the trade-off curve: size and speed against change
+  onnxmerge plan in.onnx --save plan.toml      decide, and write down what stays, to read and to edit
+  onnxmerge apply in.onnx plan.toml out.onnx   do what a plan says
+  onnxmerge compare a.onnx b.onnx              any two models beside each other: a check for pipelines
+"""
 EXIT_CODES = """\
-verbs, in the place of IN (a file of that name is given as ./inspect):
-  onnxmerge inspect IN    what could be removed, what stays and why
-  onnxmerge sweep IN      the trade-off curve: size and speed against change
+Verbs stand in the place of IN (a file of that name is given as ./inspect); each has a --help of its own.
+A model may be - : IN from standard input, OUT to standard output.
 
 exit codes:
   0  done, OUT was written (unchanged, if nothing could be removed)
@@ -23,38 +37,120 @@ exit codes:
   3  the model cannot be read, is not valid, or does not run in onnxruntime
   4  the calibration data does not fit the model
   5  the budget cannot be met
-  6  the change exceeds --tolerance at the given budget
+  6  the change exceeds --tolerance at the given budget, or --max-change of a comparison
   7  OUT or the report cannot be written
   8  the device does not work here
   9  a defect of onnxmerge: an error that nobody foresaw, or a result that failed its own checks
-  130  interrupted
+  10  training diverged
+  11  compare: one run takes more than --max-latency allows
+  130  interrupted (143: terminated); no OUT was written
 """
+# What the first screen of the help shows.
+_FIRST = (
+    "--macs", "--latency", "--tolerance", "--calib", "--skip", "--recover", "--report", "--json", "--config",
+    "--threads",
+)  # fmt: skip
 
 
-def optimize_parser() -> argparse.ArgumentParser:
+def optimize_parser() -> Parser:
     """``onnxmerge IN OUT``."""
     parser = _parser(
-        "onnxmerge", "Remove channels from a trained ONNX model, repair what they carried, prove the result."
+        "onnxmerge",
+        "Remove channels from a trained ONNX model, repair what they carried, prove the result.",
+        examples=EXAMPLES,
+        first=_FIRST,
     )
+    _add_output(parser)
+    _add_budget(parser)
+    _add_method(parser)
+    _add_data(parser)
+    _add_evaluation(parser)
+    _add_no_clobber(_add_running(parser))
+    parser.add_argument("--version", action=Version, nargs=0, help="print the version")
+    _add(parser, "--print-completion", "print what makes a shell complete these options (needs shtab)",
+         metavar="bash|zsh|...", action=Completion)  # fmt: skip
+    return parser
+
+
+def plan_parser() -> Parser:
+    """``onnxmerge plan IN --save FILE``."""
+    parser = _parser(
+        "onnxmerge plan",
+        "Decide what stays, measure it, and write it down in the place of a model; see onnxmerge apply.",
+        first=("--save", *_FIRST),
+    )
+    _add(parser, "--save", "the plan: TOML, or JSON where the suffix is .json", required=True, metavar="FILE")
+    _add_budget(parser)
+    _add_method(parser)
+    _add_data(parser)
+    _add_evaluation(parser)
+    _add_running(parser)
+    return parser
+
+
+def apply_parser() -> Parser:
+    """``onnxmerge apply IN PLAN OUT``."""
+    parser = _parser(
+        "onnxmerge apply",
+        "Make the model that a plan describes, with its own methods and options. The same data give the same "
+        "bytes.",
+    )
+    parser.add_argument("plan", metavar="PLAN", help="a file that onnxmerge plan wrote, edited or not")
+    _add_output(parser)
+    _add(parser, "--force", "apply a plan that was made for another file with the same groups, such as the "
+         "next checkpoint of the same network", action="store_true", default=False)  # fmt: skip
+    _add_tolerance(parser, "largest change of the answers; exceeding it is an error")
+    _add_data(parser)
+    _add_evaluation(parser)
+    _add_no_clobber(_add_running(parser))
+    return parser
+
+
+def compare_parser() -> Parser:
+    """``onnxmerge compare A B``."""
+    parser = _parser(
+        "onnxmerge compare",
+        "Compare any two models with the same inputs and outputs: answers, time, size. A is the reference.",
+        models=(("model", "A", "the reference"), ("other", "B", "the model to compare with it")),
+    )
+    limits = parser.add_argument_group("what passes")
+    _add(limits, "--max-change", "exit code 6 where the answers change more", type=float, metavar="T",
+         default=None)  # fmt: skip
+    _add(limits, "--max-latency", "exit code 11 where B takes more than this share of A's time", type=float,
+         metavar="F", default=None)  # fmt: skip
+    data = parser.add_argument_group("data")
+    _add_calibration(data, "use at most N samples (default: all that are given)")
+    _add_images(data)
+    _add_output_kinds(parser.add_argument_group("measuring"))
+    _add_running(parser)
+    return parser
+
+
+def _add_output(parser: Parser) -> None:
     parser.add_argument("output", metavar="OUT", help="the smaller model; an existing file is replaced")
+
+
+def _add_no_clobber(running: Group) -> None:
+    running.add_argument(
+        "--no-clobber", action="store_true", default=False, help="refuse to replace an existing OUT"
+    )
+
+
+def _add_budget(parser: Parser) -> None:
     budget = parser.add_argument_group("how much goes (without a budget: as much as --tolerance allows)")
     budget.add_argument("--ratio", type=float, metavar="R", help="share of channels removed per group")
     budget.add_argument("--macs", type=float, metavar="F", help="share of the model's multiplications kept")
     budget.add_argument("--params", type=float, metavar="F", help="share of the model's parameters kept")
     _add(budget, "--latency", "share of the measured time of one run kept", type=float, metavar="F")
-    _add(budget, "--tolerance", "largest change of the answers (default 0.01 without a budget; "
-         "with one, exceeding it is an error)", type=float, metavar="T")  # fmt: skip
-    _add_method(parser)
-    _add_data(parser)
-    _add_evaluation(parser)
-    running = _add_running(parser)
-    running.add_argument(
-        "--no-clobber", action="store_true", default=False, help="refuse to replace an existing OUT"
-    )
-    return parser
+    _add_tolerance(budget, "largest change of the answers (default 0.01 without a budget; with one, "
+                   "exceeding it is an error)")  # fmt: skip
 
 
-def inspect_parser() -> argparse.ArgumentParser:
+def _add_tolerance(group: Group, text: str) -> None:
+    _add(group, "--tolerance", text, type=float, metavar="T")
+
+
+def inspect_parser() -> Parser:
     """``onnxmerge inspect IN``."""
     parser = _parser("onnxmerge inspect", "Show which channels could be removed, and what stays and why.")
     _add_scope(parser.add_argument_group("which groups"))
@@ -63,12 +159,14 @@ def inspect_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def sweep_parser() -> argparse.ArgumentParser:
+def sweep_parser() -> Parser:
     """``onnxmerge sweep IN``."""
     parser = _parser(
-        "onnxmerge sweep", "Measure change and latency over a range of budgets; writes no model."
+        "onnxmerge sweep",
+        "Measure change and latency over a range of budgets; writes no model.",
+        first=("--steps", "--plot", *_FIRST[_FIRST.index("--calib") :]),
     )
-    _add(parser, "--steps", "shares of MACs kept (default %(default)s)", type=_numbers,
+    _add(parser, "--steps", "shares of MACs kept (default %(default)s)", type=numbers,
          default=(0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3), metavar="0.9,0.8,...")  # fmt: skip
     _add(parser, "--plot", "write the curve as a picture (.png, .svg or .pdf)", default=None, metavar="FILE")
     _add_method(parser)
@@ -78,6 +176,29 @@ def sweep_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def parsed(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
+    """What was said on the command line, else in the file of ``--config``, else the defaults.
+
+    Raises:
+        UsageError: what does not parse; and options in a file that are out of range, or that there are not.
+    """
+    said, usual = parser.given(arguments)
+    settings: dict[str, Any] = {}
+    if "config" in said:
+        from onnxmerge.cli.settings import read_settings
+
+        path = Path(said["config"])
+        settings = read_settings(path, parser.options())
+        try:
+            config_of(argparse.Namespace(**settings))
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from error
+    if any(name in said for name in _BUDGETS):
+        # Another budget takes the place of the file's.
+        settings = {name: value for name, value in settings.items() if name not in _BUDGETS}
+    return argparse.Namespace(**(usual | settings | said))
+
+
 def config_of(options: argparse.Namespace) -> Config:
     """The Config of parsed options; what a verb does not offer keeps its default.
 
@@ -85,17 +206,29 @@ def config_of(options: argparse.Namespace) -> Config:
         UsageError: options that are out of range or contradict one another.
     """
     from onnxmerge.config import Config
+
+    return Config(**given_options(options))
+
+
+def given_options(options: argparse.Namespace) -> dict[str, Any]:
+    """The options of Config that were given, by its names.
+
+    Raises:
+        UsageError: options of images that are out of range.
+    """
     from onnxmerge.data import ImageOptions
 
     given = {name: value for name, value in vars(options).items() if name in _CONFIG}
+    given = {name: value for name, value in given.items() if value != []}
     for name in ("shapes", "output_kinds"):
-        given[name] = dict(given.get(name, ()))
+        if name in given:
+            given[name] = dict(given[name])
     if given.get("recover") == "":
         given["recover"] = True
     images = {name: getattr(options, name, None) for name in _IMAGES}
     if any(value is not None for value in images.values()):
         given["images"] = ImageOptions(**{k: v for k, v in images.items() if v is not None})
-    return Config(**given)
+    return given
 
 
 def in_flags(message: str) -> str:
@@ -103,29 +236,31 @@ def in_flags(message: str) -> str:
     return re.sub(rf"\b({'|'.join(_ARGUMENTS)})=(?=[\s,;:.)]|$)", lambda m: _ARGUMENTS[m[1]], message)
 
 
+_BUDGETS = ("ratio", "macs", "params", "latency")
 _CONFIG = {
     "ratio", "macs", "params", "latency", "tolerance", "criterion", "compensation", "threshold",
     "trade_off", "target", "allocation", "align", "patches", "scope", "skip", "only", "samples", "seed",
     "depth", "shapes", "output_kinds", "recover", "threads", "device",
 }  # fmt: skip
 _IMAGES = ("mean", "std", "scale", "order", "layout", "resize")
+_OTHERS = ("steps", "force", "max_change", "max_latency")
 
-_ARGUMENTS = {name: f"--{name.replace('_', '-')}" for name in (*_CONFIG, *_IMAGES, "steps")}
+_ARGUMENTS = {name: f"--{name.replace('_', '-')}" for name in (*_CONFIG, *_IMAGES, *_OTHERS)}
 _ARGUMENTS |= {"trade_off": "--lambda", "shapes": "--shape", "output_kinds": "--output-kind"}
 _ARGUMENTS |= {"calibration": "--calib", "evaluation": "--eval-calib"}
 
 
-def _parser(prog: str, description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=description,
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        # What is not given keeps the default of Config, which stands there alone; help repeats it in words.
-        argument_default=argparse.SUPPRESS,
-    )
-    parser.add_argument("model", metavar="IN", help="the model; it is never changed")
+def _parser(
+    prog: str,
+    description: str,
+    *,
+    models: Sequence[tuple[str, str, str]] = (("model", "IN", "the model; it is never changed"),),
+    examples: str = "",
+    first: Iterable[str] = (),
+) -> Parser:
+    parser = Parser(prog=prog, description=description, examples=examples, first=first, more=EXIT_CODES)
+    for name, metavar, text in models:
+        parser.add_argument(name, metavar=metavar, help=text)
     return parser
 
 
@@ -133,7 +268,7 @@ def _add(group: Group, flag: str, text: str, **how: Any) -> None:
     group.add_argument(flag, help=text, **how)
 
 
-def _add_method(parser: argparse.ArgumentParser) -> None:
+def _add_method(parser: Parser) -> None:
     method = parser.add_argument_group("how it is done")
     _add(method, "--criterion", "reconstruction, l1, l2, gm or random (default: reconstruction where there "
          "are data, else l1)")  # fmt: skip
@@ -145,12 +280,12 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
     _add(method, "--allocation", "curves, uniform or global (default: curves, under --ratio uniform)")
     _add(method, "--align", "widths are multiples of N where a group is that wide, auto: of what the target "
          "computes without waste (default auto; never under --ratio)",
-         type=_align, metavar="auto|N")  # fmt: skip
+         type=align, metavar="auto|N")  # fmt: skip
     _add(method, "--target", "what to align for: auto, cpu, cuda or tensorrt (default auto)")
     _add_scope(method)
     _add(method, "--recover", "then teach the smaller model by the original, without labels: for a time such "
          "as 2m, or a number of steps (default: five times as long as the rest, at most 10m; needs torch)",
-         nargs="?", const="", type=_bound, metavar="2m|500")  # fmt: skip
+         nargs="?", const="", type=bound, metavar="2m|500")  # fmt: skip
     method.add_argument(
         "--no-depth", dest="depth", action="store_false", help="keep every layer: only make layers narrower"
     )
@@ -164,80 +299,60 @@ def _add_scope(group: Group) -> None:
 
 
 def _add_shape(group: Group) -> None:
-    _add(group, "--shape", "input shapes for made-up inputs", dest="shapes", type=_shape, nargs="+",
+    _add(group, "--shape", "input shapes for made-up inputs", dest="shapes", type=shape, nargs="+",
          action="extend", default=[], metavar="NAME=1,3,224,224")  # fmt: skip
     _add(group, "--seed", "of every random choice (default 0)", type=int, metavar="S")
 
 
-def _add_data(parser: argparse.ArgumentParser) -> None:
+def _add_data(parser: Parser) -> None:
     data = parser.add_argument_group("data")
+    _add_calibration(data, "use at most N samples (default 512)")
+    _add(data, "--patches", "rows per layer for least squares (default 40000)", type=int, metavar="N")
+    _add_images(data)
+
+
+def _add_calibration(data: Group, samples: str) -> None:
     _add(data, "--calib", ".npz, .npy, a folder of those, or a folder of images", default=None,
          metavar="PATH")  # fmt: skip
-    _add(data, "--samples", "use at most N samples (default 512)", type=int, metavar="N")
-    _add(data, "--patches", "rows per layer for least squares (default 40000)", type=int, metavar="N")
+    _add(data, "--samples", samples, type=int, metavar="N")
     _add_shape(data)
-    _add(data, "--mean", "images become (x*scale - mean)/std", type=_numbers, metavar="M")
-    _add(data, "--std", "with x in 0..255", type=_numbers, metavar="S")
+
+
+def _add_images(data: Group) -> None:
+    _add(data, "--mean", "images become (x*scale - mean)/std", type=numbers, metavar="M")
+    _add(data, "--std", "with x in 0..255", type=numbers, metavar="S")
     _add(data, "--scale", "for example 0.00392157", type=float, metavar="F")
     _add(data, "--order", "order of the colours in the model's input, and of --mean and --std (default rgb)",
          metavar="rgb|bgr")  # fmt: skip
     _add(data, "--layout", "where the colour channels of images are", metavar="nchw|nhwc")
-    _add(data, "--resize", "size of images before the centre crop", type=_size, metavar="H,W")
+    _add(data, "--resize", "size of images before the centre crop", type=size, metavar="H,W")
 
 
-def _add_evaluation(parser: argparse.ArgumentParser) -> None:
+def _add_evaluation(parser: Parser) -> None:
     group = parser.add_argument_group("measuring")
     _add(group, "--eval-calib", "measure parity on these instead of the calibration data", default=None,
          metavar="PATH")  # fmt: skip
+    _add_output_kinds(group)
+
+
+def _add_output_kinds(group: Group) -> None:
     _add(group, "--output-kind", "how an output is judged, where the guess is wrong: classes by the highest "
          "score, probabilities by how much of them moves, values by |y' - y| / |y|, integers by how many "
-         "differ; the report says how each was judged, and why", dest="output_kinds", type=_kind, nargs="+",
+         "differ; the report says how each was judged, and why", dest="output_kinds", type=kind, nargs="+",
          action="extend", default=[], metavar="NAME=KIND")  # fmt: skip
 
 
-def _add_running(parser: argparse.ArgumentParser) -> Group:
+def _add_running(parser: Parser) -> Group:
     running = parser.add_argument_group("running and reporting")
     _add(running, "--threads", "of onnxruntime (default: all processors)", type=int, metavar="N")
     _add(running, "--device", "(default auto)", metavar="auto|cpu|cuda")
     _add(running, "--report", "write what was found as JSON", default=None, metavar="FILE")
+    _add(running, "--json", "print that JSON on standard output, and nothing else there",
+         action="store_true", default=False)  # fmt: skip
+    _add(running, "--config", "read options from a TOML or JSON file, or from the report of an earlier run; "
+         "the command line counts more", metavar="FILE")  # fmt: skip
     running.add_argument("-q", "--quiet", action="store_true", default=False, help="print nothing but errors")
     running.add_argument(
         "-v", "--verbose", action="store_true", default=False, help="print more: every group and reason"
     )
     return running
-
-
-def _bound(text: str) -> str:
-    """A time or a number of steps; anything else was meant for another option."""
-    if not re.fullmatch(r"[\d.]+\s*[smh]?", text):
-        raise argparse.ArgumentTypeError(
-            f"'{text}' is no time such as 2m and no number of steps; write a bare --recover behind IN and OUT"
-        )
-    return text
-
-
-def _align(text: str) -> int | str:
-    return text if text == "auto" else int(text)
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
-
-
-def _size(text: str) -> tuple[int, int]:
-    parts = [int(part) for part in text.split(",")]
-    return (parts[0], parts[-1])
-
-
-def _shape(text: str) -> tuple[str, tuple[int, ...]]:
-    name, _, dims = text.rpartition("=")
-    if not name:
-        raise argparse.ArgumentTypeError(f"'{text}' is not of the form NAME=1,3,224,224")
-    return name, tuple(int(d) for d in dims.split(","))
-
-
-def _kind(text: str) -> tuple[str, str]:
-    name, _, kind = text.rpartition("=")
-    if not name:
-        raise argparse.ArgumentTypeError(f"'{text}' is not of the form NAME=classes")
-    return name, kind

@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from onnxmerge.report import Inspection, Report, Sweep
+from onnxmerge.cli.progress import shown
+from onnxmerge.cli.streams import STREAM
+from onnxmerge.report import Comparison, Inspection, Report, Sweep
+from onnxmerge.report.report import Document
 from onnxmerge.study import RecoveryFacts
 
 
@@ -20,37 +22,83 @@ class Terminal:
     Args:
         quiet: print only errors.
         verbose: print every group and frozen axis, too.
+        json: print the report as JSON on stdout, and everything else on stderr.
+        aside: print everything else on stderr, because stdout is taken.
         words: brings messages that name arguments into the words of the command line.
     """
 
     def __init__(
-        self, *, quiet: bool = False, verbose: bool = False, words: Callable[[str], str] = str
+        self,
+        *,
+        quiet: bool = False,
+        verbose: bool = False,
+        json: bool = False,
+        aside: bool = False,
+        words: Callable[[str], str] = str,
     ) -> None:
         self._quiet = quiet
         self._verbose = verbose
+        self._json = json
         self._words = words
-        self._out = Console(highlight=False, soft_wrap=True)
+        self._out = Console(stderr=aside or json, highlight=False, soft_wrap=True)
         self._err = Console(stderr=True, highlight=False, soft_wrap=True)
 
     @contextmanager
     def progress(self) -> Iterator[Callable[[str, int, int], None] | None]:
-        """A progress line on stderr while the block runs."""
+        """Progress on stderr while the block runs."""
         if self._quiet:
             yield None
             return
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=self._err, transient=True) as bar:
-            task = bar.add_task("start", total=None)
-
-            def show(stage: str, done: int, total: int) -> None:
-                bar.update(task, description=stage, completed=done, total=total or None)
-
+        with shown(self._err) as show:
             yield show
 
-    def summary(self, report: Report, target: Path) -> None:
+    def summary(self, report: Report, target: str) -> None:
         """The before/after table, and what the user should know."""
+        self._print_json(report)
         if self._quiet:
             return
+        self._facts(report)
+        self._out.print(f"wrote {'standard output' if target == STREAM else target}", markup=False)
+        self._headline(report)
+
+    def planned(self, report: Report, target: Path) -> None:
+        """What a plan comes to; no model was written."""
+        self._print_json(report)
+        if self._quiet:
+            return
+        self._facts(report)
+        self._out.print(f"wrote the plan {target}, and no model", markup=False)
+        self._headline(report)
+
+    def comparison(self, report: Comparison) -> None:
+        """Two models side by side."""
+        self._print_json(report)
+        if self._quiet:
+            return
+        latency = report.latency
+        table = Table("", "first", "second", "share")
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for name, key in (("MACs", "macs"), ("parameters", "params"), ("bytes", "bytes")):
+            one, other = (getattr(facts, key) for facts in (report.first, report.second))
+            table.add_row(name, f"{one:,}", f"{other:,}", f"{other / one:.1%}" if one else "")
+        unit, times = f"latency, ms ({latency.threads} threads)", (latency.before_ms, latency.after_ms)
+        table.add_row(unit, *(f"{time:.3f}" for time in times), f"{latency.ratio:.1%}")
+        self._out.print(table)
+        for output in report.parity.outputs:
+            self._out.print(f"{output.name}: change {output.change:.4g}, {output.judged}", markup=False)
+        self._warn(report)
+        self._headline(report)
+
+    def _print_json(self, report: Document) -> None:
+        if self._json:
+            print(report.to_json(), flush=True)
+
+    def _headline(self, report: Report | Comparison) -> None:
+        for sentence in report["headline"].values():
+            self._out.print(sentence, markup=False)
+
+    def _facts(self, report: Report) -> None:
         self._out.print(before_after(report))
         latency = report["latency"]
         if latency["predicted_ratio"] is not None:
@@ -66,12 +114,10 @@ class Terminal:
             self._out.print(_groups(report))
             self._out.print(_frozen(report))
         self._warn(report)
-        self._out.print(f"wrote {target}", markup=False)
-        for sentence in report["headline"].values():
-            self._out.print(sentence, markup=False)
 
     def inspection(self, report: Inspection) -> None:
         """What could be removed, and what stays."""
+        self._print_json(report)
         if self._quiet:
             return
         table = Table("group", "channels", "MACs each", "parameters each", "may go", "nodes")
@@ -91,6 +137,7 @@ class Terminal:
 
     def curve(self, report: Sweep) -> None:
         """The trade-off curve."""
+        self._print_json(report)
         if self._quiet:
             return
         change = "change (stand-in data)" if report["stand_in"] else "change"
@@ -105,7 +152,7 @@ class Terminal:
         self._out.print(f"change measured on {report['source']}", markup=False)
         self._warn(report)
 
-    def _warn(self, report: Report | Inspection | Sweep) -> None:
+    def _warn(self, report: Report | Inspection | Sweep | Comparison) -> None:
         for warning in report["warnings"]:
             self._err.print(f"onnxmerge: warning: {self._words(warning)}", markup=False)
 

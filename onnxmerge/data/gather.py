@@ -29,14 +29,14 @@ class Reading:
 
     Attributes:
         images: how images become numbers; None: as they are, or as the model seems to expect them.
-        samples: most samples used to fit.
+        samples: most samples used to fit; None: all that were given.
         shapes: input shapes for made-up inputs, by name.
         seed: of the choice of samples and of made-up values.
         generic: whether generic photographs may stand in for data that were not given.
     """
 
     images: ImageOptions | None = None
-    samples: int = 512
+    samples: int | None = 512
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     seed: int = 0
     generic: bool = True
@@ -94,7 +94,8 @@ def _to_fit(
         fit, held_out = under_conventions(read, target, plausible, JUDGED, seed)
         return Samples(fit, "given", held_out), plausible, target
     if reading.generic:
-        options = (reading.images, reading.samples, seed, reading.shapes, class_scores)
+        most = MADE_UP_SAMPLES if reading.samples is None else reading.samples
+        options = (reading.images, most, seed, reading.shapes, class_scores)
         photographs = generic_dataset(proto, inputs, runtime, *options)
         if photographs is not None:
             found = Samples(photographs.fit, "generic", photographs.fresh)

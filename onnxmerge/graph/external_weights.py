@@ -34,6 +34,7 @@ from onnx.external_data_helper import uses_external_data
 
 from onnxmerge import limits
 from onnxmerge.errors import ModelError, OutputError
+from onnxmerge.graph.leftovers import new_folder
 
 _C_LIBRARY = ctypes.CDLL(None) if os.name == "posix" else None
 
@@ -179,13 +180,20 @@ class Scratch:
     """A temporary folder for weights, removed with this object."""
 
     def __init__(self, inside: Scratch | None = None) -> None:
+        self.path: Path
         self._parent = inside  # its removal would take this folder along
+        handle = None
         try:
-            folder = tempfile.mkdtemp(prefix="onnxmerge-", dir=None if inside is None else inside.path)
+            if inside is None:
+                self.path, handle = new_folder()
+            else:
+                self.path = Path(tempfile.mkdtemp(dir=inside.path))
         except OSError as error:
-            raise OutputError(f"no temporary folder for weights: {error.strerror or error}") from error
-        self.path: Path = Path(folder).resolve()
-        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+            raise OutputError(
+                f"no temporary folder for weights: {error.strerror or error}; the environment variable "
+                "TMPDIR names another place"
+            ) from error
+        weakref.finalize(self, _remove, self.path, handle)
         self._numbers = count()
 
     def inner(self) -> Scratch:
@@ -232,6 +240,12 @@ class Scratch:
             f"cannot write temporary weights into {self.path.parent}: {error.strerror or error}; "
             "the environment variable TMPDIR names another folder"
         )
+
+
+def _remove(folder: Path, handle: int | None) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    if handle is not None:
+        os.close(handle)
 
 
 def _map(path: str) -> np.memmap:

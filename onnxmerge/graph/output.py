@@ -11,14 +11,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import onnx
 
 from onnxmerge.errors import OutputError, UsageError
-from onnxmerge.graph import external_weights, wire_format
+from onnxmerge.graph import external_weights, leftovers, wire_format
 
 # protobuf refuses messages of 2 GiB and more.
 PROTOBUF_LIMIT = 2**31 - 2**20
@@ -57,12 +57,11 @@ def check_output(source: Path | None, target: Path, *, clobber: bool) -> None:
 @contextmanager
 def atomic_write(target: Path) -> Iterator[Path]:
     """A temporary path beside ``target`` that replaces it when the block ends without an error."""
+    leftovers.remove_parts(target)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-        os.close(handle)
+        part, lock = _new_part(target)
     except OSError as error:
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
-    part = Path(name)
     try:
         yield part
         part.chmod(0o666 & ~_umask())
@@ -71,6 +70,18 @@ def atomic_write(target: Path) -> Iterator[Path]:
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
         part.unlink(missing_ok=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _new_part(target: Path) -> tuple[Path, int | None]:
+    """An empty file beside a target, and the descriptor that locks it."""
+    while True:
+        prefix, suffix = f".{target.name}.", leftovers.PART_SUFFIX
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=target.parent)
+        os.close(handle)
+        with suppress(FileNotFoundError):  # another run took it for a leftover before it was locked
+            return Path(name), leftovers.lock(Path(name))
 
 
 def _umask() -> int:

@@ -44,7 +44,7 @@ def describe(study: Study, decision: Decision, proof: Proof) -> Report:
         input=source,
         output=output,
         unchanged=decision.unchanged,
-        parity=_parity(proof.parity, decision.choice.holdout),
+        parity=parity_facts(proof.parity, decision.choice.holdout),
         latency=LatencyFacts(**asdict(proof.latency), predicted_ratio=decision.choice.predicted),
         search=_search(study, decision),
         groups=_groups(study, decision),
@@ -55,7 +55,7 @@ def describe(study: Study, decision: Decision, proof: Proof) -> Report:
         calibration=_calibration(study),
         method=study.method,
         recovery=decision.recovery,
-        config=study.config.as_dict(),
+        config=study.options,
         warnings=tuple(warnings_of(study, decision, proof)),
         seconds=_seconds(study),
     )
@@ -86,7 +86,7 @@ def describe_sweep(
         points=tuple(_point(study, *point) for point in points),
         source=measured_on(points[0][1].parity, holdout) if points else study.samples.fit.source,
         stand_in=holdout.stands_in,
-        config=study.config.as_dict(),
+        config=study.options,
         warnings=_of_sweep(study, points),
         seconds=_seconds(study),
     )
@@ -126,7 +126,8 @@ def _reached(study: Study, decision: Decision, proof: Proof) -> Reached:
     )
 
 
-def _parity(parity: Parity, holdout: Holdout) -> ParityFacts:
+def parity_facts(parity: Parity, holdout: Holdout) -> ParityFacts:
+    """A comparison as reports have it."""
     return ParityFacts(
         relative_error=parity.relative_error,
         max_abs_error=parity.max_abs_error,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from onnxmerge.data.generic import Plausible
 from onnxmerge.data.holdout import Holdout
 from onnxmerge.graph.constants import operators
 from onnxmerge.study import Decision, Proof, Study
@@ -48,8 +49,10 @@ def headline(study: Study, decision: Decision, proof: Proof) -> Headline:
         kept = f"all channels are kept, and {after} operators do what {before} did"
     return Headline(
         f"{_asked(study, decision)}: {kept}.",
-        "The answers are the input's own." if decision.unchanged else _answers(study, decision, proof),
-        "One run takes the input's own time." if decision.unchanged else _time(proof.latency),
+        "The answers are the input's own."
+        if decision.unchanged
+        else checked(proof.parity, decision.choice.holdout, study.plausible),
+        "One run takes the input's own time." if decision.unchanged else time_taken(proof.latency, "input"),
     )
 
 
@@ -69,15 +72,16 @@ def _asked(study: Study, decision: Decision) -> str:
     return f"Asked to keep the change of the answers within {study.tolerance:.2%}"
 
 
-def _answers(study: Study, decision: Decision, proof: Proof) -> str:
-    found = answers(proof.parity, decision.choice.holdout)
-    if decision.choice.holdout.basis == "made up":
+def checked(parity: Parity, holdout: Holdout, plausible: Plausible | None) -> str:
+    """How the answers change, and whether that says anything of real inputs."""
+    found = answers(parity, holdout)
+    if holdout.basis == "made up":
         return f"{_UNCHECKED} {found}"
-    if decision.choice.holdout.basis != "photographs" or study.plausible is None:
+    if holdout.basis != "photographs" or plausible is None:
         return found
-    if study.plausible.meaningful is False:
+    if plausible.meaningful is False:
         return f"{_UNCHECKED} {found} The model makes nothing of photographs, so this proves nothing."
-    if study.plausible.meaningful is None:
+    if plausible.meaningful is None:
         return f"{found} Whether the model is made for photographs cannot be told from its outputs."
     return found
 
@@ -139,7 +143,8 @@ def measured_on(parity: Parity, holdout: Holdout) -> str:
     return f"{found}, under the convention {parity.convention}" if parity.convention else found
 
 
-def _time(latency: Latency) -> str:
+def time_taken(latency: Latency, other: str) -> str:
+    """How long one run takes beside that of the other model, which is called so."""
     low, high = latency.spread
     unsteady = "; the machine was busy, so this is rough" if high - low > UNSTEADY * latency.ratio else ""
     if latency.sessions is not None:
@@ -147,6 +152,6 @@ def _time(latency: Latency) -> str:
     device = latency.provider.removesuffix("ExecutionProvider")
     threads = f"{latency.threads} thread{'s' if latency.threads > 1 else ''}"
     return (
-        f"One run takes {latency.ratio:.2f} of the input's time here (half of {latency.runs} measurements "
+        f"One run takes {latency.ratio:.2f} of the {other}'s time here (half of {latency.runs} measurements "
         f"lie between {low:.2f} and {high:.2f}; {device}, {threads}{unsteady})."
     )

@@ -194,7 +194,7 @@ class Report(Document):
             taken first; empty where there was one.
         reach: share (0..1) of the multiplications that goes when every group keeps one channel.
         recovery: what came of teaching by the original; None where that was not asked for.
-        config: all options.
+        config: all options, and the paths of the data: what ``--config`` takes to do the same again.
         seconds: by stage.
     """
 

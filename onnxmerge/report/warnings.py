@@ -15,6 +15,10 @@ def warnings_of(study: Study, decision: Decision, proof: Proof) -> Iterator[str]
     """The warnings of a run, those of the model first."""
     yield from study.source.warnings
     yield from proof.parity.notes
+    if decision.choice.foreign:
+        yield (
+            "the plan was made for another file: which channels stay was decided by the weights of that one"
+        )
     for name in decision.distrusted:
         yield (
             f"the group '{name}' was left whole: without it the model would not answer like its masked "

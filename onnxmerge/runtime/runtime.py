@@ -13,7 +13,6 @@ import io
 import json
 import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from onnxmerge.arguments import whole, word
-from onnxmerge.errors import DeviceError, ModelError
+from onnxmerge.errors import DeviceError, ModelError, OutputError
 from onnxmerge.graph.edit import ADD, SHAPE
+from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.runtime.messages import sentence
 from onnxmerge.runtime.model_bytes import Model, Source, opened, patch, source_of, tensors
 from onnxmerge.runtime.session import CUDA, Session, ort
@@ -92,11 +92,17 @@ class Runtime:
             ModelError: the model does not run on the feed.
         """
         source = source_of(model)
-        with tempfile.TemporaryDirectory() as folder:
-            session = self._load(source, True, True, profile=str(Path(folder) / "run"))
-            for _ in range(runs):
-                session.run(feed)
+        scratch = Scratch()
+        session = self._load(source, True, True, profile=str(scratch.path / "run"))
+        for _ in range(runs):
+            session.run(feed)
+        try:
             events = json.loads(Path(session.end_profiling()).read_text())
+        except (OSError, ValueError) as error:  # cut short where the disk is full
+            raise OutputError(
+                f"the profile of a run cannot be written into {scratch.path.parent} ({error}); "
+                "the environment variable TMPDIR names another folder"
+            ) from error
         times: dict[str, list[float]] = {}
         for event in events:
             if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):

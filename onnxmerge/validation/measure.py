@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,13 +19,19 @@ from onnxmerge.validation.parity import Kinds, Outputs, Parity, collect, rows_of
 _MOST_SAMPLES = 4
 
 
-def measure(reference: Session, candidate: Session, data: Dataset, kinds: Kinds) -> Parity:
+# Told at every feed: ("parity", samples done, samples).
+Step = Callable[[str, int, int], None]
+
+
+def measure(
+    reference: Session, candidate: Session, data: Dataset, kinds: Kinds, step: Step | None = None
+) -> Parity:
     """Run both models on all feeds of ``data`` and compare. Raises ModelError if one of them does not run.
 
     Models whose weights lie in files run one after the other, so that never both are in memory.
     """
     convention = data.conventions[0] if len(data.conventions) == 1 else None
-    return replace(_measured(reference, candidate, data, kinds), convention=convention)
+    return replace(_measured(reference, candidate, data, kinds, step), convention=convention)
 
 
 def worst(parities: Sequence[Parity]) -> Parity:
@@ -35,11 +41,20 @@ def worst(parities: Sequence[Parity]) -> Parity:
     return replace(parities[place], others=rest)
 
 
-def _measured(reference: Session, candidate: Session, data: Dataset, kinds: Kinds) -> Parity:
+def _measured(
+    reference: Session, candidate: Session, data: Dataset, kinds: Kinds, step: Step | None
+) -> Parity:
     names = list(kinds)
 
+    done = 0
+
     def rows(feed: Mapping[str, np.ndarray]) -> int:
-        return 1 if data.ready is not None else rows_of(feed, data.shared)
+        nonlocal done
+        count = 1 if data.ready is not None else rows_of(feed, data.shared)
+        done += count
+        if step is not None:
+            step("parity", min(done, len(data)), len(data))
+        return count
 
     if not (reference.mapped or candidate.mapped):
         return collect(

@@ -1,0 +1,216 @@
+"""What each verb does with its options: one call of the package, its files, its printed result."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnxmerge.cli.options import config_of, given_options, in_flags
+from onnxmerge.cli.signals import Terminated
+from onnxmerge.cli.streams import STREAM, ensure_pipe, incoming, silence_stdout, to_stdout
+from onnxmerge.errors import UsageError
+
+if TYPE_CHECKING:
+    from onnxmerge.cli.terminal import Terminal
+    from onnxmerge.pipeline import Result
+
+# What follows is imported late, so that --help and mistakes in the options are answered at once.
+
+
+def optimize(options: argparse.Namespace) -> None:
+    """``onnxmerge IN OUT``."""
+    from onnxmerge.pipeline import optimize
+
+    terminal = _prepared(options, output=options.output)
+    with incoming(options.model) as source:
+        with terminal.progress() as progress:
+            result = optimize(
+                source,
+                calibration=options.calib,
+                evaluation=options.eval_calib,
+                config=config_of(options),
+                progress=progress,
+            )
+        _finish(result, options, terminal)
+
+
+def apply(options: argparse.Namespace) -> None:
+    """``onnxmerge apply IN PLAN OUT``."""
+    from onnxmerge.pipeline import optimize
+    from onnxmerge.plan import Plan
+
+    terminal = _prepared(options, output=options.output, also=[options.plan])
+    plan = Plan.load(options.plan)
+    with incoming(options.model) as source:
+        with terminal.progress() as progress:
+            result = optimize(
+                source,
+                calibration=options.calib,
+                evaluation=options.eval_calib,
+                plan=plan,
+                force=options.force,
+                progress=progress,
+                **given_options(options),
+            )
+        _finish(result, options, terminal)
+
+
+def plan(options: argparse.Namespace) -> None:
+    """``onnxmerge plan IN --save FILE``."""
+    from onnxmerge.pipeline import optimize
+
+    terminal = _prepared(options, output=options.save)
+    with incoming(options.model) as source, terminal.progress() as progress:
+        result = optimize(
+            source,
+            calibration=options.calib,
+            evaluation=options.eval_calib,
+            config=config_of(options),
+            progress=progress,
+        )
+    if options.report is not None:
+        result.report.save(options.report)
+    with _written(Path(options.save)) as path:
+        result.plan.save(path)
+    with _after_writing(options.save):
+        terminal.planned(result.report, Path(options.save))
+
+
+def compare(options: argparse.Namespace) -> None:
+    """``onnxmerge compare A B``."""
+    from onnxmerge.comparison import compare
+
+    if options.model == options.other == STREAM:
+        raise UsageError("both models are - : only one of them can come from standard input")
+    terminal = _prepared(options, also=[options.other])
+    with incoming(options.model) as first, incoming(options.other) as second, terminal.progress() as progress:
+        report = compare(
+            first, second, calibration=options.calib, progress=progress, **given_options(options)
+        )
+    if options.report is not None:
+        report.save(options.report)
+    terminal.comparison(report)
+    report.require(max_change=options.max_change, max_latency=options.max_latency)
+
+
+def inspect(options: argparse.Namespace) -> None:
+    """``onnxmerge inspect IN``."""
+    from onnxmerge.pipeline import inspect
+
+    terminal = _prepared(options)
+    with incoming(options.model) as source, terminal.progress() as progress:
+        report = inspect(source, config=config_of(options), progress=progress)
+    if options.report is not None:
+        report.save(options.report)
+    terminal.inspection(report)
+
+
+def sweep(options: argparse.Namespace) -> None:
+    """``onnxmerge sweep IN``."""
+    from onnxmerge.pipeline import sweep
+
+    terminal = _prepared(options, plot=options.plot)
+    with incoming(options.model) as source, terminal.progress() as progress:
+        report = sweep(
+            source,
+            steps=options.steps,
+            calibration=options.calib,
+            evaluation=options.eval_calib,
+            config=config_of(options),
+            progress=progress,
+        )
+    if options.report is not None:
+        report.save(options.report)
+    if options.plot is not None:
+        from onnxmerge.cli.plot import save_curve
+
+        save_curve(report, Path(options.plot))
+    terminal.curve(report)
+
+
+def _prepared(
+    options: argparse.Namespace,
+    *,
+    output: str | None = None,
+    plot: str | None = None,
+    also: Sequence[str] = (),
+) -> Terminal:
+    """Refuse files that cannot be written or would fall on others, before any work; and where to print.
+
+    Args:
+        also: files that are read, beside IN.
+    """
+    from onnxmerge.cli.terminal import Terminal
+    from onnxmerge.graph.leftovers import remove_folders
+    from onnxmerge.graph.output import check_output, same_file
+
+    read = [Path(name) for name in (options.model, *also) if name != STREAM]
+    taken: list[Path] = []
+    if output is not None:
+        ensure_pipe(output, printed=options.json)
+    clobber = not getattr(options, "no_clobber", False)
+    for number, name in enumerate((output, options.report, plot)):
+        if name is None or (number == 0 and name == STREAM):
+            continue
+        path = Path(name)
+        check_output(None, path, clobber=clobber or number > 0)
+        for source in read:
+            check_output(source, path, clobber=True)
+        for other in taken:
+            if same_file(path, other):
+                raise UsageError(f"{path} is named twice as an output; name another file")
+        taken.append(path)
+    remove_folders()
+    aside = options.json or output == STREAM
+    return Terminal(
+        quiet=options.quiet, verbose=options.verbose, json=options.json, aside=aside, words=in_flags
+    )
+
+
+def _finish(result: Result, options: argparse.Namespace, terminal: Terminal) -> None:
+    """Write what was asked for, and say what it comes to."""
+    # The report first: an error must leave no OUT.
+    if options.report is not None:
+        result.report.save(options.report)
+    if options.output == STREAM:
+        to_stdout(result.save)
+    else:
+        with _written(Path(options.output)) as path:
+            result.save(path)
+    with _after_writing(options.output):
+        terminal.summary(result.report, options.output)
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    """A file is there or not: who interrupts when it is already there comes too late."""
+    before = _identity(path)
+    try:
+        yield path
+    except (KeyboardInterrupt, Terminated):
+        if _identity(path) == before:
+            raise
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+@contextmanager
+def _after_writing(target: str) -> Iterator[None]:
+    """What fails now fails after the work was done, and must not say that nothing was written."""
+    try:
+        yield
+        sys.stdout.flush()
+    except (KeyboardInterrupt, Terminated, BrokenPipeError) as cause:
+        if isinstance(cause, BrokenPipeError):
+            silence_stdout()
+        print(f"onnxmerge: {target} was written; its summary could not be shown", file=sys.stderr)
