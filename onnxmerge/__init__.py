@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onnxmerge.config import Config, Recovery
     from onnxmerge.data import Dataset, ImageOptions
+    from onnxmerge.data.recording import record
     from onnxmerge.errors import OnnxMergeError
     from onnxmerge.pipeline import Result, inspect, optimize, sweep
     from onnxmerge.plan import Plan
@@ -28,6 +29,7 @@ _HOMES = {
     "Sweep": "onnxmerge.report",
     "inspect": "onnxmerge.pipeline",
     "optimize": "onnxmerge.pipeline",
+    "record": "onnxmerge.data.recording",
     "sweep": "onnxmerge.pipeline",
 }
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "Sweep",
     "inspect",
     "optimize",
+    "record",
     "sweep",
 ]
 

@@ -27,7 +27,7 @@ def test_imports_point_down_only():
 def test_public_names():
     assert onnxmerge.__all__ == [
         "Config", "Dataset", "ImageOptions", "Inspection", "OnnxMergeError", "Plan", "Recovery", "Report",
-        "Result", "Sweep", "inspect", "optimize", "sweep",
+        "Result", "Sweep", "inspect", "optimize", "record", "sweep",
     ]  # fmt: skip
     for name in onnxmerge.__all__:
         assert getattr(onnxmerge, name).__name__ == name
