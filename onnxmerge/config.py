@@ -114,6 +114,9 @@ class Config:
         latency: share of the measured time of one run to keep, 0..1.
         tolerance: largest change of the answers. Without a budget the target of the search (default
             0.01); with one, a gate.
+        max_drop: largest drop of the user's own score, in its unit. Without a budget the target of the search
+            in the place of the tolerance; with one, a gate.
+        lower_is_better: whether the own score is better where it is smaller, as an error rate is.
         threshold: merge: smallest cosine at which a channel is merged; None: per layer kind.
         trade_off: merge: lambda, the weight of the cosine against the BatchNorm shift.
         depth: whether groups may be left without a channel, so that whole layers go, where that costs less
@@ -145,6 +148,8 @@ class Config:
     params: float | None = None
     latency: float | None = None
     tolerance: float | None = None
+    max_drop: float | None = None
+    lower_is_better: bool = False
     criterion: str = "auto"
     compensation: str = "auto"
     threshold: float | None = Merge.threshold
@@ -172,6 +177,8 @@ class Config:
         budgets = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(budgets) > 1:
             raise UsageError(f"{budgets[0]}= and {budgets[1]}= are both budgets: give one")
+        if not budgets and self.tolerance is not None and self.max_drop is not None:
+            raise UsageError("without a budget the search holds max_drop= or tolerance=: give one")
 
     def _checked(self) -> dict[str, Any]:
         """All options by name, each of its type and within its range."""
@@ -188,6 +195,7 @@ class Config:
         for name in BUDGETS[1:]:
             given(name, number, "the share that is kept, above 0 and at most 1", lambda v: 0 < v <= 1)
         given("tolerance", number, "a number of at least 0", lambda v: v >= 0)
+        given("max_drop", number, "a number of at least 0, in the unit of the score", lambda v: v >= 0)
         given("threshold", number, "the smallest cosine that is merged, a number", isfinite)
         check("trade_off", number, "a number from 0 to 1", lambda v: 0 <= v <= 1)
         if not (isinstance(self.align, str) and self.align == "auto"):
@@ -195,6 +203,7 @@ class Config:
         for name, known in _words().items():
             check(name, word, known)
         check("depth", flag)
+        check("lower_is_better", flag)
         for name in ("skip", "only"):
             check(name, texts)
         for name, least in (("samples", 1), ("patches", 1), ("seed", 0)):

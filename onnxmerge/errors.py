@@ -61,6 +61,12 @@ class InternalError(OnnxMergeError):
     exit_code = 9
 
 
+class EvaluationError(OnnxMergeError):
+    """The user's own measure raised an error, or gave no number."""
+
+    exit_code = 11
+
+
 class TrainingError(OnnxMergeError):
     """Training diverged: the loss is not finite, or beyond all measure."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from weakref import WeakKeyDictionary
 
 import onnx
 
@@ -24,7 +25,15 @@ from onnxmerge.progress import Clock
 from onnxmerge.rewrite import Fold
 from onnxmerge.runtime import Runtime, Session
 from onnxmerge.runtime.session import Feed
-from onnxmerge.validation import Judgement, Latency, Parity, compare_latency, measure, worst
+from onnxmerge.validation import (
+    Judgement,
+    Latency,
+    OwnMeasure,
+    Parity,
+    compare_latency,
+    measure,
+    worst,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +65,7 @@ class Study:
         plausible: of images whose numbers nobody stated, the conventions that the model may follow.
         analysis: the channels; its groups are those that the user wants touched.
         explanation: of all groups, and of what is frozen.
+        own: the user's own measure, if there is one.
     """
 
     source: Source
@@ -67,11 +77,20 @@ class Study:
     config: Config
     runtime: Runtime
     clock: Clock
+    own: OwnMeasure | None = None
+    _scores: WeakKeyDictionary[Candidate, float] = field(default_factory=WeakKeyDictionary)
 
     @property
     def tolerance(self) -> float:
-        """The largest change of the answers that a run without a budget looks for."""
+        """What a run without a budget looks for: the largest change of the answers, or drop of the score."""
+        if self.own is not None and self.config.max_drop is not None:
+            return self.config.max_drop
         return DEFAULT_TOLERANCE if self.config.tolerance is None else self.config.tolerance
+
+    @property
+    def searches_by_score(self) -> bool:
+        """Whether a run without a budget holds the user's own score."""
+        return self.own is not None and self.config.max_drop is not None and self.config.budget is None
 
     def holdout(self) -> Holdout:
         """What the change is measured on."""
@@ -121,6 +140,14 @@ class Study:
                 [measure(self.source.session, session, part, self.source.kinds) for part in data.parts()]
             )
 
+    def score(self, candidate: Candidate, session: Session) -> float | None:
+        """The user's own score of a candidate, evaluated once; None without a measure."""
+        if self.own is None:
+            return None
+        if candidate not in self._scores:
+            self._scores[candidate] = self.own.score(session)
+        return self._scores[candidate]
+
     def latency_in_new_sessions(self, candidate: Candidate) -> Latency:
         """Times of the input and of a candidate; one session of either may be slow as long as it lives."""
         before, after = self.runtime.session(self.source.loaded.proto), self.session(candidate)
@@ -139,6 +166,19 @@ class Candidate:
     folds: tuple[Fold, ...]
     model: onnx.ModelProto
     scratch: Scratch | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What a search holds against a candidate.
+
+    Attributes:
+        change: what is held within the tolerance: the change of the answers, or the drop of the own score.
+        parity: on the samples that choose.
+    """
+
+    change: float
+    parity: Parity
 
 
 @dataclass(frozen=True)
@@ -164,7 +204,7 @@ class TriedShape:
 
 @dataclass(frozen=True, eq=False)
 class Sought:
-    """The result of a search: the share of MACs kept, and the change on the samples that chose it.
+    """The result of a search: the share of MACs kept, and what chose it.
 
     Attributes:
         shapes: the shapes that were tried, the best first; empty where there was no choice.
@@ -172,7 +212,7 @@ class Sought:
 
     share: float
     candidate: Candidate
-    parity: Parity
+    verdict: Verdict
     shapes: tuple[TriedShape, ...] = ()
 
 
@@ -274,7 +314,20 @@ class Decision:
 
 @dataclass(frozen=True, eq=False)
 class Proof:
-    """What the new model was found to be: how it answers, and how fast."""
+    """What the new model was found to be: how it answers, and how fast.
+
+    Attributes:
+        score: by the user's own measure; None: there is none.
+    """
 
     parity: Parity
     latency: Latency
+    score: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Recovered:
+    """How a candidate of a sweep answers after teaching, and its own score."""
+
+    parity: Parity
+    score: float | None

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from onnxmerge.cli.evaluator import evaluator
 from onnxmerge.cli.options import config_of, in_flags, inspect_parser, optimize_parser, sweep_parser
 from onnxmerge.errors import InternalError, ModelError, OnnxMergeError, UsageError
 
@@ -64,11 +65,16 @@ def _optimize(options: argparse.Namespace) -> None:
     source, target = Path(options.model), Path(options.output)
     check_output(source, target, clobber=not options.no_clobber)
     _check_side_outputs(options.report, source=source, target=target)
-    config = config_of(options)
+    config, evaluate = config_of(options), evaluator(options.evaluate)
     terminal = Terminal(quiet=options.quiet, verbose=options.verbose, words=in_flags)
     with terminal.progress() as progress:
         result = optimize(
-            source, calibration=options.calib, evaluation=options.eval_calib, config=config, progress=progress
+            source,
+            calibration=options.calib,
+            evaluation=options.eval_calib,
+            evaluate=evaluate,
+            config=config,
+            progress=progress,
         )
         # The report first: an error must leave no OUT.
         if options.report is not None:
@@ -107,6 +113,7 @@ def _sweep(options: argparse.Namespace) -> None:
 
     source = Path(options.model)
     _check_side_outputs(options.report, options.plot, source=source)
+    evaluate = evaluator(options.evaluate)
     terminal = Terminal(quiet=options.quiet, verbose=options.verbose, words=in_flags)
     with terminal.progress() as progress:
         report = sweep(
@@ -114,6 +121,7 @@ def _sweep(options: argparse.Namespace) -> None:
             steps=options.steps,
             calibration=options.calib,
             evaluation=options.eval_calib,
+            evaluate=evaluate,
             config=config_of(options),
             progress=progress,
         )

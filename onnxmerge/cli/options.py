@@ -23,10 +23,11 @@ exit codes:
   3  the model cannot be read, is not valid, or does not run in onnxruntime
   4  the calibration data does not fit the model
   5  the budget cannot be met
-  6  the change exceeds --tolerance at the given budget
+  6  at the given budget the change exceeds --tolerance, or the drop of the own score --max-drop
   7  OUT or the report cannot be written
   8  the device does not work here
   9  a defect of onnxmerge: an error that nobody foresaw, or a result that failed its own checks
+  11 the function that --eval names fails, or gives no number
   130  interrupted
 """
 
@@ -44,6 +45,8 @@ def optimize_parser() -> argparse.ArgumentParser:
     _add(budget, "--latency", "share of the measured time of one run kept", type=float, metavar="F")
     _add(budget, "--tolerance", "largest change of the answers (default 0.01 without a budget; "
          "with one, exceeding it is an error)", type=float, metavar="T")  # fmt: skip
+    _add(budget, "--max-drop", "largest drop of the score that --eval gives, in its unit, in the place of "
+         "--tolerance", type=float, metavar="D")  # fmt: skip
     _add_method(parser)
     _add_data(parser)
     _add_evaluation(parser)
@@ -104,7 +107,8 @@ def in_flags(message: str) -> str:
 
 
 _CONFIG = {
-    "ratio", "macs", "params", "latency", "tolerance", "criterion", "compensation", "threshold",
+    "ratio", "macs", "params", "latency", "tolerance", "max_drop", "lower_is_better", "criterion",
+    "compensation", "threshold",
     "trade_off", "target", "allocation", "align", "patches", "scope", "skip", "only", "samples", "seed",
     "depth", "shapes", "output_kinds", "recover", "threads", "device",
 }  # fmt: skip
@@ -112,7 +116,8 @@ _IMAGES = ("mean", "std", "scale", "order", "layout", "resize")
 
 _ARGUMENTS = {name: f"--{name.replace('_', '-')}" for name in (*_CONFIG, *_IMAGES, "steps")}
 _ARGUMENTS |= {"trade_off": "--lambda", "shapes": "--shape", "output_kinds": "--output-kind"}
-_ARGUMENTS |= {"calibration": "--calib", "evaluation": "--eval-calib"}
+_ARGUMENTS |= {"calibration": "--calib", "evaluation": "--eval-calib", "evaluate": "--eval"}
+_ARGUMENTS |= {"lower_is_better": "--eval-lower-is-better"}
 
 
 def _parser(prog: str, description: str) -> argparse.ArgumentParser:
@@ -189,6 +194,11 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("measuring")
     _add(group, "--eval-calib", "measure parity on these instead of the calibration data", default=None,
          metavar="PATH")  # fmt: skip
+    _add(group, "--eval", "your own score: a function that takes an onnxruntime InferenceSession and returns "
+         "a number, larger is better; given as module:function or path/to/file.py:function",
+         dest="evaluate", default=None, metavar="FUNCTION")  # fmt: skip
+    group.add_argument("--eval-lower-is-better", dest="lower_is_better", action="store_true",
+                       help="the score is an error: smaller is better")  # fmt: skip
     _add(group, "--output-kind", "how an output is judged, where the guess is wrong: classes by the highest "
          "score, probabilities by how much of them moves, values by |y' - y| / |y|, integers by how many "
          "differ; the report says how each was judged, and why", dest="output_kinds", type=_kind, nargs="+",

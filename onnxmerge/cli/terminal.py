@@ -96,12 +96,16 @@ class Terminal:
         change = "change (stand-in data)" if report["stand_in"] else "change"
         taught = any(point.recovered_change is not None for point in report.points)
         columns = ("MACs kept", "parameters kept", change, "90% bound", "latency")
-        table = Table(*columns, *(["change after recovery"] if taught else []))
+        own = [] if report.measure is None else [report.measure, *(["after recovery"] if taught else [])]
+        table = Table(*columns, *(["change after recovery"] if taught else []), *own)
         for point in report.points:
             after = [] if point.recovered_change is None else [point.recovered_change]
             row = (point.macs, point.params, point.change, point.change_upper_90, point.latency, *after)
-            table.add_row(*(f"{figure:.2%}" for figure in row))
+            scores = [f"{s:.6g}" for s in (point.score, point.recovered_score) if s is not None]
+            table.add_row(*(f"{figure:.2%}" for figure in row), *scores)
         self._out.print(table)
+        if report.measure is not None:
+            self._out.print(f"the input's score by {report.measure} is {report.score:.6g}", markup=False)
         self._out.print(f"change measured on {report['source']}", markup=False)
         self._warn(report)
 
@@ -137,6 +141,8 @@ def before_after(report: Report) -> Table:
     table.add_row(
         unit, f"{latency['before_ms']:.3f}", f"{latency['after_ms']:.3f}", f"{latency['ratio']:.1%}"
     )
+    if report.score is not None:
+        table.add_row(report.score.name, f"{report.score.before:.6g}", f"{report.score.after:.6g}", "")
     return table
 
 

@@ -44,7 +44,9 @@ def headline(study: Study, decision: Decision, proof: Proof) -> Headline:
         kept = "nothing was removed: the output is the input"
     return Headline(
         f"{_asked(study, decision)}: {kept}.",
-        "The answers are the input's own." if decision.unchanged else _answers(study, decision, proof),
+        "The answers are the input's own."
+        if decision.unchanged
+        else f"{_score(study, proof)}{_answers(study, decision, proof)}",
         "One run takes the input's own time." if decision.unchanged else _time(proof.latency),
     )
 
@@ -62,7 +64,28 @@ def _asked(study: Study, decision: Decision) -> str:
             return f"Asked for {value:.1%} of the time"
         case ("ratio", value):
             return f"Asked to remove {value:.1%} of the channels of every group"
+    if study.own is not None and study.searches_by_score:
+        return f"Asked to keep the drop of {study.own.name} within {study.tolerance:.4g}"
     return f"Asked to keep the change of the answers within {study.tolerance:.2%}"
+
+
+def _score(study: Study, proof: Proof) -> str:
+    """A sentence about the user's own score, with a space after it; nothing where there is none."""
+    own = study.own
+    if own is None or proof.score is None:
+        return ""
+    drop = own.drop(proof.score)
+    moved = f"goes from {own.before:.6g} to {proof.score:.6g}"
+    found = f"{moved}, a {'drop' if drop > 0 else 'gain'} of {abs(drop):.4g}"
+    if drop == 0:
+        found = f"stays at {own.before:.6g}"
+    elif abs(drop) <= own.spread:
+        found = f"{moved}, no more than two evaluations of the input differ by ({own.spread:.4g})"
+    several = own.looked_at if study.searches_by_score else 0
+    chosen = (
+        f"; {several} candidates were looked at on the same data, so this flatters" if several > 1 else ""
+    )
+    return f"The score of {own.name} {found}{chosen}. "
 
 
 def _answers(study: Study, decision: Decision, proof: Proof) -> str:

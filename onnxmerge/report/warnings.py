@@ -26,6 +26,7 @@ def warnings_of(study: Study, decision: Decision, proof: Proof) -> Iterator[str]
             "blame, which is a defect of onnxmerge; please report it"
         )
     yield from of_data(study)
+    yield from of_own_measure(study)
     yield from _of_measuring(study, decision, proof)
     if decision.shortfall is not None:
         yield _in_words(decision.shortfall, study.config.align)
@@ -59,9 +60,34 @@ def of_data(study: Study) -> Iterator[str]:
         )
 
 
+def of_own_measure(study: Study) -> Iterator[str]:
+    """What is to be known of the user's own score."""
+    own = study.own
+    if own is None or not own.spread:
+        return
+    limit = study.config.max_drop
+    if limit is not None and own.spread > limit:
+        yield (
+            f"two evaluations of the input by {own.name} differ by {own.spread:.4g}, more than max_drop= of "
+            f"{limit:.4g}: what was held within it is chance; fix the random choices of the function"
+        )
+    else:
+        yield (
+            f"two evaluations of the input by {own.name} differ by {own.spread:.4g}: smaller differences "
+            "between models mean nothing"
+        )
+
+
 def _of_measuring(study: Study, decision: Decision, proof: Proof) -> Iterator[str]:
     change = proof.parity.change
-    if decision.choice.sought is not None and change > study.tolerance:
+    if study.own is not None and study.searches_by_score and proof.score is not None:
+        drop = study.own.drop(proof.score)
+        if drop > study.tolerance:
+            yield (
+                f"the score drops by {drop:.4g}, more than the {study.tolerance:.4g} that was sought: what "
+                "was found was changed afterwards"
+            )
+    elif decision.choice.sought is not None and change > study.tolerance:
         yield (
             f"on samples that chose nothing the change is {change:.4g}, above the tolerance of "
             f"{study.tolerance:.4g} that was sought on others: give more samples, or a smaller tolerance="
