@@ -20,6 +20,7 @@ from onnxmerge.validation import KINDS
 
 DEFAULT_TOLERANCE = 0.01
 BUDGETS = ("ratio", "macs", "params", "latency")
+PRECISIONS = ("int8", "fp16")
 # Seconds in a unit of time as people write it.
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _TIME = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([smh])")
@@ -135,6 +136,8 @@ class Config:
             guess is wrong; the report says how each output was judged.
         recover: whether and how the smaller model is taught by the original in the end, on the calibration
             inputs and without labels: a ``Recovery``, True, a time such as ``2m``, or a number of steps.
+        precision: ``int8`` or ``fp16``: what the smaller model is turned into in the end; None: it stays as
+            it is.
         seed: of every random choice.
         threads: of onnxruntime; None: all processors.
         device: ``auto``, ``cpu`` or ``cuda``: what runs the models.
@@ -168,6 +171,7 @@ class Config:
     images: ImageOptions | None = None
     output_kinds: Mapping[str, str] = field(default_factory=dict)
     recover: Recovery | bool | str | int | None = None
+    precision: str | None = None
     threads: int | None = None
     device: str = "auto"
 
@@ -209,6 +213,7 @@ class Config:
         for name, least in (("samples", 1), ("patches", 1), ("seed", 0)):
             check(name, whole, least)
         values["recover"] = _recovery(self.recover)
+        given("precision", word, PRECISIONS)
         given("threads", whole, 1)
         check("shapes", named, "a mapping from inputs to shapes")
         values["shapes"] = {

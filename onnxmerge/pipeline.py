@@ -1,8 +1,8 @@
 """From a model to a smaller one that answers almost as before: the stages in order.
 
 ``analysed``: load, gather data, find the channels. ``chosen``: collect, score, allocate. ``made``:
-reconstruct, rewrite, and teach where that is asked for. ``without_misjudged`` and ``proven``: verify.
-``describe``: report.
+reconstruct, rewrite, and teach where that is asked for. ``without_misjudged`` and ``proven``: verify, and
+between them ``lowered``: int8 or float16 where that is asked for. ``describe``: report.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from onnxmerge.graph.files import load
 from onnxmerge.graph.output import copy_file, save
 from onnxmerge.method import choose_method
 from onnxmerge.plan import Plan, Selection
+from onnxmerge.precision import lowered, refuse_precision
 from onnxmerge.progress import Clock, Progress
 from onnxmerge.recovery import taught, trainer
 from onnxmerge.report import Inspection, Report, Sweep, describe, describe_inspection, describe_sweep
@@ -120,10 +121,10 @@ def optimize(
         config = budgets.config_of_plan(config, plan.method, options)
     clock = Clock(progress)
     searches = plan is None and config.budget is None and config.max_drop is not None
-    own = OwnMeasure.of(evaluate, config, clock, MOST_MEASURED + 1 if searches else 1)
+    own = OwnMeasure.of(evaluate, config, clock, MOST_MEASURED + 2 if searches else 2)
     study = analysed(model, calibration, evaluation, config, clock, own=own)
     choice = chosen(study) if plan is None else budgets.planned(study, plan)
-    decision = without_misjudged(study, made(study, choice))
+    decision = lowered(study, without_misjudged(study, made(study, choice)))
     proof = proven(study, decision)
     return _result(study, decision, describe(study, decision, proof))
 
@@ -168,6 +169,8 @@ def sweep(
         raise UsageError(f"a sweep has budgets of its own: leave {config.budget[0]}= out, or take optimize")
     if config.max_drop is not None:
         raise UsageError("a sweep shows the score at every budget: leave max_drop= out, or take optimize")
+    if config.precision is not None:
+        raise UsageError("a sweep compares widths alone: leave precision= out, or take optimize")
     clock, shares = Clock(progress), sorted({float(step) for step in steps}, reverse=True)
     own = OwnMeasure.of(evaluate, config, clock, len(shares) * (1 if config.recovery is None else 2))
     study = analysed(model, calibration, evaluation, config, clock, own=own)
@@ -229,6 +232,7 @@ def analysed(
         trainer()
     with clock("load"):
         loaded = load(model)
+        refuse_precision(loaded, config)
         warnings = (*check_model(loaded.proto), *([runtime.note] if runtime.note else []))
         if teaches:
             trainer().ensure_covered(loaded.proto)
@@ -337,6 +341,8 @@ def proven(study: Study, decision: Decision) -> Proof:
                     f"the smaller model is not valid, nothing was written: {error}"
                 ) from error
     proof = measured(study, decision)
+    if decision.lowered is not None:
+        proof = replace(proof, before=measured(study, decision.lowered.before))
     refuse_excess(study, decision, proof)
     return proof
 

@@ -298,6 +298,7 @@ class Decision:
         shortfall: how far a budget was not used up, and why.
         distrusted: groups that stay whole because their removal did not equal their mask.
         unexplained: whether the candidate differs from its masked reference, and no group is to blame.
+        lowered: what it was before its numbers got fewer bits, where they did.
     """
 
     choice: Choice
@@ -310,6 +311,22 @@ class Decision:
     shortfall: Shortfall | None = None
     distrusted: tuple[str, ...] = ()
     unexplained: bool = False
+    lowered: Lowered | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """What the numbers of a decision were before they got fewer bits, and how that was done.
+
+    Attributes:
+        before: the decision in the precision of the input.
+        why: the choices in words, where there are any.
+        samples: that the ranges of activations were seen on.
+    """
+
+    before: Decision
+    why: str = ""
+    samples: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -318,11 +335,13 @@ class Proof:
 
     Attributes:
         score: by the user's own measure; None: there is none.
+        before: the same of the model before its numbers got fewer bits, where they did.
     """
 
     parity: Parity
     latency: Latency
     score: float | None = None
+    before: Proof | None = None
 
 
 @dataclass(frozen=True, eq=False)

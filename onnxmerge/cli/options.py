@@ -110,14 +110,14 @@ _CONFIG = {
     "ratio", "macs", "params", "latency", "tolerance", "max_drop", "lower_is_better", "criterion",
     "compensation", "threshold",
     "trade_off", "target", "allocation", "align", "patches", "scope", "skip", "only", "samples", "seed",
-    "depth", "shapes", "output_kinds", "recover", "threads", "device",
+    "depth", "shapes", "output_kinds", "recover", "precision", "threads", "device",
 }  # fmt: skip
 _IMAGES = ("mean", "std", "scale", "order", "layout", "resize")
 
 _ARGUMENTS = {name: f"--{name.replace('_', '-')}" for name in (*_CONFIG, *_IMAGES, "steps")}
 _ARGUMENTS |= {"trade_off": "--lambda", "shapes": "--shape", "output_kinds": "--output-kind"}
 _ARGUMENTS |= {"calibration": "--calib", "evaluation": "--eval-calib", "evaluate": "--eval"}
-_ARGUMENTS |= {"lower_is_better": "--eval-lower-is-better"}
+_ARGUMENTS |= {"lower_is_better": "--eval-lower-is-better", "precision": "--int8 or --fp16"}
 
 
 def _parser(prog: str, description: str) -> argparse.ArgumentParser:
@@ -156,6 +156,12 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
     _add(method, "--recover", "then teach the smaller model by the original, without labels: for a time such "
          "as 2m, or a number of steps (default: five times as long as the rest, at most 10m; needs torch)",
          nargs="?", const="", type=_bound, metavar="2m|500")  # fmt: skip
+    fewer = method.add_mutually_exclusive_group()
+    fewer.add_argument("--int8", dest="precision", action="store_const", const="int8",
+                       help="then turn weights and activations into int8 (QuantizeLinear pairs, scales per "
+                            "channel), with ranges from the same data")  # fmt: skip
+    fewer.add_argument("--fp16", dest="precision", action="store_const", const="fp16",
+                       help="then turn them into float16; inputs and outputs stay as they are")  # fmt: skip
     method.add_argument(
         "--no-depth", dest="depth", action="store_false", help="keep every layer: only make layers narrower"
     )

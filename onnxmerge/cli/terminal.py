@@ -11,6 +11,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from onnxmerge.report import Inspection, Report, Sweep
+from onnxmerge.report.headline import percent
+from onnxmerge.report.report import PrecisionFacts, StepFacts
 from onnxmerge.study import RecoveryFacts
 
 
@@ -58,6 +60,8 @@ class Terminal:
                 f"latency: {latency['predicted_ratio']:.1%} predicted, {latency['ratio']:.1%} measured",
                 markup=False,
             )
+        if report.precision is not None:
+            self._out.print(precision_line(report.precision), markup=False)
         if report.recovery is not None:
             self._out.print(recovery_line(report.recovery), markup=False)
         if report["emptied"] is not None:
@@ -112,6 +116,16 @@ class Terminal:
     def _warn(self, report: Report | Inspection | Sweep) -> None:
         for warning in report["warnings"]:
             self._err.print(f"onnxmerge: warning: {self._words(warning)}", markup=False)
+
+
+def precision_line(found: PrecisionFacts) -> str:
+    """The smaller model in the input's own precision, and in fewer bits."""
+
+    def told(step: StepFacts) -> str:
+        return f"{step.bytes:,} bytes, change {percent(step.change)}, {step.latency:.2f} of the time"
+
+    how = f" ({found.why}; ranges of {found.samples} samples)" if found.why else ""
+    return f"fewer channels: {told(found.before)}; as {found.precision}: {told(found.after)}{how}"
 
 
 def recovery_line(found: RecoveryFacts) -> str:

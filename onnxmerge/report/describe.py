@@ -21,10 +21,12 @@ from onnxmerge.report.report import (
     OutputChange,
     ParityFacts,
     Point,
+    PrecisionFacts,
     Reached,
     Report,
     ScoreFacts,
     SearchFacts,
+    StepFacts,
     Sweep,
 )
 from onnxmerge.report.warnings import of_data, of_own_measure, warnings_of
@@ -37,7 +39,7 @@ def describe(study: Study, decision: Decision, proof: Proof) -> Report:
     source = _input(study)
     output = _output(study, decision, source)
     return Report(
-        headline=headline(study, decision, proof),
+        headline=headline(study, decision, proof, output.bytes / max(source.bytes, 1)),
         asked=_asked(study, decision),
         reached=_reached(study, decision, proof),
         schema_version=SCHEMA_VERSION,
@@ -47,6 +49,7 @@ def describe(study: Study, decision: Decision, proof: Proof) -> Report:
         parity=_parity(proof.parity, decision.choice.holdout),
         score=_score(study, proof),
         latency=LatencyFacts(**asdict(proof.latency), predicted_ratio=decision.choice.predicted),
+        precision=_precision(study, decision, proof, source, output),
         search=_search(study, decision),
         groups=_groups(study, decision),
         emptied=_emptied(study, decision),
@@ -171,6 +174,22 @@ def _score(study: Study, proof: Proof) -> ScoreFacts | None:
         chose=study.searches_by_score,
         seconds=round(own.seconds, 4),
     )
+
+
+def _precision(
+    study: Study, decision: Decision, proof: Proof, source: ModelFacts, output: ModelFacts
+) -> PrecisionFacts | None:
+    found = decision.lowered
+    if found is None or proof.before is None or study.config.precision is None:
+        return None
+    size = _output(study, found.before, source).bytes
+    steps = (_step(size, proof.before), _step(output.bytes, proof))
+    return PrecisionFacts(study.config.precision, found.why, found.samples, *steps)
+
+
+def _step(size: int, proof: Proof) -> StepFacts:
+    parity = proof.parity
+    return StepFacts(size, parity.change, parity.change_upper(CONFIDENCE), proof.latency.ratio, proof.score)
 
 
 def _search(study: Study, decision: Decision) -> SearchFacts | None:

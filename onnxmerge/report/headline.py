@@ -32,8 +32,12 @@ class Headline:
     time: str
 
 
-def headline(study: Study, decision: Decision, proof: Proof) -> Headline:
-    """The headline of a run."""
+def headline(study: Study, decision: Decision, proof: Proof, size: float) -> Headline:
+    """The headline of a run.
+
+    Args:
+        size: of what is written, as a share of the input's bytes.
+    """
     cost = study.analysis.cost
     macs, params = (study.analysis.kept(kind, decision.candidate.selection) for kind in ("macs", "params"))
     kept = (
@@ -42,6 +46,8 @@ def headline(study: Study, decision: Decision, proof: Proof) -> Headline:
     )
     if decision.unchanged:
         kept = "nothing was removed: the output is the input"
+    if decision.lowered is not None:
+        kept += f"; turned into {study.config.precision}, the file takes {percent(size)} of the input's bytes"
     return Headline(
         f"{_asked(study, decision)}: {kept}.",
         "The answers are the input's own."

@@ -161,6 +161,36 @@ class ScoreFacts:
 
 
 @dataclass(frozen=True)
+class StepFacts:
+    """A step on the way to what is written; ``change`` and ``latency`` (a share) are against the input."""
+
+    bytes: int
+    change: float
+    change_upper_90: float
+    latency: float
+    score: float | None
+
+
+@dataclass(frozen=True)
+class PrecisionFacts:
+    """The smaller model in fewer bits.
+
+    Attributes:
+        precision: ``int8`` or ``fp16``.
+        why: the choices in words, where there are any.
+        samples: that the ranges of activations were seen on; none of them judges.
+        before: the smaller model in the input's own precision.
+        after: what is written.
+    """
+
+    precision: str
+    why: str
+    samples: int
+    before: StepFacts
+    after: StepFacts
+
+
+@dataclass(frozen=True)
 class SearchFacts:
     """What a search without a budget found, on the samples that chose it."""
 
@@ -211,6 +241,7 @@ class Report(Document):
     Attributes:
         unchanged: whether the input model is the output.
         score: by the user's own measure; None where there is none.
+        precision: the smaller model before and after it got fewer bits; None where it did not.
         search: None where a budget or a plan was given.
         emptied: what left altogether, in a line; None where every group kept a channel.
         shapes: how several ways to meet the budget did on the samples that chose among them, the one that was
@@ -231,6 +262,7 @@ class Report(Document):
     parity: ParityFacts
     score: ScoreFacts | None
     latency: LatencyFacts
+    precision: PrecisionFacts | None
     search: SearchFacts | None
     groups: tuple[GroupWidths, ...]
     emptied: str | None
