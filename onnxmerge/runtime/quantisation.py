@@ -23,8 +23,8 @@ from onnxmerge.runtime.session import Feed
 
 # Scales per channel are an attribute since this version of the operators.
 _LEAST_OPSET = 13
-# What preparing leaves in a model for the quantiser to find.
-_MARK = "onnx.quant.pre_process"
+# What the quantiser leaves in the metadata of a model, for itself to find.
+_MARK = "onnxruntime.quant"
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _recent(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _finished(made: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
     """What the tools made, without what they leave behind, and as the source calls itself."""
-    kept = [(entry.key, entry.value) for entry in made.metadata_props if entry.key != _MARK]
+    kept = [(entry.key, entry.value) for entry in made.metadata_props if entry.value != _MARK]
     del made.metadata_props[:]
     for key, value in kept:
         made.metadata_props.add(key=key, value=value)
