@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from onnxmerge.comparison import compare
     from onnxmerge.config import Config, Recovery
     from onnxmerge.data import Dataset, ImageOptions
+    from onnxmerge.data.recording import record
     from onnxmerge.errors import OnnxMergeError
     from onnxmerge.pipeline import Result, inspect, optimize, sweep
     from onnxmerge.plan import Plan
@@ -31,6 +32,7 @@ _HOMES = {
     "compare": "onnxmerge.comparison",
     "inspect": "onnxmerge.pipeline",
     "optimize": "onnxmerge.pipeline",
+    "record": "onnxmerge.data.recording",
     "sweep": "onnxmerge.pipeline",
 }
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "compare",
     "inspect",
     "optimize",
+    "record",
     "sweep",
 ]
 

@@ -22,6 +22,7 @@ from onnxmerge.data.generic import Plausible
 from onnxmerge.data.holdout import Holdout
 from onnxmerge.data.model_inputs import fixed_batch
 from onnxmerge.errors import ModelError, OnnxMergeError
+from onnxmerge.graph.constants import operators
 from onnxmerge.graph.files import LoadedModel, load
 from onnxmerge.progress import Clock, Progress
 from onnxmerge.report import Comparison, describe_comparison
@@ -205,4 +206,5 @@ def _latency(reference: _Side, other: _Side, feed: Feed, runtime: Runtime, clock
 def _facts(side: _Side, feed: Feed, runtime: Runtime) -> ModelFacts:
     with _about(side.name):
         cost = Analysis.of(side.loaded, partial(runtime.trace, feed=feed)).cost
-    return ModelFacts(cost.params, cost.macs, side.loaded.bytes, side.loaded.sha256)
+    loaded = side.loaded
+    return ModelFacts(cost.params, cost.macs, loaded.bytes, loaded.sha256, operators(loaded.proto))

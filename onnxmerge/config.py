@@ -20,6 +20,7 @@ from onnxmerge.validation import KINDS
 
 DEFAULT_TOLERANCE = 0.01
 BUDGETS = ("ratio", "macs", "params", "latency")
+PRECISIONS = ("int8", "fp16")
 # Seconds in a unit of time as people write it.
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _TIME = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([smh])")
@@ -114,6 +115,9 @@ class Config:
         latency: share of the measured time of one run to keep, 0..1.
         tolerance: largest change of the answers. Without a budget the target of the search (default
             0.01); with one, a gate.
+        max_drop: largest drop of the user's own score, in its unit. Without a budget the target of the search
+            in the place of the tolerance; with one, a gate.
+        lower_is_better: whether the own score is better where it is smaller, as an error rate is.
         threshold: merge: smallest cosine at which a channel is merged; None: per layer kind.
         trade_off: merge: lambda, the weight of the cosine against the BatchNorm shift.
         depth: whether groups may be left without a channel, so that whole layers go, where that costs less
@@ -132,6 +136,8 @@ class Config:
             guess is wrong; the report says how each output was judged.
         recover: whether and how the smaller model is taught by the original in the end, on the calibration
             inputs and without labels: a ``Recovery``, True, a time such as ``2m``, or a number of steps.
+        precision: ``int8`` or ``fp16``: what the smaller model is turned into in the end; None: it stays as
+            it is.
         seed: of every random choice.
         threads: of onnxruntime; None: all processors.
         device: ``auto``, ``cpu`` or ``cuda``: what runs the models.
@@ -145,6 +151,8 @@ class Config:
     params: float | None = None
     latency: float | None = None
     tolerance: float | None = None
+    max_drop: float | None = None
+    lower_is_better: bool = False
     criterion: str = "auto"
     compensation: str = "auto"
     threshold: float | None = Merge.threshold
@@ -163,6 +171,7 @@ class Config:
     images: ImageOptions | None = None
     output_kinds: Mapping[str, str] = field(default_factory=dict)
     recover: Recovery | bool | str | int | None = None
+    precision: str | None = None
     threads: int | None = None
     device: str = "auto"
 
@@ -172,6 +181,8 @@ class Config:
         budgets = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(budgets) > 1:
             raise UsageError(f"{budgets[0]}= and {budgets[1]}= are both budgets: give one")
+        if not budgets and self.tolerance is not None and self.max_drop is not None:
+            raise UsageError("without a budget the search holds max_drop= or tolerance=: give one")
 
     def _checked(self) -> dict[str, Any]:
         """All options by name, each of its type and within its range."""
@@ -188,6 +199,7 @@ class Config:
         for name in BUDGETS[1:]:
             given(name, number, "the share that is kept, above 0 and at most 1", lambda v: 0 < v <= 1)
         given("tolerance", number, "a number of at least 0", lambda v: v >= 0)
+        given("max_drop", number, "a number of at least 0, in the unit of the score", lambda v: v >= 0)
         given("threshold", number, "the smallest cosine that is merged, a number", isfinite)
         check("trade_off", number, "a number from 0 to 1", lambda v: 0 <= v <= 1)
         if not (isinstance(self.align, str) and self.align == "auto"):
@@ -195,11 +207,13 @@ class Config:
         for name, known in _words().items():
             check(name, word, known)
         check("depth", flag)
+        check("lower_is_better", flag)
         for name in ("skip", "only"):
             check(name, texts)
         for name, least in (("samples", 1), ("patches", 1), ("seed", 0)):
             check(name, whole, least)
         values["recover"] = _recovery(self.recover)
+        given("precision", word, PRECISIONS)
         given("threads", whole, 1)
         check("shapes", named, "a mapping from inputs to shapes")
         values["shapes"] = {

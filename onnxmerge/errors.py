@@ -71,3 +71,9 @@ class LatencyExceeded(OnnxMergeError):
     """A comparison found the second model to take more of the first one's time than it may."""
 
     exit_code = 11
+
+
+class EvaluationError(OnnxMergeError):
+    """The user's own measure raised an error, or gave no number."""
+
+    exit_code = 12

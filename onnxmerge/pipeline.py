@@ -1,14 +1,14 @@
 """From a model to a smaller one that answers almost as before: the stages in order.
 
 ``analysed``: load, gather data, find the channels. ``chosen``: collect, score, allocate. ``made``:
-reconstruct, rewrite, and teach where that is asked for. ``without_misjudged`` and ``proven``: verify.
-``describe``: report.
+reconstruct, rewrite, and teach where that is asked for. ``without_misjudged`` and ``proven``: verify, and
+between them ``lowered``: int8 or float16 where that is asked for. ``describe``: report.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ import onnx
 from onnxmerge import budgets
 from onnxmerge.arguments import numbers
 from onnxmerge.budgets.latency import SESSIONS
+from onnxmerge.budgets.tolerance import MOST_MEASURED
 from onnxmerge.candidates import Builder, score
 from onnxmerge.channels.analysis import Analysis
 from onnxmerge.channels.explain import explain
@@ -27,12 +28,14 @@ from onnxmerge.comparison import compare
 from onnxmerge.config import Config, configured
 from onnxmerge.data.gather import Reading, gather
 from onnxmerge.decisions import decision_of, made
-from onnxmerge.errors import BudgetError, InternalError, ModelError, ToleranceExceeded, UsageError
+from onnxmerge.errors import BudgetError, InternalError, ModelError, UsageError
+from onnxmerge.gates import refuse_excess
 from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.graph.files import LoadedModel, load
 from onnxmerge.graph.output import copy_file, save
 from onnxmerge.method import choose_method
 from onnxmerge.plan import Plan, Selection
+from onnxmerge.precision import lowered, refuse_precision
 from onnxmerge.progress import Clock, Progress
 from onnxmerge.recovery import taught, trainer
 from onnxmerge.report import (
@@ -45,10 +48,10 @@ from onnxmerge.report import (
     describe_sweep,
 )
 from onnxmerge.rewrite import masked
-from onnxmerge.runtime import Runtime
-from onnxmerge.study import Candidate, Choice, DataPaths, Decision, Proof, Source, Study
+from onnxmerge.runtime import Runtime, Session
+from onnxmerge.study import Candidate, Choice, DataPaths, Decision, Proof, Recovered, Source, Study
 from onnxmerge.validation import (
-    Parity,
+    OwnMeasure,
     check_model,
     compare_latency,
     equals_mask,
@@ -56,9 +59,6 @@ from onnxmerge.validation import (
     misjudged,
     output_kinds,
 )
-
-# The largest change on made-up inputs that is written without being asked for.
-MOST_BLIND_CHANGE = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +118,7 @@ def optimize(
     *,
     calibration: Any = None,
     evaluation: Any = None,
+    evaluate: Callable[[Any], Any] | None = None,
     plan: Plan | None = None,
     force: bool = False,
     config: Config | None = None,
@@ -128,9 +129,13 @@ def optimize(
 
     Args:
         model: a path or a ModelProto; it is never changed.
-        calibration: a path (.npz, .npy, a folder of those or of images), an array, a dict of arrays, an
-            iterable of dicts, or an onnxruntime ``CalibrationDataReader``; None: made-up inputs.
+        calibration: a path (.npz, .npy, a folder of those or of images), an array, a dict of arrays, a loader
+            or data set (torch, Hugging Face), an iterable of dicts, tuples or arrays, or an onnxruntime
+            ``CalibrationDataReader``; None: made-up inputs.
         evaluation: like ``calibration``: where parity is measured, if not on the calibration data.
+        evaluate: a function of your own from an ``onnxruntime.InferenceSession`` to a score; larger is
+            better, or smaller with ``lower_is_better=True``. With ``max_drop=`` a run without a budget keeps
+            the drop of the score within that, and one with a budget fails above it.
         plan: decisions made before, for the same model, in the place of a budget; they are applied with the
             method and the options that made them, so the same data give the same bytes.
         force: whether a plan that was made for another file is applied where that has the same groups.
@@ -143,9 +148,12 @@ def optimize(
     config = configured(config, options)
     if plan is not None:
         config = budgets.config_of_plan(config, plan, options)
-    study = analysed(model, calibration, evaluation, config, Clock(progress))
+    clock = Clock(progress)
+    searches = plan is None and config.budget is None and config.max_drop is not None
+    own = OwnMeasure.of(evaluate, config, clock, MOST_MEASURED + 2 if searches else 2)
+    study = analysed(model, calibration, evaluation, config, clock, own=own)
     choice = chosen(study) if plan is None else budgets.planned(study, plan, force=force)
-    decision = without_misjudged(study, made(study, choice))
+    decision = lowered(study, without_misjudged(study, made(study, choice)))
     proof = proven(study, decision)
     return _result(study, decision, describe(study, decision, proof))
 
@@ -172,6 +180,7 @@ def sweep(
     steps: Sequence[float] = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3),
     calibration: Any = None,
     evaluation: Any = None,
+    evaluate: Callable[[Any], Any] | None = None,
     config: Config | None = None,
     progress: Progress | None = None,
     **options: Any,
@@ -179,7 +188,7 @@ def sweep(
     """The trade-off curve: for shares of MACs kept the measured change and latency; writes no model.
 
     Without evaluation data the change is measured on a part of the data that is held out. Shares that
-    cannot be reached are left out.
+    cannot be reached are left out. ``evaluate`` is as for ``optimize``.
 
     Raises:
         OnnxMergeError: one of its subclasses, see ``onnxmerge.errors``.
@@ -187,12 +196,17 @@ def sweep(
     config = configured(config, options)
     if config.budget is not None:
         raise UsageError(f"a sweep has budgets of its own: leave {config.budget[0]}= out, or take optimize")
-    study = analysed(model, calibration, evaluation, config, Clock(progress))
+    if config.max_drop is not None:
+        raise UsageError("a sweep shows the score at every budget: leave max_drop= out, or take optimize")
+    if config.precision is not None:
+        raise UsageError("a sweep compares widths alone: leave precision= out, or take optimize")
+    listed = numbers("steps", steps, "shares of MACs kept, above 0 and at most 1", lambda s: bool(s))
+    clock, shares = Clock(progress), sorted(set(listed), reverse=True)
+    own = OwnMeasure.of(evaluate, config, clock, len(shares) * (1 if config.recovery is None else 2))
+    study = analysed(model, calibration, evaluation, config, clock, own=own)
     holdout = study.holdout_of_sweep()
     scores, builder = score(study, holdout.fit), Builder.of(study, holdout.fit)
-    listed = numbers("steps", steps, "shares of MACs kept, above 0 and at most 1", lambda s: bool(s))
-    shares = sorted(set(listed), reverse=True)
-    points: list[tuple[Decision, Proof, Parity | None]] = []
+    points: list[tuple[Decision, Proof, Recovered | None]] = []
     interrupted = False
     for number, share in enumerate(shares):
         study.clock.step("sweep", number, len(shares))
@@ -205,18 +219,29 @@ def sweep(
         proof, after = measured(study, decision), None
         if config.recovery is not None and not decision.unchanged and not interrupted:
             student, facts = taught(study, candidate, holdout, among=len(shares))
-            after = study.parity(study.session(student), holdout.judged) if facts.taken else proof.parity
+            after = Recovered(proof.parity, proof.score)
+            if facts.taken:
+                session = study.session(student)
+                after = Recovered(study.parity(session, holdout.judged), study.score(student, session))
             interrupted = facts.stopped == "interrupted"
         points.append((decision, proof, after))
     return describe_sweep(study, holdout, points)
 
 
 def analysed(
-    model: Any, calibration: Any, evaluation: Any, config: Config, clock: Clock, *, generic: bool = True
+    model: Any,
+    calibration: Any,
+    evaluation: Any,
+    config: Config,
+    clock: Clock,
+    *,
+    generic: bool = True,
+    own: OwnMeasure | None = None,
 ) -> Study:
     """Load the model, gather the data, find the channels, and choose the method.
 
     Args:
+        own: the user's own measure: it gives the input its score before any work.
         generic: whether generic images may stand in for data that were not given.
     """
     runtime = Runtime.create(config.device, config.threads)
@@ -225,11 +250,14 @@ def analysed(
         trainer()
     with clock("load"):
         loaded = load(model)
+        refuse_precision(loaded, config)
         warnings = (*check_model(loaded.proto), *([runtime.note] if runtime.note else []))
         if teaches:
             trainer().ensure_covered(loaded.proto)
         kinds = output_kinds(loaded.proto, config.output_kinds)
         source = Source(loaded, runtime.session(loaded.proto), kinds, warnings)
+    if own is not None:
+        own.begin(source.session)
     with clock("data"):
         reading = Reading(config.images, config.samples, config.shapes, config.seed, generic)
         samples, plausible = gather(
@@ -241,7 +269,9 @@ def analysed(
         analysis = analysis.with_channels(in_scope(analysis.channels, config.scope, config.skip, config.only))
     method = choose_method(config, analysis, samples.kind)
     paths = DataPaths.of(calibration, evaluation)
-    return Study(source, samples, plausible, analysis, explanation, method, config, runtime, clock, paths)
+    return Study(
+        source, samples, plausible, analysis, explanation, method, config, runtime, clock, paths, own
+    )
 
 
 def chosen(study: Study) -> Choice:
@@ -321,8 +351,9 @@ def proven(study: Study, decision: Decision) -> Proof:
     """Check the new model, compare its answers and its speed with the input's.
 
     Raises:
-        ToleranceExceeded: a budget or a plan was given, and the change is above the tolerance given with it;
-            or, where none was given and there are no data, above what made-up inputs may show.
+        ToleranceExceeded: a budget or a plan was given, and the change is above the tolerance given with it,
+            or the drop of the user's own score above the largest one; or, where neither was given and there
+            are no data, the change is above what made-up inputs may show.
         InternalError: the new model is not valid.
     """
     if not decision.unchanged:
@@ -334,24 +365,9 @@ def proven(study: Study, decision: Decision) -> Proof:
                     f"the smaller model is not valid, nothing was written: {error}"
                 ) from error
     proof = measured(study, decision)
-    config, parity = study.config, proof.parity
-    settled = decision.choice.planned or config.budget is not None
-    if settled and config.tolerance is not None and parity.change > config.tolerance:
-        raise ToleranceExceeded(
-            f"the change is {parity.change:.4g}, above the tolerance of {config.tolerance:.4g} "
-            f"(measured on {parity.source}); nothing was written: keep more, or allow more"
-        )
-    blind = (
-        decision.choice.holdout.basis == "made up"
-        and config.tolerance is None
-        and config.compensation == "auto"
-    )
-    if blind and parity.change > MOST_BLIND_CHANGE:
-        raise ToleranceExceeded(
-            f"no data was given, and on made-up inputs the answers change by {parity.change:.0%}, more than "
-            f"the {MOST_BLIND_CHANGE:.0%} that pass where nothing real can be measured; nothing was written: "
-            "give real inputs with calibration=, keep more, or say with tolerance= what change you accept"
-        )
+    if decision.lowered is not None:
+        proof = replace(proof, before=measured(study, decision.lowered.before))
+    refuse_excess(study, decision, proof)
     return proof
 
 
@@ -360,14 +376,23 @@ def measured(study: Study, decision: Decision) -> Proof:
     reference, judged = study.source.session, decision.choice.holdout.judged
     tried = reference if decision.unchanged else study.session(decision.tried)
     parity = study.parity(tried, judged)
+    score = _score(study, decision, tried)
     with study.clock("latency"):
         if study.config.latency is not None and not decision.unchanged:
             sessions = [study.latency_in_new_sessions(decision.candidate) for _ in range(SESSIONS)]
-            return Proof(parity, median_of_sessions(sessions))
+            return Proof(parity, median_of_sessions(sessions), score)
         written = tried
         if not decision.unchanged and decision.tried is not decision.candidate:
             written = study.session(decision.candidate)
-        return Proof(parity, compare_latency(reference, written, study.feed, seconds=0.5))
+        return Proof(parity, compare_latency(reference, written, study.feed, seconds=0.5), score)
+
+
+def _score(study: Study, decision: Decision, tried: Session) -> float | None:
+    """The user's own score of what is written; None without a measure."""
+    candidate = decision.candidate
+    if decision.unchanged or study.own is None:
+        return None if study.own is None else study.own.before
+    return study.score(candidate, tried if candidate is decision.tried else study.session(candidate))
 
 
 def _result(study: Study, decision: Decision, report: Report) -> Result:

@@ -19,6 +19,7 @@ class Clock:
         self._inner: list[float] = []
         self._portion: tuple[str, int, int, int] | None = None
         self._done = 0
+        self._note = ""
 
     def step(self, stage: str, done: int, total: int) -> None:
         """Report progress within a stage."""
@@ -28,7 +29,16 @@ class Clock:
             self._done = max(self._done, begin + (end - begin) * done // max(total, 1))
             done, total = self._done, whole
         if self._progress is not None:
-            self._progress(stage, done, total)
+            self._progress(f"{stage} ({self._note})" if self._note else stage, done, total)
+
+    @contextmanager
+    def noted(self, note: str) -> Iterator[None]:
+        """Say something more beside the stage within the block."""
+        self._note = note
+        try:
+            yield
+        finally:
+            self._note = ""
 
     @contextmanager
     def portion(self, stage: str, begin: int, end: int, total: int) -> Iterator[None]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import onnx
@@ -26,7 +27,15 @@ from onnxmerge.progress import Clock
 from onnxmerge.rewrite import Fold
 from onnxmerge.runtime import Runtime, Session
 from onnxmerge.runtime.session import Feed
-from onnxmerge.validation import Judgement, Latency, Parity, compare_latency, measure, worst
+from onnxmerge.validation import (
+    Judgement,
+    Latency,
+    OwnMeasure,
+    Parity,
+    compare_latency,
+    measure,
+    worst,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +81,7 @@ class Study:
         paths: of the data that were given as files or folders; None for what was not.
         analysis: the channels; its groups are those that the user wants touched.
         explanation: of all groups, and of what is frozen.
+        own: the user's own measure, if there is one.
     """
 
     source: Source
@@ -84,6 +94,8 @@ class Study:
     runtime: Runtime
     clock: Clock
     paths: DataPaths = DataPaths()
+    own: OwnMeasure | None = None
+    _scores: WeakKeyDictionary[Candidate, float] = field(default_factory=WeakKeyDictionary)
 
     @property
     def options(self) -> dict[str, object]:
@@ -92,8 +104,15 @@ class Study:
 
     @property
     def tolerance(self) -> float:
-        """The largest change of the answers that a run without a budget looks for."""
+        """What a run without a budget looks for: the largest change of the answers, or drop of the score."""
+        if self.own is not None and self.config.max_drop is not None:
+            return self.config.max_drop
         return DEFAULT_TOLERANCE if self.config.tolerance is None else self.config.tolerance
+
+    @property
+    def searches_by_score(self) -> bool:
+        """Whether a run without a budget holds the user's own score."""
+        return self.own is not None and self.config.max_drop is not None and self.config.budget is None
 
     def holdout(self) -> Holdout:
         """What the change is measured on."""
@@ -146,6 +165,14 @@ class Study:
                 ]
             )
 
+    def score(self, candidate: Candidate, session: Session) -> float | None:
+        """The user's own score of a candidate, evaluated once; None without a measure."""
+        if self.own is None:
+            return None
+        if candidate not in self._scores:
+            self._scores[candidate] = self.own.score(session)
+        return self._scores[candidate]
+
     def latency_in_new_sessions(self, candidate: Candidate) -> Latency:
         """Times of the input and of a candidate; one session of either may be slow as long as it lives."""
         before, after = self.runtime.session(self.source.loaded.proto), self.session(candidate)
@@ -164,6 +191,19 @@ class Candidate:
     folds: tuple[Fold, ...]
     model: onnx.ModelProto
     scratch: Scratch | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What a search holds against a candidate.
+
+    Attributes:
+        change: what is held within the tolerance: the change of the answers, or the drop of the own score.
+        parity: on the samples that choose.
+    """
+
+    change: float
+    parity: Parity
 
 
 @dataclass(frozen=True)
@@ -189,7 +229,7 @@ class TriedShape:
 
 @dataclass(frozen=True, eq=False)
 class Sought:
-    """The result of a search: the share of MACs kept, and the change on the samples that chose it.
+    """The result of a search: the share of MACs kept, and what chose it.
 
     Attributes:
         shapes: the shapes that were tried, the best first; empty where there was no choice.
@@ -197,7 +237,7 @@ class Sought:
 
     share: float
     candidate: Candidate
-    parity: Parity
+    verdict: Verdict
     shapes: tuple[TriedShape, ...] = ()
 
 
@@ -287,6 +327,7 @@ class Decision:
         shortfall: how far a budget was not used up, and why.
         distrusted: groups that stay whole because their removal did not equal their mask.
         unexplained: whether the candidate differs from its masked reference, and no group is to blame.
+        lowered: what it was before its numbers got fewer bits, where they did.
     """
 
     choice: Choice
@@ -299,11 +340,42 @@ class Decision:
     shortfall: Shortfall | None = None
     distrusted: tuple[str, ...] = ()
     unexplained: bool = False
+    lowered: Lowered | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """What the numbers of a decision were before they got fewer bits, and how that was done.
+
+    Attributes:
+        before: the decision in the precision of the input.
+        why: the choices in words, where there are any.
+        samples: that the ranges of activations were seen on.
+    """
+
+    before: Decision
+    why: str = ""
+    samples: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class Proof:
-    """What the new model was found to be: how it answers, and how fast."""
+    """What the new model was found to be: how it answers, and how fast.
+
+    Attributes:
+        score: by the user's own measure; None: there is none.
+        before: the same of the model before its numbers got fewer bits, where they did.
+    """
 
     parity: Parity
     latency: Latency
+    score: float | None = None
+    before: Proof | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Recovered:
+    """How a candidate of a sweep answers after teaching, and its own score."""
+
+    parity: Parity
+    score: float | None

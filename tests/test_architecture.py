@@ -27,7 +27,7 @@ def test_imports_point_down_only():
 def test_public_names():
     assert onnxmerge.__all__ == [
         "Comparison", "Config", "Dataset", "ImageOptions", "Inspection", "OnnxMergeError", "Plan", "Recovery",
-        "Report", "Result", "Sweep", "compare", "inspect", "optimize", "sweep",
+        "Report", "Result", "Sweep", "compare", "inspect", "optimize", "record", "sweep",
     ]  # fmt: skip
     for name in onnxmerge.__all__:
         assert getattr(onnxmerge, name).__name__ == name

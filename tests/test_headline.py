@@ -11,13 +11,13 @@ from onnx import helper, numpy_helper
 from PIL import Image
 
 import onnxmerge
-from onnxmerge import pipeline
 from onnxmerge.candidates import Builder
 from onnxmerge.cli import main
 from onnxmerge.config import Config
 from onnxmerge.data.generic.photographs import generic_images
 from onnxmerge.decisions import made
 from onnxmerge.errors import ToleranceExceeded
+from onnxmerge.gates import MOST_BLIND_CHANGE
 from onnxmerge.pipeline import analysed, chosen
 from onnxmerge.progress import Clock
 from onnxmerge.report.headline import percent
@@ -152,7 +152,7 @@ def test_without_data_a_large_change_is_refused_unless_it_is_allowed():
     with pytest.raises(ToleranceExceeded, match=r"made-up inputs.*calibration=.*tolerance="):
         onnxmerge.optimize(table(), macs=0.3)
     allowed = onnxmerge.optimize(table(), macs=0.3, tolerance=2.0).report
-    assert allowed["parity"]["change"] > pipeline.MOST_BLIND_CHANGE
+    assert allowed["parity"]["change"] > MOST_BLIND_CHANGE
     assert "could not be checked" in allowed["headline"]["answers"]
     assert allowed["parity"]["basis"] == "made up" and allowed["parity"]["stand_in"]
 

@@ -13,7 +13,8 @@ from onnxmerge.data.holdout import Holdout
 from onnxmerge.errors import BudgetError
 from onnxmerge.plan import Scores, Selection
 from onnxmerge.progress import Clock
-from onnxmerge.study import Candidate, Choice, Sought, Study, TriedShape
+from onnxmerge.runtime import Session
+from onnxmerge.study import Candidate, Choice, Sought, Study, TriedShape, Verdict
 from onnxmerge.validation import Parity
 
 # Candidates whose fit is cheap, and those that few samples make.
@@ -21,6 +22,8 @@ STEPS, SCREENS = 7, 6
 # Where many samples make a candidate, few tell where to look, and so many candidates are made from all. With
 # the one that is made in the end they take less than five runs with a budget.
 CONFIRMED = 3
+# So many are measured at most.
+MOST_MEASURED = max(STEPS, SCREENS + CONFIRMED)
 # Few are this share of the samples, and at least so many; with less than four times as many there is no
 # difference to speak of.
 SHARE, FEWEST = 1 / 8, 16
@@ -31,6 +34,8 @@ CLOSED = 0.02
 def within_tolerance(study: Study, scores: Scores, holdout: Holdout) -> Choice:
     """The fewest MACs with which the answers to the samples that choose change within the tolerance.
 
+    Where the user's own score is held in their place, that is what chooses, on its own data.
+
     Nothing is chosen where nothing can be removed.
     """
     nothing = Choice(Selection({}), holdout)
@@ -39,28 +44,41 @@ def within_tolerance(study: Study, scores: Scores, holdout: Holdout) -> Choice:
     builder = Builder.of(study, holdout.fit)
     usual, *others = (Widths(study, scores, "macs", shape=shape) for shape in shapes(study, "macs"))
 
-    def measure(candidate: Candidate) -> Parity:
+    def measure(candidate: Candidate) -> Verdict:
         return chosen_change(study, candidate, holdout)
 
-    sought = search(usual, builder, measure, study.tolerance, study.clock, others)
+    def compare(candidate: Candidate) -> Parity:
+        return _parity(study, study.session(candidate), holdout)
+
+    sought = search(usual, builder, measure, study.tolerance, study.clock, others, compare)
     if sought is None:
         return nothing
     return Choice(sought.candidate.selection, holdout, sought=sought, shapes=sought.shapes)
 
 
-def chosen_change(study: Study, candidate: Candidate, holdout: Holdout) -> Parity:
-    """How the answers to the samples that choose change: it flatters what they chose."""
+def chosen_change(study: Study, candidate: Candidate, holdout: Holdout) -> Verdict:
+    """What the search holds against a candidate, where it chooses: that flatters what it chose."""
+    session = study.session(candidate)
+    parity = _parity(study, session, holdout)
+    score = study.score(candidate, session) if study.searches_by_score else None
+    if study.own is None or score is None:
+        return Verdict(parity.change, parity)
+    return Verdict(study.own.drop(score), parity)
+
+
+def _parity(study: Study, session: Session, holdout: Holdout) -> Parity:
     assert holdout.choosing is not None, "a search has samples to choose by"
-    return study.parity(study.session(candidate), holdout.choosing)
+    return study.parity(session, holdout.choosing)
 
 
 def search(
     widths: Widths,
     builder: Builder,
-    measure: Callable[[Candidate], Parity],
+    measure: Callable[[Candidate], Verdict],
     tolerance: float,
     clock: Clock,
     others: Sequence[Widths] = (),
+    compare: Callable[[Candidate], Parity] | None = None,
 ) -> Sought | None:
     """The fewest MACs within the tolerance; None where nothing can be removed.
 
@@ -77,6 +95,8 @@ def search(
         builder: on the data to fit; ``measure`` has others.
         measure: the change of a candidate on data that did not make it.
         others: selections of other shapes.
+        compare: how the answers of candidates change, for telling shapes apart; the own score, which may
+            take long, is not asked for that.
     """
     smallest = widths.smallest
     if smallest >= 1.0:
@@ -96,7 +116,7 @@ def search(
     while not screened.closed and screened.made < SCREENS:
         with clock.portion("search", screened.made, screened.made + 1, total):
             screened.attempt((screened.low + screened.high) / 2)
-    tried = _shapes(screened, others, clock, total)
+    tried = _shapes(screened, others, compare, clock, total) if compare is not None else []
     confirmed.widths = min(tried, key=lambda one: one[1].distance)[0] if tried else widths
     while not confirmed.closed and confirmed.made < CONFIRMED:
         done = SCREENS + len(others) + confirmed.made * each
@@ -108,13 +128,17 @@ def search(
 
 
 def _shapes(
-    screened: _Bracket, others: Sequence[Widths], clock: Clock, total: int
+    screened: _Bracket,
+    others: Sequence[Widths],
+    compare: Callable[[Candidate], Parity],
+    clock: Clock,
+    total: int,
 ) -> list[tuple[Widths, TriedShape]]:
     """What few samples make of every shape, at the smallest share within the tolerance in the usual one."""
     if screened.best is None or not others:
         return []
     usual, share = screened.best, screened.high
-    found = {usual.candidate.selection.widths: (screened.widths, usual.candidate, usual.parity)}
+    found = {usual.candidate.selection.widths: (screened.widths, usual.candidate, usual.verdict.parity)}
     for number, widths in enumerate(others):
         try:
             selection = widths.select(share)
@@ -124,7 +148,7 @@ def _shapes(
             continue
         with clock.portion("search", SCREENS + number, SCREENS + number + 1, total):
             candidate = screened.builder.of_widths(selection)
-            found[selection.widths] = widths, candidate, screened.measure(candidate)
+            found[selection.widths] = widths, candidate, compare(candidate)
     if len(found) == 1:
         return []
     return [(w, TriedShape.of(w.shape or "", c.selection, parity)) for w, c, parity in found.values()]
@@ -143,7 +167,7 @@ class _Bracket:
 
     widths: Widths
     builder: Builder
-    measure: Callable[[Candidate], Parity]
+    measure: Callable[[Candidate], Verdict]
     tolerance: float
     low: float
     high: float = 1.0
@@ -165,10 +189,10 @@ class _Bracket:
         share, counts = self.widths.share(selection), selection.widths
         if counts not in self._changes_of:
             candidate = self.builder.of_widths(selection)
-            parity = self.measure(candidate)
-            self._changes_of[counts] = self.changes[share] = parity.change
-            if parity.change <= self.tolerance and share < self.high:
-                self.best = Sought(share, candidate, parity)
+            verdict = self.measure(candidate)
+            self._changes_of[counts] = self.changes[share] = verdict.change
+            if verdict.change <= self.tolerance and share < self.high:
+                self.best = Sought(share, candidate, verdict)
         if self._changes_of[counts] <= self.tolerance:
             self.high = min(self.high, share)
         else:

@@ -37,12 +37,14 @@ exit codes:
   3  the model cannot be read, is not valid, or does not run in onnxruntime
   4  the calibration data does not fit the model
   5  the budget cannot be met
-  6  the change exceeds --tolerance at the given budget, or --max-change of a comparison
+  6  at the given budget the change exceeds --tolerance, or the drop of the own score --max-drop; or the
+     change of a comparison exceeds --max-change
   7  OUT or the report cannot be written
   8  the device does not work here
   9  a defect of onnxmerge: an error that nobody foresaw, or a result that failed its own checks
   10  training diverged
   11  compare: one run takes more than --max-latency allows
+  12  the function that --eval names fails, or gives no number
   130  interrupted (143: terminated); no OUT was written
 """
 # What the first screen of the help shows.
@@ -144,6 +146,8 @@ def _add_budget(parser: Parser) -> None:
     _add(budget, "--latency", "share of the measured time of one run kept", type=float, metavar="F")
     _add_tolerance(budget, "largest change of the answers (default 0.01 without a budget; with one, "
                    "exceeding it is an error)")  # fmt: skip
+    _add(budget, "--max-drop", "largest drop of the score that --eval gives, in its unit, in the place of "
+         "--tolerance", type=float, metavar="D")  # fmt: skip
 
 
 def _add_tolerance(group: Group, text: str) -> None:
@@ -238,16 +242,18 @@ def in_flags(message: str) -> str:
 
 _BUDGETS = ("ratio", "macs", "params", "latency")
 _CONFIG = {
-    "ratio", "macs", "params", "latency", "tolerance", "criterion", "compensation", "threshold",
+    "ratio", "macs", "params", "latency", "tolerance", "max_drop", "lower_is_better", "criterion",
+    "compensation", "threshold",
     "trade_off", "target", "allocation", "align", "patches", "scope", "skip", "only", "samples", "seed",
-    "depth", "shapes", "output_kinds", "recover", "threads", "device",
+    "depth", "shapes", "output_kinds", "recover", "precision", "threads", "device",
 }  # fmt: skip
 _IMAGES = ("mean", "std", "scale", "order", "layout", "resize")
 _OTHERS = ("steps", "force", "max_change", "max_latency")
 
 _ARGUMENTS = {name: f"--{name.replace('_', '-')}" for name in (*_CONFIG, *_IMAGES, *_OTHERS)}
 _ARGUMENTS |= {"trade_off": "--lambda", "shapes": "--shape", "output_kinds": "--output-kind"}
-_ARGUMENTS |= {"calibration": "--calib", "evaluation": "--eval-calib"}
+_ARGUMENTS |= {"calibration": "--calib", "evaluation": "--eval-calib", "evaluate": "--eval"}
+_ARGUMENTS |= {"lower_is_better": "--eval-lower-is-better", "precision": "--int8 or --fp16"}
 
 
 def _parser(
@@ -286,6 +292,12 @@ def _add_method(parser: Parser) -> None:
     _add(method, "--recover", "then teach the smaller model by the original, without labels: for a time such "
          "as 2m, or a number of steps (default: five times as long as the rest, at most 10m; needs torch)",
          nargs="?", const="", type=bound, metavar="2m|500")  # fmt: skip
+    fewer = method.add_mutually_exclusive_group()
+    fewer.add_argument("--int8", dest="precision", action="store_const", const="int8",
+                       help="then turn weights and activations into int8 (QuantizeLinear pairs, scales per "
+                            "channel), with ranges from the same data")  # fmt: skip
+    fewer.add_argument("--fp16", dest="precision", action="store_const", const="fp16",
+                       help="then turn them into float16; inputs and outputs stay as they are")  # fmt: skip
     method.add_argument(
         "--no-depth", dest="depth", action="store_false", help="keep every layer: only make layers narrower"
     )
@@ -332,6 +344,11 @@ def _add_evaluation(parser: Parser) -> None:
     group = parser.add_argument_group("measuring")
     _add(group, "--eval-calib", "measure parity on these instead of the calibration data", default=None,
          metavar="PATH")  # fmt: skip
+    _add(group, "--eval", "your own score: a function that takes an onnxruntime InferenceSession and returns "
+         "a number, larger is better; given as module:function or path/to/file.py:function",
+         dest="evaluate", default=None, metavar="FUNCTION")  # fmt: skip
+    group.add_argument("--eval-lower-is-better", dest="lower_is_better", action="store_true",
+                       help="the score is an error: smaller is better")  # fmt: skip
     _add_output_kinds(group)
 
 

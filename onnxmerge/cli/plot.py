@@ -22,8 +22,9 @@ def save_curve(report: Sweep, path: Path) -> None:
         raise UsageError('--plot needs matplotlib: pip install "onnxmerge[plot]"') from error
     points = sorted(report["points"], key=lambda point: point["macs"])
     shares = [point["macs"] for point in points]
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    change = figure.subplots()
+    scored = report.score is not None
+    figure = Figure(figsize=(6.4, 7.2 if scored else 4.2), layout="constrained")
+    change = figure.add_subplot(2 if scored else 1, 1, 1)
     change.plot(shares, [point["change"] for point in points], "o-", color="tab:blue", label="change")
     if any(point["recovered_change"] is not None for point in points):
         taught = [point["recovered_change"] for point in points]
@@ -37,6 +38,16 @@ def save_curve(report: Sweep, path: Path) -> None:
     latency.plot(shares, [point["latency"] for point in points], "s--", color="tab:orange", label="latency")
     latency.set_ylabel("latency, share of the input's", color="tab:orange")
     latency.set_ylim(bottom=0)
+    if report.score is not None:
+        score = figure.add_subplot(2, 1, 2, sharex=change)
+        score.axhline(report.score, color="tab:grey", linestyle=":", label="of the input")
+        score.plot(shares, [point["score"] for point in points], "o-", color="tab:red", label="score")
+        if any(point["recovered_score"] is not None for point in points):
+            taught = [point["recovered_score"] for point in points]
+            score.plot(shares, taught, "o-", color="tab:green", label="score after recovery")
+        score.set_xlabel("share of MACs kept")
+        score.set_ylabel(f"score by {report.measure}")
+        score.legend()
     with atomic_write(path) as part:
         try:
             figure.savefig(part, format=path.suffix.removeprefix(".") or "png")

@@ -12,7 +12,8 @@ from rich.table import Table
 from onnxmerge.cli.progress import shown
 from onnxmerge.cli.streams import STREAM
 from onnxmerge.report import Comparison, Inspection, Report, Sweep
-from onnxmerge.report.report import Document
+from onnxmerge.report.headline import percent
+from onnxmerge.report.report import Document, PrecisionFacts, StepFacts
 from onnxmerge.study import RecoveryFacts
 
 
@@ -106,6 +107,8 @@ class Terminal:
                 f"latency: {latency['predicted_ratio']:.1%} predicted, {latency['ratio']:.1%} measured",
                 markup=False,
             )
+        if report.precision is not None:
+            self._out.print(precision_line(report.precision), markup=False)
         if report.recovery is not None:
             self._out.print(recovery_line(report.recovery), markup=False)
         if report["emptied"] is not None:
@@ -143,18 +146,32 @@ class Terminal:
         change = "change (stand-in data)" if report["stand_in"] else "change"
         taught = any(point.recovered_change is not None for point in report.points)
         columns = ("MACs kept", "parameters kept", change, "90% bound", "latency")
-        table = Table(*columns, *(["change after recovery"] if taught else []))
+        own = [] if report.measure is None else [report.measure, *(["after recovery"] if taught else [])]
+        table = Table(*columns, *(["change after recovery"] if taught else []), *own)
         for point in report.points:
             after = [] if point.recovered_change is None else [point.recovered_change]
             row = (point.macs, point.params, point.change, point.change_upper_90, point.latency, *after)
-            table.add_row(*(f"{figure:.2%}" for figure in row))
+            scores = [f"{s:.6g}" for s in (point.score, point.recovered_score) if s is not None]
+            table.add_row(*(f"{figure:.2%}" for figure in row), *scores)
         self._out.print(table)
+        if report.measure is not None:
+            self._out.print(f"the input's score by {report.measure} is {report.score:.6g}", markup=False)
         self._out.print(f"change measured on {report['source']}", markup=False)
         self._warn(report)
 
     def _warn(self, report: Report | Inspection | Sweep | Comparison) -> None:
         for warning in report["warnings"]:
             self._err.print(f"onnxmerge: warning: {self._words(warning)}", markup=False)
+
+
+def precision_line(found: PrecisionFacts) -> str:
+    """The smaller model in the input's own precision, and in fewer bits."""
+
+    def told(step: StepFacts) -> str:
+        return f"{step.bytes:,} bytes, change {percent(step.change)}, {step.latency:.2f} of the time"
+
+    how = f" ({found.why}; ranges of {found.samples} samples)" if found.why else ""
+    return f"fewer channels: {told(found.before)}; as {found.precision}: {told(found.after)}{how}"
 
 
 def recovery_line(found: RecoveryFacts) -> str:
@@ -184,6 +201,8 @@ def before_after(report: Report) -> Table:
     table.add_row(
         unit, f"{latency['before_ms']:.3f}", f"{latency['after_ms']:.3f}", f"{latency['ratio']:.1%}"
     )
+    if report.score is not None:
+        table.add_row(report.score.name, f"{report.score.before:.6g}", f"{report.score.after:.6g}", "")
     return table
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onnxmerge.cli.evaluator import evaluator
 from onnxmerge.cli.options import config_of, given_options, in_flags
 from onnxmerge.cli.signals import Terminated
 from onnxmerge.cli.streams import STREAM, ensure_pipe, incoming, silence_stdout, to_stdout
@@ -26,12 +27,14 @@ def optimize(options: argparse.Namespace) -> None:
     from onnxmerge.pipeline import optimize
 
     terminal = _prepared(options, output=options.output)
+    evaluate = evaluator(options.evaluate)
     with incoming(options.model) as source:
         with terminal.progress() as progress:
             result = optimize(
                 source,
                 calibration=options.calib,
                 evaluation=options.eval_calib,
+                evaluate=evaluate,
                 config=config_of(options),
                 progress=progress,
             )
@@ -44,6 +47,7 @@ def apply(options: argparse.Namespace) -> None:
     from onnxmerge.plan import Plan
 
     terminal = _prepared(options, output=options.output, also=[options.plan])
+    evaluate = evaluator(options.evaluate)
     plan = Plan.load(options.plan)
     with incoming(options.model) as source:
         with terminal.progress() as progress:
@@ -51,6 +55,7 @@ def apply(options: argparse.Namespace) -> None:
                 source,
                 calibration=options.calib,
                 evaluation=options.eval_calib,
+                evaluate=evaluate,
                 plan=plan,
                 force=options.force,
                 progress=progress,
@@ -64,11 +69,13 @@ def plan(options: argparse.Namespace) -> None:
     from onnxmerge.pipeline import optimize
 
     terminal = _prepared(options, output=options.save)
+    evaluate = evaluator(options.evaluate)
     with incoming(options.model) as source, terminal.progress() as progress:
         result = optimize(
             source,
             calibration=options.calib,
             evaluation=options.eval_calib,
+            evaluate=evaluate,
             config=config_of(options),
             progress=progress,
         )
@@ -114,12 +121,14 @@ def sweep(options: argparse.Namespace) -> None:
     from onnxmerge.pipeline import sweep
 
     terminal = _prepared(options, plot=options.plot)
+    evaluate = evaluator(options.evaluate)
     with incoming(options.model) as source, terminal.progress() as progress:
         report = sweep(
             source,
             steps=options.steps,
             calibration=options.calib,
             evaluation=options.eval_calib,
+            evaluate=evaluate,
             config=config_of(options),
             progress=progress,
         )

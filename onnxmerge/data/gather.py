@@ -113,7 +113,7 @@ def _undeclared(what: Any, reading: Reading) -> bool:
 
 def _read(session: Session, what: Any, reading: Reading, samples: int | None) -> Dataset:
     """Data for the model; where the graph fixes a batch size that its inputs do not show, one by one."""
-    data = read_calibration(what, session.inputs, reading.images, samples, reading.seed)
+    data = read_calibration(what, session.inputs, reading.images, samples, reading.seed, session.run)
     if data.batch is None and data.ready is None and len(data) > 1:
         try:
             session.run(next(iter(data.feeds(2))))

@@ -104,29 +104,40 @@ def load_images(
     shape: Sequence[int | str | None],
     dtype: np.dtype,
     options: ImageOptions,
-) -> np.ndarray:
-    """Images as one array for the input ``name`` of this shape (rank 4) and type: N,C,H,W or N,H,W,C.
+) -> list[np.ndarray]:
+    """Images for the input ``name`` of this shape (rank 4) and type: N,C,H,W or N,H,W,C.
+
+    Returns:
+        One array of all; or one of each (N = 1) where they differ along the only side that the model leaves
+        open, as lines of text do: the other side is fitted to the input.
 
     Raises:
-        CalibrationError: an unreadable image, images of different sizes where the model leaves the size
+        CalibrationError: an unreadable image, images of different sizes where the model leaves both sides
             open, and an input that is no image.
     """
     frame = _frame(name, shape, options)
     convention = options.convention(frame.channels)
     stacked: np.ndarray | None = None
+    apart: list[np.ndarray] = []
     for i, path in enumerate(paths):
-        pixels = convention.values(_load(path, frame, options)[None], not frame.last, dtype)[0]
+        pixels = convention.values(_load(path, frame, options)[None], not frame.last, dtype)
         if stacked is None:
             ensure_fits(len(paths) * pixels.nbytes, f"{len(paths)} images")
-            stacked = np.empty((len(paths), *pixels.shape), dtype)
-        if pixels.shape != stacked.shape[1:]:
-            raise CalibrationError(
-                f"{path} has another size than {paths[0]}, and the model leaves the size open: give resize="
-            )
-        stacked[i] = pixels
+            stacked = np.empty((len(paths), *pixels.shape[1:]), dtype)
+        if not apart and pixels.shape[1:] != stacked.shape[1:]:
+            if frame.height is None and frame.width is None:
+                raise CalibrationError(
+                    f"{path} has another size than {paths[0]}, and the model leaves the size open: "
+                    "give resize="
+                )
+            apart = list(stacked[:i, None])
+        if apart:
+            apart.append(pixels)
+        else:
+            stacked[i] = pixels[0]
     if stacked is None:
         raise CalibrationError("there are no images to calibrate on")
-    return stacked
+    return apart or [stacked]
 
 
 def _frame(name: str, shape: Sequence[int | str | None], options: ImageOptions) -> _Frame:

@@ -1,16 +1,18 @@
-"""Calibration data from whatever the user has: files, folders, arrays, feeds, a CalibrationDataReader."""
+"""Calibration data from whatever the user has: files, folders, arrays, loaders, data sets, readers."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from onnxmerge.data.dataset import Dataset, stack
-from onnxmerge.data.files import ensure_fits, read_npy, read_npz
+from onnxmerge.data.dataset import Dataset
+from onnxmerge.data.feeds import Run, as_array, is_given_by_items, read_items
+from onnxmerge.data.files import read_npy, read_npz
 from onnxmerge.data.images import SUFFIXES, ImageOptions, find_images, load_images
 from onnxmerge.data.model_inputs import fit_array, fit_names, fixed_batch
 from onnxmerge.errors import CalibrationError
@@ -24,13 +26,16 @@ def read_calibration(
     images: ImageOptions | None = None,
     samples: int | None = None,
     seed: int = 0,
+    run: Run | None = None,
 ) -> Dataset:
     """The data for these inputs, checked and cast to their types.
 
-    ``what`` is a path (.npz, .npy, an image, a folder of any one of these), an array for a model with one
-    input, a mapping of arrays by input name, an iterable of such mappings (feeds), or an object with
-    onnxruntime's ``get_next``. Every array has its batch axis. At most ``samples`` samples are used: chosen
-    by ``seed``, or the first ones where the data comes as an iterator.
+    ``what`` is a path (.npz, .npy, an image, a folder of any one of these: what ``record`` wrote), an array
+    or a tensor for a model with one input, a mapping of arrays by input name, an object with onnxruntime's
+    ``get_next``, or anything that gives items: a torch ``DataLoader`` or ``Dataset``, a Hugging Face
+    dataset, a generator, a list (see ``feeds.read_items``). Arrays have their batch axis; in a mapping of
+    lists every entry is a sample of its own shape. At most ``samples`` samples are used: chosen by ``seed``,
+    or the first ones where the data comes as an iterator. ``run`` runs the model.
 
     Raises:
         CalibrationError: anything does not fit the model, in one sentence.
@@ -38,15 +43,16 @@ def read_calibration(
     inputs = tuple(session_inputs)
     options = images or ImageOptions()
     if isinstance(what, str | os.PathLike):
-        data = _from_path(Path(what), inputs, options, samples, seed)
+        data = _from_path(Path(what), inputs, options, samples, seed, run)
     elif hasattr(what, "get_next"):
-        data = _from_feeds(iter(what.get_next, None), inputs, "a CalibrationDataReader", samples)
+        data = read_items(iter(what.get_next, None), inputs, samples, seed, run, "a CalibrationDataReader")
     elif isinstance(what, Mapping):
-        data = _from_arrays(what, inputs, "arrays", samples, seed)
+        data = _from_mapping(what, inputs, samples, seed, run)
     elif hasattr(what, "__array__"):
-        data = _from_arrays(_one(np.asarray(what), inputs, "the array"), inputs, "an array", samples, seed)
-    elif isinstance(what, Iterable):
-        data = _from_feeds(iter(what), inputs, "feeds", samples)
+        array = as_array(what, "the array")
+        data = _from_arrays(_one(array, inputs, "the array"), inputs, "an array", samples, seed)
+    elif is_given_by_items(what):
+        data = read_items(what, inputs, samples, seed, run)
     else:
         raise CalibrationError(
             f"calibration data is a path, an array, a dict of arrays or an iterable of dicts, "
@@ -70,11 +76,16 @@ def _array_files(folder: Path) -> list[Path]:
 
 
 def _from_path(
-    path: Path, inputs: Sequence[TensorInfo], options: ImageOptions, samples: int | None, seed: int
+    path: Path,
+    inputs: Sequence[TensorInfo],
+    options: ImageOptions,
+    samples: int | None,
+    seed: int,
+    run: Run | None,
 ) -> Dataset:
     suffix = path.suffix.lower()
     if path.is_dir():
-        return _from_folder(path, inputs, options, samples, seed)
+        return _from_folder(path, inputs, options, samples, seed, run)
     if not path.exists():
         raise CalibrationError(f"there is no calibration data at {path}")
     if suffix in SUFFIXES:
@@ -85,7 +96,12 @@ def _from_path(
 
 
 def _from_folder(
-    folder: Path, inputs: Sequence[TensorInfo], options: ImageOptions, samples: int | None, seed: int
+    folder: Path,
+    inputs: Sequence[TensorInfo],
+    options: ImageOptions,
+    samples: int | None,
+    seed: int,
+    run: Run | None,
 ) -> Dataset:
     tensors = _array_files(folder)
     pictures = find_images(folder)
@@ -101,7 +117,23 @@ def _from_folder(
         raise CalibrationError(f"{folder} holds no .npz or .npy files and no images")
     if len(inputs) > 1 and {p.name for p in tensors} == {f"{i.name}.npy" for i in inputs}:
         return _from_arrays({p.stem: read_npy(p) for p in tensors}, inputs, str(folder), samples, seed)
-    return _from_feeds((_arrays(p, inputs) for p in tensors), inputs, str(folder), None)
+    return read_items(_Files(tensors, inputs), inputs, samples, seed, run, str(folder))
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Files of arrays, each read when it is asked for."""
+
+    paths: Sequence[Path]
+    inputs: Sequence[TensorInfo]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, number: int) -> dict[str, np.ndarray]:
+        arrays = _arrays(self.paths[number], self.inputs)
+        fit_names(arrays, self.inputs, str(self.paths[number]))
+        return arrays
 
 
 def _from_images(
@@ -115,8 +147,10 @@ def _from_images(
     info = inputs[0]
     if info.dtype is None or info.shape is None:
         raise CalibrationError(f"the input {info.name!r} is a {info.kind} and takes no images")
-    array = load_images(paths, info.name, info.shape, info.dtype, options)
-    return Dataset(str(source), arrays={info.name: array}, batch=fixed_batch(inputs))
+    arrays = load_images(paths, info.name, info.shape, info.dtype, options)
+    if len(arrays) > 1:
+        return Dataset(str(source), ready=tuple({info.name: array} for array in arrays))
+    return Dataset(str(source), arrays={info.name: arrays[0]}, batch=fixed_batch(inputs))
 
 
 def _arrays(path: Path, inputs: Sequence[TensorInfo]) -> dict[str, np.ndarray]:
@@ -137,11 +171,37 @@ def _one(array: np.ndarray, inputs: Sequence[TensorInfo], what: str) -> dict[str
     return {inputs[0].name: array}
 
 
+def _from_mapping(
+    given: Mapping[Any, Any], inputs: Sequence[TensorInfo], samples: int | None, seed: int, run: Run | None
+) -> Dataset:
+    """Arrays by input name; or, of every input, the same number of samples of different shapes."""
+    if given and all(hasattr(value, "column_names") for value in given.values()):
+        splits = ", ".join(map(str, given))
+        raise CalibrationError(f"the data has the splits {splits}: give one of them")
+    fit_names(given, inputs, "arrays")
+    if any(_of_different_shapes(given[info.name]) for info in inputs):
+        columns = {name: list(values) for name, values in given.items()}
+        counts = {name: len(values) for name, values in columns.items()}
+        if len(set(counts.values())) > 1:
+            raise CalibrationError(f"the inputs have different numbers of samples: {counts}")
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        return read_items(rows, inputs, samples, seed, run, "arrays")
+    return _from_arrays(given, inputs, "arrays", samples, seed)
+
+
+def _of_different_shapes(value: Any) -> bool:
+    """Whether a value is a list, or numpy's array of objects, of arrays that are no rows of one."""
+    if not isinstance(value, list | tuple) and getattr(value, "dtype", None) != np.dtype(object):
+        return False
+    rows = [row for row in value if hasattr(row, "__len__") and not isinstance(row, str)]
+    return len({np.shape(row) if hasattr(row, "__array__") else (len(row),) for row in rows}) > 1
+
+
 def _from_arrays(
     given: Mapping[str, Any], inputs: Sequence[TensorInfo], source: str, samples: int | None, seed: int
 ) -> Dataset:
     fit_names(given, inputs, source)
-    arrays = {info.name: np.asarray(given[info.name]) for info in inputs}
+    arrays = {info.name: as_array(given[info.name], f"{source}, input {info.name!r}") for info in inputs}
     batch = fixed_batch(inputs)
     shared = _shared(arrays, inputs)
     counts = {len(a) for name, a in arrays.items() if name not in shared}
@@ -164,29 +224,6 @@ def _shared(arrays: Mapping[str, np.ndarray], inputs: Sequence[TensorInfo]) -> f
         if not arrays[info.name].ndim
         or (arrays[info.name].shape == info.shape and len(arrays[info.name]) < longest)
     )
-
-
-def _from_feeds(
-    feeds: Iterator[Any], inputs: Sequence[TensorInfo], source: str, samples: int | None
-) -> Dataset:
-    collected: list[Feed] = []
-    size = rows = 0
-    for i, feed in enumerate(feeds):
-        if not isinstance(feed, Mapping):
-            raise CalibrationError(f"feed {i} of {source} is a {type(feed).__name__}, not a dict of arrays")
-        label = f"{source}, feed {i}"
-        fit_names(feed, inputs, label)
-        # A copy, because readers like to fill the same buffer again.
-        arrays = {info.name: np.array(feed[info.name]) for info in inputs}
-        collected.append(_fit(arrays, inputs, label))
-        size += sum(a.nbytes for a in collected[-1].values())
-        ensure_fits(size, source)
-        rows += max((len(a) for a in collected[-1].values() if a.ndim), default=1)
-        if samples is not None and rows >= max(samples, 1):
-            break
-    if not collected:
-        raise CalibrationError(f"{source} gave no feeds")
-    return stack(collected, source, fixed_batch(inputs))
 
 
 def _fit(

@@ -22,13 +22,16 @@ from onnxmerge.report.report import (
     OutputChange,
     ParityFacts,
     Point,
+    PrecisionFacts,
     Reached,
     Report,
+    ScoreFacts,
     SearchFacts,
+    StepFacts,
     Sweep,
 )
-from onnxmerge.report.warnings import of_data, warnings_of
-from onnxmerge.study import Decision, Proof, Study
+from onnxmerge.report.warnings import of_data, of_own_measure, warnings_of
+from onnxmerge.study import Decision, Proof, Recovered, Study
 from onnxmerge.validation import Parity
 
 
@@ -37,7 +40,7 @@ def describe(study: Study, decision: Decision, proof: Proof) -> Report:
     source = _input(study)
     output = _output(study, decision, source)
     return Report(
-        headline=headline(study, decision, proof),
+        headline=headline(study, decision, proof, output.bytes / max(source.bytes, 1)),
         asked=_asked(study, decision),
         reached=_reached(study, decision, proof),
         schema_version=SCHEMA_VERSION,
@@ -45,7 +48,9 @@ def describe(study: Study, decision: Decision, proof: Proof) -> Report:
         output=output,
         unchanged=decision.unchanged,
         parity=parity_facts(proof.parity, decision.choice.holdout),
+        score=_score(study, proof),
         latency=LatencyFacts(**asdict(proof.latency), predicted_ratio=decision.choice.predicted),
+        precision=_precision(study, decision, proof, source, output),
         search=_search(study, decision),
         groups=_groups(study, decision),
         emptied=_emptied(study, decision),
@@ -77,13 +82,15 @@ def describe_inspection(study: Study) -> Inspection:
 
 
 def describe_sweep(
-    study: Study, holdout: Holdout, points: Sequence[tuple[Decision, Proof, Parity | None]]
+    study: Study, holdout: Holdout, points: Sequence[tuple[Decision, Proof, Recovered | None]]
 ) -> Sweep:
-    """The trade-off curve: one entry per budget; a further parity is that after teaching."""
+    """The trade-off curve: one entry per budget."""
     return Sweep(
         schema_version=SCHEMA_VERSION,
         input=_input(study),
         points=tuple(_point(study, *point) for point in points),
+        measure=None if study.own is None else study.own.name,
+        score=None if study.own is None else study.own.before,
         source=measured_on(points[0][1].parity, holdout) if points else study.samples.fit.source,
         stand_in=holdout.stands_in,
         config=study.options,
@@ -92,9 +99,9 @@ def describe_sweep(
     )
 
 
-def _of_sweep(study: Study, points: Sequence[tuple[Decision, Proof, Parity | None]]) -> tuple[str, ...]:
+def _of_sweep(study: Study, points: Sequence[tuple[Decision, Proof, Recovered | None]]) -> tuple[str, ...]:
     notes = [note for _, proof, _ in points for note in proof.parity.notes]
-    return tuple(dict.fromkeys([*study.source.warnings, *notes, *of_data(study)]))
+    return tuple(dict.fromkeys([*study.source.warnings, *notes, *of_data(study), *of_own_measure(study)]))
 
 
 def _input(study: Study) -> ModelFacts:
@@ -113,7 +120,8 @@ def _output(study: Study, decision: Decision, source: ModelFacts) -> ModelFacts:
 def _asked(study: Study, decision: Decision) -> Asked:
     if decision.choice.planned:
         return Asked("plan", None)
-    return Asked(*(study.config.budget or ("tolerance", study.tolerance)))
+    kind = "max_drop" if study.searches_by_score else "tolerance"
+    return Asked(*(study.config.budget or (kind, study.tolerance)))
 
 
 def _reached(study: Study, decision: Decision, proof: Proof) -> Reached:
@@ -153,6 +161,39 @@ def parity_facts(parity: Parity, holdout: Holdout) -> ParityFacts:
     )
 
 
+def _score(study: Study, proof: Proof) -> ScoreFacts | None:
+    own = study.own
+    if own is None or proof.score is None:
+        return None
+    return ScoreFacts(
+        name=own.name,
+        lower_is_better=own.lower_is_better,
+        before=own.before,
+        after=proof.score,
+        drop=own.drop(proof.score),
+        spread=own.spread,
+        looked_at=own.looked_at,
+        chose=study.searches_by_score,
+        seconds=round(own.seconds, 4),
+    )
+
+
+def _precision(
+    study: Study, decision: Decision, proof: Proof, source: ModelFacts, output: ModelFacts
+) -> PrecisionFacts | None:
+    found = decision.lowered
+    if found is None or proof.before is None or study.config.precision is None:
+        return None
+    size = _output(study, found.before, source).bytes
+    steps = (_step(size, proof.before), _step(output.bytes, proof))
+    return PrecisionFacts(study.config.precision, found.why, found.samples, *steps)
+
+
+def _step(size: int, proof: Proof) -> StepFacts:
+    parity = proof.parity
+    return StepFacts(size, parity.change, parity.change_upper(CONFIDENCE), proof.latency.ratio, proof.score)
+
+
 def _search(study: Study, decision: Decision) -> SearchFacts | None:
     if study.config.budget is not None or decision.choice.planned:
         return None
@@ -160,7 +201,7 @@ def _search(study: Study, decision: Decision) -> SearchFacts | None:
         # Nothing could go; or what was found could not be trusted, and was not searched for again.
         nothing = SearchFacts(1.0, 0.0, 0.0, study.samples.fit.source, 0)
         return nothing if decision.unchanged else None
-    share, parity = decision.choice.sought.share, decision.choice.sought.parity
+    share, parity = decision.choice.sought.share, decision.choice.sought.verdict.parity
     return SearchFacts(share, parity.change, parity.change_upper(CONFIDENCE), parity.source, parity.samples)
 
 
@@ -191,7 +232,7 @@ def _calibration(study: Study) -> CalibrationFacts:
     return CalibrationFacts(fit.source, len(fit), study.samples.kind, conventions)
 
 
-def _point(study: Study, decision: Decision, proof: Proof, taught: Parity | None) -> Point:
+def _point(study: Study, decision: Decision, proof: Proof, taught: Recovered | None) -> Point:
     reached, parity = _reached(study, decision, proof), proof.parity
     return Point(
         macs=reached.macs,
@@ -201,7 +242,9 @@ def _point(study: Study, decision: Decision, proof: Proof, taught: Parity | None
         top1_agreement=parity.top1_agreement,
         relative_error=parity.relative_error,
         latency=reached.latency,
-        recovered_change=None if taught is None else taught.change,
+        recovered_change=None if taught is None else taught.parity.change,
+        score=proof.score,
+        recovered_score=None if taught is None else taught.score,
     )
 
 

@@ -34,8 +34,12 @@ class Headline:
     time: str
 
 
-def headline(study: Study, decision: Decision, proof: Proof) -> Headline:
-    """The headline of a run."""
+def headline(study: Study, decision: Decision, proof: Proof, size: float) -> Headline:
+    """The headline of a run.
+
+    Args:
+        size: of what is written, as a share of the input's bytes.
+    """
     cost = study.analysis.cost
     macs, params = (study.analysis.kept(kind, decision.candidate.selection) for kind in ("macs", "params"))
     kept = (
@@ -47,11 +51,13 @@ def headline(study: Study, decision: Decision, proof: Proof) -> Headline:
     elif not study.analysis.removed(decision.candidate.selection).any():
         before, after = operators(study.source.loaded.proto), operators(decision.candidate.model)
         kept = f"all channels are kept, and {after} operators do what {before} did"
+    if decision.lowered is not None:
+        kept += f"; turned into {study.config.precision}, the file takes {percent(size)} of the input's bytes"
     return Headline(
         f"{_asked(study, decision)}: {kept}.",
         "The answers are the input's own."
         if decision.unchanged
-        else checked(proof.parity, decision.choice.holdout, study.plausible),
+        else f"{_score(study, proof)}{checked(proof.parity, decision.choice.holdout, study.plausible)}",
         "One run takes the input's own time." if decision.unchanged else time_taken(proof.latency, "input"),
     )
 
@@ -69,7 +75,28 @@ def _asked(study: Study, decision: Decision) -> str:
             return f"Asked for {value:.1%} of the time"
         case ("ratio", value):
             return f"Asked to remove {value:.1%} of the channels of every group"
+    if study.own is not None and study.searches_by_score:
+        return f"Asked to keep the drop of {study.own.name} within {study.tolerance:.4g}"
     return f"Asked to keep the change of the answers within {study.tolerance:.2%}"
+
+
+def _score(study: Study, proof: Proof) -> str:
+    """A sentence about the user's own score, with a space after it; nothing where there is none."""
+    own = study.own
+    if own is None or proof.score is None:
+        return ""
+    drop = own.drop(proof.score)
+    moved = f"goes from {own.before:.6g} to {proof.score:.6g}"
+    found = f"{moved}, a {'drop' if drop > 0 else 'gain'} of {abs(drop):.4g}"
+    if drop == 0:
+        found = f"stays at {own.before:.6g}"
+    elif abs(drop) <= own.spread:
+        found = f"{moved}, no more than two evaluations of the input differ by ({own.spread:.4g})"
+    several = own.looked_at if study.searches_by_score else 0
+    chosen = (
+        f"; {several} candidates were looked at on the same data, so this flatters" if several > 1 else ""
+    )
+    return f"The score of {own.name} {found}{chosen}. "
 
 
 def checked(parity: Parity, holdout: Holdout, plausible: Plausible | None) -> str:

@@ -47,7 +47,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Asked:
-    """The budget: its ``kind`` (``tolerance`` where none was given, ``plan``) and its value."""
+    """The budget: its ``kind`` (``tolerance`` or ``max_drop`` where none was given, ``plan``), its value."""
 
     kind: str
     value: float | None
@@ -139,6 +139,60 @@ class LatencyFacts(Latency):
 
 
 @dataclass(frozen=True)
+class ScoreFacts:
+    """The user's own score, on data that onnxmerge does not see.
+
+    Attributes:
+        name: of the measure.
+        before: of the input, the mean of two evaluations; ``spread`` is how far they are apart.
+        drop: how much worse it is after; negative where it is better.
+        looked_at: how many candidates it was asked for.
+        chose: whether the search chose among them by it: the best of several flatters.
+        seconds: what all evaluations took.
+    """
+
+    name: str
+    lower_is_better: bool
+    before: float
+    after: float
+    drop: float
+    spread: float
+    looked_at: int
+    chose: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class StepFacts:
+    """A step on the way to what is written; ``change`` and ``latency`` (a share) are against the input."""
+
+    bytes: int
+    change: float
+    change_upper_90: float
+    latency: float
+    score: float | None
+
+
+@dataclass(frozen=True)
+class PrecisionFacts:
+    """The smaller model in fewer bits.
+
+    Attributes:
+        precision: ``int8`` or ``fp16``.
+        why: the choices in words, where there are any.
+        samples: that the ranges of activations were seen on; none of them judges.
+        before: the smaller model in the input's own precision.
+        after: what is written.
+    """
+
+    precision: str
+    why: str
+    samples: int
+    before: StepFacts
+    after: StepFacts
+
+
+@dataclass(frozen=True)
 class SearchFacts:
     """What a search without a budget found, on the samples that chose it."""
 
@@ -188,6 +242,8 @@ class Report(Document):
 
     Attributes:
         unchanged: whether the input model is the output.
+        score: by the user's own measure; None where there is none.
+        precision: the smaller model before and after it got fewer bits; None where it did not.
         search: None where a budget or a plan was given.
         emptied: what left altogether, in a line; None where every group kept a channel.
         shapes: how several ways to meet the budget did on the samples that chose among them, the one that was
@@ -206,7 +262,9 @@ class Report(Document):
     output: ModelFacts
     unchanged: bool
     parity: ParityFacts
+    score: ScoreFacts | None
     latency: LatencyFacts
+    precision: PrecisionFacts | None
     search: SearchFacts | None
     groups: tuple[GroupWidths, ...]
     emptied: str | None
@@ -241,6 +299,7 @@ class Point:
 
     Attributes:
         recovered_change: the change after teaching; None where that was not asked for.
+        score, recovered_score: by the user's own measure, if there is one.
     """
 
     macs: float
@@ -251,15 +310,23 @@ class Point:
     relative_error: float
     latency: float
     recovered_change: float | None = None
+    score: float | None = None
+    recovered_score: float | None = None
 
 
 @dataclass(frozen=True)
 class Sweep(Document):
-    """The report of ``sweep``: the trade-off curve."""
+    """The report of ``sweep``: the trade-off curve.
+
+    Attributes:
+        measure: the name of the user's own measure, and ``score`` that of the input; None: there is none.
+    """
 
     schema_version: int
     input: ModelFacts
     points: tuple[Point, ...]
+    measure: str | None
+    score: float | None
     source: str
     stand_in: bool
     config: Mapping[str, Any]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from onnxmerge.config import DEFAULT_TOLERANCE
 from onnxmerge.study import Decision, Proof, Shortfall, Study
 from onnxmerge.validation import SLOWER, Latency
 
@@ -30,9 +31,11 @@ def warnings_of(study: Study, decision: Decision, proof: Proof) -> Iterator[str]
             "blame, which is a defect of onnxmerge; please report it"
         )
     yield from of_data(study)
+    yield from of_own_measure(study)
     yield from _of_measuring(study, decision, proof)
     if decision.shortfall is not None:
         yield _in_words(decision.shortfall, study.config.align)
+    yield from _of_precision(study, proof)
     yield from _of_time(study, decision, proof.latency)
     if not study.analysis.channels.groups:
         yield "no channel of this model can be removed: see what is frozen and why"
@@ -63,9 +66,34 @@ def of_data(study: Study) -> Iterator[str]:
         )
 
 
+def of_own_measure(study: Study) -> Iterator[str]:
+    """What is to be known of the user's own score."""
+    own = study.own
+    if own is None or not own.spread:
+        return
+    limit = study.config.max_drop
+    if limit is not None and own.spread > limit:
+        yield (
+            f"two evaluations of the input by {own.name} differ by {own.spread:.4g}, more than max_drop= of "
+            f"{limit:.4g}: what was held within it is chance; fix the random choices of the function"
+        )
+    else:
+        yield (
+            f"two evaluations of the input by {own.name} differ by {own.spread:.4g}: smaller differences "
+            "between models mean nothing"
+        )
+
+
 def _of_measuring(study: Study, decision: Decision, proof: Proof) -> Iterator[str]:
     change = proof.parity.change
-    if decision.choice.sought is not None and change > study.tolerance:
+    if study.own is not None and study.searches_by_score and proof.score is not None:
+        drop = study.own.drop(proof.score)
+        if drop > study.tolerance:
+            yield (
+                f"the score drops by {drop:.4g}, more than the {study.tolerance:.4g} that was sought: what "
+                "was found was changed afterwards"
+            )
+    elif proof.before is None and decision.choice.sought is not None and change > study.tolerance:
         yield (
             f"on samples that chose nothing the change is {change:.4g}, above the tolerance of "
             f"{study.tolerance:.4g} that was sought on others: give more samples, or a smaller tolerance="
@@ -75,6 +103,35 @@ def _of_measuring(study: Study, decision: Decision, proof: Proof) -> Iterator[st
         yield "there are too few inputs to teach on and to hold any out: the model was not taught"
     if recovery is not None and recovery.taken and study.samples.kind == "made up":
         yield "the model was taught on made-up numbers: what it answers to real inputs was not looked at"
+
+
+def _of_precision(study: Study, proof: Proof) -> Iterator[str]:
+    """Whether fewer bits were worth it: against the smaller model in the input's own precision."""
+    if proof.before is None:
+        return
+    name, limit = study.config.precision, DEFAULT_TOLERANCE
+    if not study.searches_by_score:
+        limit = study.tolerance
+    changes = proof.before.parity.change, proof.parity.change
+    if changes[1] > limit and changes[1] > changes[0]:
+        advice = {
+            "int8": "float16 changes less, and a model that was trained for int8 takes it best",
+            "fp16": "numbers may leave the range of float16: leave precision= out",
+        }
+        yield (
+            f"as {name} the answers change by {changes[1]:.4g}, where fewer channels alone change them by "
+            f"{changes[0]:.4g}: {advice[str(name)]}"
+        )
+    ratio, before = proof.latency.ratio, proof.before.latency.ratio
+    if ratio > SLOWER * before:
+        where = {
+            "int8": "int8 pays where the kernels are (VNNI, ARM dot products, TensorRT)",
+            "fp16": "a CPU has few kernels for float16 and converts to and fro; GPUs have them",
+        }
+        yield (
+            f"as {name} a run takes {ratio:.2f} of the input's time here, where fewer channels alone take "
+            f"{before:.2f}: {where[str(name)]}; leave precision= out for this machine"
+        )
 
 
 def _of_time(study: Study, decision: Decision, latency: Latency) -> Iterator[str]:
@@ -89,7 +146,7 @@ def _of_time(study: Study, decision: Decision, latency: Latency) -> Iterator[str
             f"the latency is {latency.ratio:.2f} of the input's, above the {goal:.2f} asked for"
             + _of_sessions(latency)
         )
-    elif latency.ratio > SLOWER and not decision.unchanged:
+    elif latency.ratio > SLOWER and not decision.unchanged and decision.lowered is None:
         yield (
             f"the output took {latency.ratio:.2f} of the input's time here: its widths do not suit "
             "this machine's kernels, or the machine was busy; latency= asks for time"

@@ -49,6 +49,11 @@ class Session:
         self._narrow_in = {i.name for i in self.inputs if i.kind == "tensor(bfloat16)"}
         self._narrow_out = any(o.kind == "tensor(bfloat16)" for o in self.outputs)
 
+    @property
+    def inference_session(self) -> ort.InferenceSession:
+        """onnxruntime's own session."""
+        return self._session
+
     def run(self, feed: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, Any]:
         """Output values by name: arrays, or lists for sequences. ``outputs`` limits them to these names.
 

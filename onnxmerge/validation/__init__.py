@@ -4,6 +4,7 @@ from onnxmerge.validation.kinds import KINDS, Judgement, output_kinds
 from onnxmerge.validation.latency import SLOWER, Latency, compare_latency, median_of_sessions
 from onnxmerge.validation.masked import equals_mask, misjudged
 from onnxmerge.validation.measure import measure, worst
+from onnxmerge.validation.own_measure import OwnMeasure
 from onnxmerge.validation.parity import OutputParity, Parity, compare
 from onnxmerge.validation.structure import check_model
 
@@ -13,6 +14,7 @@ __all__ = [
     "Judgement",
     "Latency",
     "OutputParity",
+    "OwnMeasure",
     "Parity",
     "check_model",
     "compare",

@@ -21,7 +21,7 @@ def under_conventions(
     None where there are too few to hold any out.
 
     Args:
-        raw: pixels in 0..255, RGB or grey, as arrays.
+        raw: pixels in 0..255, RGB or grey.
         held_out: the share of the samples, the fewest, and the largest share.
     """
     fit, judged = raw.split(*held_out, seed=seed)
@@ -43,9 +43,14 @@ def under_each(raw: Dataset, target: ImageInput, found: Plausible) -> Dataset:
 
 
 def _under(raw: Dataset, target: ImageInput, convention: Convention) -> Dataset:
-    assert raw.arrays is not None
-    pixels = raw.arrays[target.name]
     planes = target.layout == "nchw"
-    rows = pixels.transpose(0, 2, 3, 1) if planes else pixels
-    values = convention.values(rows, planes, pixels.dtype)
-    return replace(raw, arrays={target.name: values}, conventions=(str(convention),))
+
+    def values(pixels: np.ndarray) -> np.ndarray:
+        rows = pixels.transpose(0, 2, 3, 1) if planes else pixels
+        return convention.values(rows, planes, pixels.dtype)
+
+    if raw.ready is not None:  # images of different sizes
+        ready = tuple({target.name: values(feed[target.name])} for feed in raw.ready)
+        return replace(raw, ready=ready, conventions=(str(convention),))
+    assert raw.arrays is not None
+    return replace(raw, arrays={target.name: values(raw.arrays[target.name])}, conventions=(str(convention),))

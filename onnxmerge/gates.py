@@ -1,0 +1,45 @@
+"""What must hold before anything is written: bounds that were given, and sense where there are no data."""
+
+from __future__ import annotations
+
+from onnxmerge.errors import ToleranceExceeded
+from onnxmerge.study import Decision, Proof, Study
+
+# The largest change on made-up inputs that is written without being asked for.
+MOST_BLIND_CHANGE = 0.2
+
+
+def refuse_excess(study: Study, decision: Decision, proof: Proof) -> None:
+    """Raise ToleranceExceeded where a result is not to be written.
+
+    With a budget or a plan that is a change above the tolerance that was given, or a drop of the user's own
+    score above the largest one; where neither was given and there are no data, a change above what made-up
+    inputs may show.
+    """
+    config, parity = study.config, proof.parity
+    settled = decision.choice.planned or config.budget is not None
+    if settled and config.tolerance is not None and parity.change > config.tolerance:
+        raise ToleranceExceeded(
+            f"the change is {parity.change:.4g}, above the tolerance of {config.tolerance:.4g} "
+            f"(measured on {parity.source}); nothing was written: keep more, or allow more"
+        )
+    if settled and config.max_drop is not None and study.own is not None and proof.score is not None:
+        own, drop = study.own, study.own.drop(proof.score)
+        if drop > config.max_drop:
+            raise ToleranceExceeded(
+                f"the score of {own.name} goes from {own.before:.6g} to {proof.score:.6g}, a drop of "
+                f"{drop:.4g}, above max_drop= of {config.max_drop:.4g}; nothing was written: keep more, or "
+                "allow more"
+            )
+    blind = (
+        decision.choice.holdout.basis == "made up"
+        and config.tolerance is None
+        and config.max_drop is None
+        and config.compensation == "auto"
+    )
+    if blind and parity.change > MOST_BLIND_CHANGE:
+        raise ToleranceExceeded(
+            f"no data was given, and on made-up inputs the answers change by {parity.change:.0%}, more than "
+            f"the {MOST_BLIND_CHANGE:.0%} that pass where nothing real can be measured; nothing was written: "
+            "give real inputs with calibration=, keep more, or say with tolerance= what change you accept"
+        )
