@@ -130,6 +130,8 @@ class Config:
         images: how images become numbers; None: as they are for folders, inferred for generic images.
         output_kinds: ``classes``, ``probabilities``, ``values`` or ``integers`` by output name, where the
             guess is wrong; the report says how each output was judged.
+        examples: how many of the samples whose answers change most a report shows, images included; 0: none,
+            for data that must not be shown.
         recover: whether and how the smaller model is taught by the original in the end, on the calibration
             inputs and without labels: a ``Recovery``, True, a time such as ``2m``, or a number of steps.
         seed: of every random choice.
@@ -162,6 +164,7 @@ class Config:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     images: ImageOptions | None = None
     output_kinds: Mapping[str, str] = field(default_factory=dict)
+    examples: int = 8
     recover: Recovery | bool | str | int | None = None
     threads: int | None = None
     device: str = "auto"
@@ -197,7 +200,7 @@ class Config:
         check("depth", flag)
         for name in ("skip", "only"):
             check(name, texts)
-        for name, least in (("samples", 1), ("patches", 1), ("seed", 0)):
+        for name, least in (("samples", 1), ("patches", 1), ("examples", 0), ("seed", 0)):
             check(name, whole, least)
         values["recover"] = _recovery(self.recover)
         given("threads", whole, 1)

@@ -85,6 +85,9 @@ class Result:
         else:
             save(self.model, path, external=self.external)
 
+    def _repr_html_(self) -> str:
+        return self.report._repr_html_()
+
 
 def optimize(
     model: str | os.PathLike[str] | onnx.ModelProto,
@@ -172,7 +175,7 @@ def sweep(
             continue
         candidate = builder.of_widths(selection)
         decision = decision_of(study, Choice(selection, holdout), candidate, candidate, "rest")
-        proof, after = measured(study, decision), None
+        proof, after = measured(study, decision, examples=False), None
         if config.recovery is not None and not decision.unchanged and not interrupted:
             student, facts = taught(study, candidate, holdout, among=len(shares))
             after = study.parity(study.session(student), holdout.judged) if facts.taken else proof.parity
@@ -311,7 +314,7 @@ def proven(study: Study, decision: Decision) -> Proof:
                 raise InternalError(
                     f"the smaller model is not valid, nothing was written: {error}"
                 ) from error
-    proof = measured(study, decision)
+    proof = measured(study, decision, examples=True)
     config, parity = study.config, proof.parity
     settled = decision.choice.planned or config.budget is not None
     if settled and config.tolerance is not None and parity.change > config.tolerance:
@@ -333,19 +336,24 @@ def proven(study: Study, decision: Decision) -> Proof:
     return proof
 
 
-def measured(study: Study, decision: Decision) -> Proof:
-    """How a decided model answers on the samples that judge, and how fast it is beside the input."""
+def measured(study: Study, decision: Decision, *, examples: bool) -> Proof:
+    """How a decided model answers on the samples that judge, and how fast it is beside the input.
+
+    Args:
+        examples: whether to name the samples that changed most.
+    """
     reference, judged = study.source.session, decision.choice.holdout.judged
     tried = reference if decision.unchanged else study.session(decision.tried)
     parity = study.parity(tried, judged)
+    changed = study.most_changed(tried, judged, parity) if examples else ()
     with study.clock("latency"):
         if study.config.latency is not None and not decision.unchanged:
             sessions = [study.latency_in_new_sessions(decision.candidate) for _ in range(SESSIONS)]
-            return Proof(parity, median_of_sessions(sessions))
+            return Proof(parity, median_of_sessions(sessions), changed)
         written = tried
         if not decision.unchanged and decision.tried is not decision.candidate:
             written = study.session(decision.candidate)
-        return Proof(parity, compare_latency(reference, written, study.feed, seconds=0.5))
+        return Proof(parity, compare_latency(reference, written, study.feed, seconds=0.5), changed)
 
 
 def _result(study: Study, decision: Decision, report: Report) -> Result:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from onnxmerge.cli.options import config_of, in_flags, inspect_parser, optimize_parser, sweep_parser
 from onnxmerge.errors import InternalError, ModelError, OnnxMergeError, UsageError
+
+if TYPE_CHECKING:
+    from onnxmerge.report import Inspection, Report, Sweep
 
 INTERRUPTED = 130
 
@@ -21,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verb = arguments[0] if arguments and arguments[0] in _VERBS else None
     parser, action = _VERBS[verb] if verb else (optimize_parser, _optimize)
     options = parser().parse_args(arguments[1:] if verb else arguments)
+    options.command = shlex.join(["onnxmerge", *arguments])
     try:
         action(options)
     except OnnxMergeError as error:
@@ -71,8 +78,7 @@ def _optimize(options: argparse.Namespace) -> None:
             source, calibration=options.calib, evaluation=options.eval_calib, config=config, progress=progress
         )
         # The report first: an error must leave no OUT.
-        if options.report is not None:
-            result.report.save(options.report)
+        _save(result.report, options)
         result.save(target)
     with _after_writing(target):
         terminal.summary(result.report, target)
@@ -96,8 +102,7 @@ def _inspect(options: argparse.Namespace) -> None:
     terminal = Terminal(quiet=options.quiet, verbose=options.verbose, words=in_flags)
     with terminal.progress() as progress:
         report = inspect(source, config=config_of(options), progress=progress)
-    if options.report is not None:
-        report.save(options.report)
+    _save(report, options)
     terminal.inspection(report)
 
 
@@ -117,13 +122,18 @@ def _sweep(options: argparse.Namespace) -> None:
             config=config_of(options),
             progress=progress,
         )
-    if options.report is not None:
-        report.save(options.report)
+    _save(report, options)
     if options.plot is not None:
         from onnxmerge.cli.plot import save_curve
 
         save_curve(report, Path(options.plot))
     terminal.curve(report)
+
+
+def _save(report: Report | Inspection | Sweep, options: argparse.Namespace) -> None:
+    """Write the report where that was asked for, with the command that made it."""
+    if options.report is not None:
+        replace(report, command=options.command).save(options.report)
 
 
 def _check_side_outputs(*names: str | None, source: Path, target: Path | None = None) -> None:

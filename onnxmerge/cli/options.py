@@ -48,6 +48,7 @@ def optimize_parser() -> argparse.ArgumentParser:
     _add_data(parser)
     _add_evaluation(parser)
     running = _add_running(parser)
+    _add_examples(running)
     running.add_argument(
         "--no-clobber", action="store_true", default=False, help="refuse to replace an existing OUT"
     )
@@ -106,7 +107,7 @@ def in_flags(message: str) -> str:
 _CONFIG = {
     "ratio", "macs", "params", "latency", "tolerance", "criterion", "compensation", "threshold",
     "trade_off", "target", "allocation", "align", "patches", "scope", "skip", "only", "samples", "seed",
-    "depth", "shapes", "output_kinds", "recover", "threads", "device",
+    "depth", "shapes", "output_kinds", "examples", "recover", "threads", "device",
 }  # fmt: skip
 _IMAGES = ("mean", "std", "scale", "order", "layout", "resize")
 
@@ -195,11 +196,17 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
          action="extend", default=[], metavar="NAME=KIND")  # fmt: skip
 
 
+def _add_examples(group: Group) -> None:
+    _add(group, "--examples", "how many of the samples that change most --report holds, as a page with their "
+         "images (default 8; 0 where data must not be shown)", type=int, metavar="N")  # fmt: skip
+
+
 def _add_running(parser: argparse.ArgumentParser) -> Group:
     running = parser.add_argument_group("running and reporting")
     _add(running, "--threads", "of onnxruntime (default: all processors)", type=int, metavar="N")
     _add(running, "--device", "(default auto)", metavar="auto|cpu|cuda")
-    _add(running, "--report", "write what was found as JSON", default=None, metavar="FILE")
+    _add(running, "--report", "write what was found: a page to read (.html), else JSON", default=None,
+         metavar="FILE")  # fmt: skip
     running.add_argument("-q", "--quiet", action="store_true", default=False, help="print nothing but errors")
     running.add_argument(
         "-v", "--verbose", action="store_true", default=False, help="print more: every group and reason"

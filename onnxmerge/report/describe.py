@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from onnxmerge.data.holdout import Holdout
 from onnxmerge.graph.output import measured
+from onnxmerge.plan import Selection
 from onnxmerge.report.headline import CONFIDENCE, headline, measured_on
 from onnxmerge.report.report import (
     SCHEMA_VERSION,
@@ -44,6 +45,7 @@ def describe(study: Study, decision: Decision, proof: Proof) -> Report:
         output=output,
         unchanged=decision.unchanged,
         parity=_parity(proof.parity, decision.choice.holdout),
+        most_changed=proof.most_changed,
         latency=LatencyFacts(**asdict(proof.latency), predicted_ratio=decision.choice.predicted),
         search=_search(study, decision),
         groups=_groups(study, decision),
@@ -98,7 +100,8 @@ def _of_sweep(study: Study, points: Sequence[tuple[Decision, Proof, Parity | Non
 
 def _input(study: Study) -> ModelFacts:
     cost, loaded = study.analysis.cost, study.source.loaded
-    return ModelFacts(cost.params, cost.macs, loaded.bytes, loaded.sha256)
+    name = None if loaded.path is None else loaded.path.name
+    return ModelFacts(cost.params, cost.macs, loaded.bytes, loaded.sha256, name)
 
 
 def _output(study: Study, decision: Decision, source: ModelFacts) -> ModelFacts:
@@ -163,10 +166,26 @@ def _search(study: Study, decision: Decision) -> SearchFacts | None:
 
 
 def _groups(study: Study, decision: Decision) -> tuple[GroupWidths, ...]:
-    keep = decision.candidate.selection.keep
+    analysis, keep = study.analysis, decision.candidate.selection.keep
+
+    def alone(kind: str, name: str) -> float:
+        index = keep.get(name)
+        if index is None or len(index) == sizes[name]:
+            return 0.0
+        total = analysis.cost.macs if kind == "macs" else analysis.cost.params
+        return 1 - analysis.kept(kind, Selection({name: index})) / max(total, 1)
+
+    sizes = {group.name: len(group) for group in analysis.channels.groups}
     return tuple(
-        GroupWidths(group.name, len(group), len(keep.get(group.name, group.channels)), group.nodes)
-        for group in study.analysis.channels.groups
+        GroupWidths(
+            group.name,
+            len(group),
+            len(keep.get(group.name, group.channels)),
+            group.nodes,
+            alone("macs", group.name),
+            alone("params", group.name),
+        )
+        for group in analysis.channels.groups
     )
 
 
