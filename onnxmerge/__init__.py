@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from onnxmerge.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from onnxmerge.config import Config, Recovery
     from onnxmerge.data import Dataset, ImageOptions
@@ -13,7 +15,6 @@ if TYPE_CHECKING:
     from onnxmerge.plan import Plan
     from onnxmerge.report import Inspection, Report, Sweep
 
-__version__ = "0.1.0"
 # Loaded on first use: the command line answers --help and Ctrl-C before onnxruntime is imported.
 _HOMES = {
     "Config": "onnxmerge.config",

@@ -6,6 +6,8 @@ import argparse
 import re
 from typing import TYPE_CHECKING, Any
 
+from onnxmerge.version import __version__
+
 if TYPE_CHECKING:
     from onnxmerge.config import Config
 
@@ -127,6 +129,7 @@ def _parser(prog: str, description: str) -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument("model", metavar="IN", help="the model; it is never changed")
+    parser.add_argument("--version", action="version", version=f"onnxmerge {__version__}")
     return parser
 
 

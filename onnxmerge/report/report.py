@@ -10,13 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from onnxmerge import __version__
 from onnxmerge.channels.explain import FrozenEntry, GroupEntry
 from onnxmerge.graph.output import atomic_write
 from onnxmerge.method import Method
 from onnxmerge.report.headline import Headline
 from onnxmerge.study import RecoveryFacts, TriedShape
 from onnxmerge.validation import ChangedSample, Latency
+from onnxmerge.version import __version__
 
 SCHEMA_VERSION = 1
 
