@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from onnxmerge.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from onnxmerge.comparison import compare
     from onnxmerge.config import Config, Recovery
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
     from onnxmerge.plan import Plan
     from onnxmerge.report import Comparison, Inspection, Report, Sweep
 
-__version__ = "0.1.0"
 # Loaded on first use: the command line answers --help and Ctrl-C before onnxruntime is imported.
 _HOMES = {
     "Comparison": "onnxmerge.report",

@@ -134,6 +134,8 @@ class Config:
         images: how images become numbers; None: as they are for folders, inferred for generic images.
         output_kinds: ``classes``, ``probabilities``, ``values`` or ``integers`` by output name, where the
             guess is wrong; the report says how each output was judged.
+        examples: how many of the samples whose answers change most a report shows, images included; 0: none,
+            for data that must not be shown.
         recover: whether and how the smaller model is taught by the original in the end, on the calibration
             inputs and without labels: a ``Recovery``, True, a time such as ``2m``, or a number of steps.
         precision: ``int8`` or ``fp16``: what the smaller model is turned into in the end; None: it stays as
@@ -170,6 +172,7 @@ class Config:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     images: ImageOptions | None = None
     output_kinds: Mapping[str, str] = field(default_factory=dict)
+    examples: int = 8
     recover: Recovery | bool | str | int | None = None
     precision: str | None = None
     threads: int | None = None
@@ -210,7 +213,7 @@ class Config:
         check("lower_is_better", flag)
         for name in ("skip", "only"):
             check(name, texts)
-        for name, least in (("samples", 1), ("patches", 1), ("seed", 0)):
+        for name, least in (("samples", 1), ("patches", 1), ("examples", 0), ("seed", 0)):
             check(name, whole, least)
         values["recover"] = _recovery(self.recover)
         given("precision", word, PRECISIONS)

@@ -112,6 +112,9 @@ class Result:
         made = self.original if self.model is self.original.proto else self.model
         return compare(self.original, made, calibration=calibration, config=config, **options)
 
+    def _repr_html_(self) -> str:
+        return self.report._repr_html_()
+
 
 def optimize(
     model: str | os.PathLike[str] | onnx.ModelProto,
@@ -216,7 +219,7 @@ def sweep(
             continue
         candidate = builder.of_widths(selection)
         decision = decision_of(study, Choice(selection, holdout), candidate, candidate, "rest")
-        proof, after = measured(study, decision), None
+        proof, after = measured(study, decision, examples=False), None
         if config.recovery is not None and not decision.unchanged and not interrupted:
             student, facts = taught(study, candidate, holdout, among=len(shares))
             after = Recovered(proof.parity, proof.score)
@@ -364,27 +367,33 @@ def proven(study: Study, decision: Decision) -> Proof:
                 raise InternalError(
                     f"the smaller model is not valid, nothing was written: {error}"
                 ) from error
-    proof = measured(study, decision)
+    proof = measured(study, decision, examples=True)
     if decision.lowered is not None:
-        proof = replace(proof, before=measured(study, decision.lowered.before))
+        proof = replace(proof, before=measured(study, decision.lowered.before, examples=False))
     refuse_excess(study, decision, proof)
     return proof
 
 
-def measured(study: Study, decision: Decision) -> Proof:
-    """How a decided model answers on the samples that judge, and how fast it is beside the input."""
+def measured(study: Study, decision: Decision, *, examples: bool) -> Proof:
+    """How a decided model answers on the samples that judge, and how fast it is beside the input.
+
+    Args:
+        examples: whether to name the samples that changed most.
+    """
     reference, judged = study.source.session, decision.choice.holdout.judged
     tried = reference if decision.unchanged else study.session(decision.tried)
     parity = study.parity(tried, judged)
     score = _score(study, decision, tried)
+    changed = study.most_changed(tried, judged, parity) if examples else ()
     with study.clock("latency"):
         if study.config.latency is not None and not decision.unchanged:
             sessions = [study.latency_in_new_sessions(decision.candidate) for _ in range(SESSIONS)]
-            return Proof(parity, median_of_sessions(sessions), score)
+            return Proof(parity, median_of_sessions(sessions), score, most_changed=changed)
         written = tried
         if not decision.unchanged and decision.tried is not decision.candidate:
             written = study.session(decision.candidate)
-        return Proof(parity, compare_latency(reference, written, study.feed, seconds=0.5), score)
+        latency = compare_latency(reference, written, study.feed, seconds=0.5)
+        return Proof(parity, latency, score, most_changed=changed)
 
 
 def _score(study: Study, decision: Decision, tried: Session) -> float | None:

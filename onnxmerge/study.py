@@ -17,7 +17,7 @@ from onnxmerge.config import DEFAULT_TOLERANCE, Config
 from onnxmerge.data.dataset import Dataset
 from onnxmerge.data.generic import Plausible
 from onnxmerge.data.holdout import CHOOSING, Holdout, Samples
-from onnxmerge.data.image_inputs import image_input
+from onnxmerge.data.image_inputs import ImageInput, image_input
 from onnxmerge.errors import InternalError, ModelError
 from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.graph.files import LoadedModel
@@ -28,12 +28,15 @@ from onnxmerge.rewrite import Fold
 from onnxmerge.runtime import Runtime, Session
 from onnxmerge.runtime.session import Feed
 from onnxmerge.validation import (
+    ChangedSample,
+    ImageFacts,
     Judgement,
     Latency,
     OwnMeasure,
     Parity,
     compare_latency,
     measure,
+    most_changed,
     worst,
 )
 
@@ -140,8 +143,12 @@ class Study:
 
     def colour_images(self) -> dict[str, str]:
         """The layout, ``nchw`` or ``nhwc``, of the input that takes colour images, by its name."""
-        found = image_input(self.source.loaded.proto, self.source.session.inputs)
+        found = self._image_input
         return {} if found is None or found.channels != 3 else {found.name: found.layout}
+
+    @cached_property
+    def _image_input(self) -> ImageInput | None:
+        return image_input(self.source.loaded.proto, self.source.session.inputs)
 
     @cached_property
     def feed(self) -> Feed:
@@ -172,6 +179,17 @@ class Study:
         if candidate not in self._scores:
             self._scores[candidate] = self.own.score(session)
         return self._scores[candidate]
+
+    def most_changed(self, session: Session, data: Dataset, parity: Parity) -> tuple[ChangedSample, ...]:
+        """The samples whose answers changed most, of those that ``parity`` was measured on."""
+        target, images = self._image_input, None
+        if target is not None:
+            known = () if self.plausible is None else self.plausible.conventions
+            if self.config.images is not None and self.config.images.states_numbers:
+                known = (self.config.images.convention(target.channels),)
+            images = ImageFacts(target, known)
+        sessions = (self.source.session, session)
+        return most_changed(parity, sessions, data, self.source.kinds, images, self.config.examples)
 
     def latency_in_new_sessions(self, candidate: Candidate) -> Latency:
         """Times of the input and of a candidate; one session of either may be slow as long as it lives."""
@@ -360,16 +378,18 @@ class Lowered:
 
 @dataclass(frozen=True, eq=False)
 class Proof:
-    """What the new model was found to be: how it answers, and how fast.
+    """What the new model was found to be: how it answers, how fast, and where it changed most.
 
     Attributes:
         score: by the user's own measure; None: there is none.
+        most_changed: the samples whose answers changed most.
         before: the same of the model before its numbers got fewer bits, where they did.
     """
 
     parity: Parity
     latency: Latency
     score: float | None = None
+    most_changed: tuple[ChangedSample, ...] = ()
     before: Proof | None = None
 
 

@@ -47,6 +47,7 @@ WRONG = {
     "shapes": ([1, 3], "x=1,3", {"x": "1,3"}, {"x": 3}, {"x": [1, 0]}, {"x": [1.5]}, {1: [1]}, None),
     "images": ({"mean": 0.5}, "nchw", True),
     "output_kinds": ("classes", {"y": "class"}, {"y": 1}, {"y": ["classes"]}, {0: "values"}, None),
+    "examples": ("8", True, -1, 1.5, None),
     "recover": ("soon", "2x", "-3", 0, 1.5, NAN, [60], {"steps": 3}),
     "threads": ("1", True, 0, 1.5, NAN),
     "device": ("gpu", None, 0),

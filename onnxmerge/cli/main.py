@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = spoken.parsed(parser(), arguments[1:] if verb else arguments)
         verbose = options.verbose
+        options.command = shlex.join(["onnxmerge", *arguments])
         action(options)
     except OnnxMergeError as error:
         return _fail(spoken.in_flags(str(error)) + _meant(error, arguments), error.exit_code)

@@ -245,7 +245,7 @@ _CONFIG = {
     "ratio", "macs", "params", "latency", "tolerance", "max_drop", "lower_is_better", "criterion",
     "compensation", "threshold",
     "trade_off", "target", "allocation", "align", "patches", "scope", "skip", "only", "samples", "seed",
-    "depth", "shapes", "output_kinds", "recover", "precision", "threads", "device",
+    "depth", "shapes", "output_kinds", "examples", "recover", "precision", "threads", "device",
 }  # fmt: skip
 _IMAGES = ("mean", "std", "scale", "order", "layout", "resize")
 _OTHERS = ("steps", "force", "max_change", "max_latency")
@@ -359,11 +359,17 @@ def _add_output_kinds(group: Group) -> None:
          action="extend", default=[], metavar="NAME=KIND")  # fmt: skip
 
 
+def _add_examples(group: Group) -> None:
+    _add(group, "--examples", "how many of the samples that change most --report holds, as a page with their "
+         "images (default 8; 0 where data must not be shown)", type=int, metavar="N")  # fmt: skip
+
+
 def _add_running(parser: Parser) -> Group:
     running = parser.add_argument_group("running and reporting")
     _add(running, "--threads", "of onnxruntime (default: all processors)", type=int, metavar="N")
     _add(running, "--device", "(default auto)", metavar="auto|cpu|cuda")
-    _add(running, "--report", "write what was found as JSON", default=None, metavar="FILE")
+    _add(running, "--report", "write what was found: a page to read (.html), else JSON", default=None,
+         metavar="FILE")  # fmt: skip
     _add(running, "--json", "print that JSON on standard output, and nothing else there",
          action="store_true", default=False)  # fmt: skip
     _add(running, "--config", "read options from a TOML or JSON file, or from the report of an earlier run; "

@@ -112,7 +112,7 @@ class Version(argparse.Action):
     """Prints the version and leaves."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        from onnxmerge import __version__
+        from onnxmerge.version import __version__
 
         print(f"onnxmerge {__version__}")
         parser.exit()

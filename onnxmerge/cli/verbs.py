@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from onnxmerge.errors import UsageError
 if TYPE_CHECKING:
     from onnxmerge.cli.terminal import Terminal
     from onnxmerge.pipeline import Result
+    from onnxmerge.report import Comparison, Inspection, Report, Sweep
 
 # What follows is imported late, so that --help and mistakes in the options are answered at once.
 
@@ -79,8 +81,7 @@ def plan(options: argparse.Namespace) -> None:
             config=config_of(options),
             progress=progress,
         )
-    if options.report is not None:
-        result.report.save(options.report)
+    _save(result.report, options)
     with _written(Path(options.save)) as path:
         result.plan.save(path)
     with _after_writing(options.save):
@@ -98,8 +99,7 @@ def compare(options: argparse.Namespace) -> None:
         report = compare(
             first, second, calibration=options.calib, progress=progress, **given_options(options)
         )
-    if options.report is not None:
-        report.save(options.report)
+    _save(report, options)
     terminal.comparison(report)
     report.require(max_change=options.max_change, max_latency=options.max_latency)
 
@@ -111,8 +111,7 @@ def inspect(options: argparse.Namespace) -> None:
     terminal = _prepared(options)
     with incoming(options.model) as source, terminal.progress() as progress:
         report = inspect(source, config=config_of(options), progress=progress)
-    if options.report is not None:
-        report.save(options.report)
+    _save(report, options)
     terminal.inspection(report)
 
 
@@ -132,8 +131,7 @@ def sweep(options: argparse.Namespace) -> None:
             config=config_of(options),
             progress=progress,
         )
-    if options.report is not None:
-        report.save(options.report)
+    _save(report, options)
     if options.plot is not None:
         from onnxmerge.cli.plot import save_curve
 
@@ -180,11 +178,16 @@ def _prepared(
     )
 
 
+def _save(report: Report | Inspection | Sweep | Comparison, options: argparse.Namespace) -> None:
+    """Write the report where that was asked for, with the command that made it."""
+    if options.report is not None:
+        replace(report, command=options.command).save(options.report)
+
+
 def _finish(result: Result, options: argparse.Namespace, terminal: Terminal) -> None:
     """Write what was asked for, and say what it comes to."""
     # The report first: an error must leave no OUT.
-    if options.report is not None:
-        result.report.save(options.report)
+    _save(result.report, options)
     if options.output == STREAM:
         to_stdout(result.save)
     else:

@@ -51,8 +51,31 @@ class Convention:
             values = np.clip(np.rint(values), limits.min, limits.max)
         return np.ascontiguousarray(values.transpose(0, 3, 1, 2) if planes else values, dtype)
 
+    def undo(self, values: np.ndarray) -> np.ndarray:
+        """A model's numbers [.., channels] as RGB or grey pixels, uint8, same shape.
+
+        What ``per_image`` took away is not in the numbers: such images are stretched to 0..255.
+        """
+        if self.order == "bgr":
+            values = values[..., ::-1]
+        if self.per_image:
+            return stretched(values)
+        mean, std = (np.asarray(numbers, np.float64) for numbers in (self.mean, self.std))
+        return _pixels((values * std + mean) / self.scale)
+
     def __str__(self) -> str:
         return self.name if self.order == "grey" else f"{self.name}, {self.order.upper()}"
+
+
+def stretched(values: np.ndarray) -> np.ndarray:
+    """Numbers of which nothing is known as pixels, uint8: the smallest becomes 0, the largest 255."""
+    finite = values[np.isfinite(values)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+    return _pixels((values.astype(np.float64) - low) * (255 / ((high - low) or 1)))
+
+
+def _pixels(values: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(np.nan_to_num(values)), 0, 255).astype(np.uint8)
 
 
 _COLOUR = (

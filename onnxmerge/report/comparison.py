@@ -27,6 +27,7 @@ class Comparison(Document):
         latency: of one run; ``before`` is the first model's, ``after`` the second one's.
         config: all options, and the path of the data.
         seconds: by stage.
+        command: the command line; None of a run in Python.
     """
 
     headline: Headline
@@ -38,6 +39,7 @@ class Comparison(Document):
     config: Mapping[str, Any]
     warnings: tuple[str, ...]
     seconds: Mapping[str, float]
+    command: str | None = None
 
     def require(self, *, max_change: float | None = None, max_latency: float | None = None) -> None:
         """Nothing, where the second model is good enough.

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from onnxmerge.data.holdout import Holdout
 from onnxmerge.graph.constants import operators
 from onnxmerge.graph.output import measured
+from onnxmerge.plan import Selection
 from onnxmerge.report.headline import CONFIDENCE, headline, measured_on
 from onnxmerge.report.report import (
     SCHEMA_VERSION,
@@ -48,6 +49,7 @@ def describe(study: Study, decision: Decision, proof: Proof) -> Report:
         output=output,
         unchanged=decision.unchanged,
         parity=parity_facts(proof.parity, decision.choice.holdout),
+        most_changed=proof.most_changed,
         score=_score(study, proof),
         latency=LatencyFacts(**asdict(proof.latency), predicted_ratio=decision.choice.predicted),
         precision=_precision(study, decision, proof, source, output),
@@ -106,7 +108,8 @@ def _of_sweep(study: Study, points: Sequence[tuple[Decision, Proof, Recovered | 
 
 def _input(study: Study) -> ModelFacts:
     cost, loaded = study.analysis.cost, study.source.loaded
-    return ModelFacts(cost.params, cost.macs, loaded.bytes, loaded.sha256, operators(loaded.proto))
+    nodes, name = operators(loaded.proto), None if loaded.path is None else loaded.path.name
+    return ModelFacts(cost.params, cost.macs, loaded.bytes, loaded.sha256, nodes, name)
 
 
 def _output(study: Study, decision: Decision, source: ModelFacts) -> ModelFacts:
@@ -206,10 +209,26 @@ def _search(study: Study, decision: Decision) -> SearchFacts | None:
 
 
 def _groups(study: Study, decision: Decision) -> tuple[GroupWidths, ...]:
-    keep = decision.candidate.selection.keep
+    analysis, keep = study.analysis, decision.candidate.selection.keep
+
+    def alone(kind: str, name: str) -> float:
+        index = keep.get(name)
+        if index is None or len(index) == sizes[name]:
+            return 0.0
+        total = analysis.cost.macs if kind == "macs" else analysis.cost.params
+        return 1 - analysis.kept(kind, Selection({name: index})) / max(total, 1)
+
+    sizes = {group.name: len(group) for group in analysis.channels.groups}
     return tuple(
-        GroupWidths(group.name, len(group), len(keep.get(group.name, group.channels)), group.nodes)
-        for group in study.analysis.channels.groups
+        GroupWidths(
+            group.name,
+            len(group),
+            len(keep.get(group.name, group.channels)),
+            group.nodes,
+            alone("macs", group.name),
+            alone("params", group.name),
+        )
+        for group in analysis.channels.groups
     )
 
 

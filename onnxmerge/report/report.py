@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,18 +15,19 @@ from onnxmerge.graph.output import atomic_write
 from onnxmerge.method import Method
 from onnxmerge.report.headline import Headline
 from onnxmerge.study import RecoveryFacts, TriedShape
-from onnxmerge.validation import Latency
+from onnxmerge.validation import ChangedSample, Latency
+from onnxmerge.version import __version__
 
 SCHEMA_VERSION = 1
 
 
 class Document:
-    """Frozen values that are written as JSON; ``document["key"]`` reads the JSON's top level."""
+    """Frozen values that are written as JSON or as a page; ``document["key"]`` reads the JSON's top level."""
 
     @cached_property
     def content(self) -> dict[str, Any]:
-        """Plain data, in the order and with the names of the attributes."""
-        return _plain(asdict(self))  # type: ignore[call-overload]  # every kind is a dataclass
+        """Plain data, in the order and with the names of the attributes; pictures are left out."""
+        return _plain(asdict(self, dict_factory=_without_pictures))  # type: ignore[call-overload]
 
     def __getitem__(self, key: str) -> Any:
         return self.content[key]
@@ -35,14 +36,28 @@ class Document:
         """JSON text; figures that are not finite are null."""
         return json.dumps(_finite(self.content), indent=2)
 
+    def to_html(self) -> str:
+        """A page of its own: one file without scripts, which loads nothing."""
+        from onnxmerge.report.html import page
+
+        return page(self)
+
     def save(self, path: str | Path) -> None:
-        """Write JSON atomically.
+        """Write a page where the name ends in ``.html`` or ``.htm``, else JSON; atomically.
 
         Raises:
             OutputError: the file cannot be written.
         """
-        with atomic_write(Path(path)) as part:
-            part.write_text(self.to_json() + "\n", encoding="utf-8")
+        path = Path(path)
+        text = self.to_html() if path.suffix.lower() in (".html", ".htm") else self.to_json() + "\n"
+        with atomic_write(path) as part:
+            part.write_text(text, encoding="utf-8")
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the headline and a table."""
+        from onnxmerge.report.html import summary
+
+        return summary(self)
 
 
 @dataclass(frozen=True)
@@ -72,6 +87,7 @@ class ModelFacts:
         macs: multiplications of linear and recurrent layers at batch 1.
         bytes: size on disk, external data included.
         nodes: operators of the main graph, those that merely hold a constant left out.
+        name: of the file; None where there is none yet.
     """
 
     params: int
@@ -79,6 +95,7 @@ class ModelFacts:
     bytes: int
     sha256: str
     nodes: int
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -205,12 +222,21 @@ class SearchFacts:
 
 @dataclass(frozen=True)
 class GroupWidths:
-    """The channels of one group, before and after."""
+    """The channels of one group, before and after.
+
+    Attributes:
+        nodes: that its channels pass through, in order.
+        macs_alone, params_alone: share (0..1) of the input's multiplications and parameters that goes where
+            this group alone is made as narrow. Layers between two groups are in the shares of both, so that
+            the shares of all groups add up to more than goes in fact.
+    """
 
     name: str
     before: int
     after: int
     nodes: tuple[str, ...]
+    macs_alone: float
+    params_alone: float
 
 
 @dataclass(frozen=True)
@@ -245,6 +271,8 @@ class Report(Document):
         score: by the user's own measure; None where there is none.
         precision: the smaller model before and after it got fewer bits; None where it did not.
         search: None where a budget or a plan was given.
+        most_changed: the samples whose answers changed most, of those that ``parity`` was measured on; at
+            most ``config.examples``.
         emptied: what left altogether, in a line; None where every group kept a channel.
         shapes: how several ways to meet the budget did on the samples that chose among them, the one that was
             taken first; empty where there was one.
@@ -252,6 +280,8 @@ class Report(Document):
         recovery: what came of teaching by the original; None where that was not asked for.
         config: all options, and the paths of the data: what ``--config`` takes to do the same again.
         seconds: by stage.
+        version: of onnxmerge.
+        command: the command line; None of a run in Python.
     """
 
     headline: Headline
@@ -263,6 +293,7 @@ class Report(Document):
     unchanged: bool
     parity: ParityFacts
     score: ScoreFacts | None
+    most_changed: tuple[ChangedSample, ...]
     latency: LatencyFacts
     precision: PrecisionFacts | None
     search: SearchFacts | None
@@ -277,6 +308,8 @@ class Report(Document):
     config: Mapping[str, Any]
     warnings: tuple[str, ...]
     seconds: Mapping[str, float]
+    version: str = __version__
+    command: str | None = None
 
 
 @dataclass(frozen=True)
@@ -291,6 +324,8 @@ class Inspection(Document):
     inputs: str
     warnings: tuple[str, ...]
     seconds: Mapping[str, float]
+    version: str = __version__
+    command: str | None = None
 
 
 @dataclass(frozen=True)
@@ -332,6 +367,13 @@ class Sweep(Document):
     config: Mapping[str, Any]
     warnings: tuple[str, ...]
     seconds: Mapping[str, float]
+    version: str = __version__
+    command: str | None = None
+
+
+def _without_pictures(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """The fields of one value; of a file of text nobody wants a picture in."""
+    return {name: value for name, value in pairs if name != "picture"}
 
 
 def _plain(value: Any) -> Any:

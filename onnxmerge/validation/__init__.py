@@ -4,6 +4,7 @@ from onnxmerge.validation.kinds import KINDS, Judgement, output_kinds
 from onnxmerge.validation.latency import SLOWER, Latency, compare_latency, median_of_sessions
 from onnxmerge.validation.masked import equals_mask, misjudged
 from onnxmerge.validation.measure import measure, worst
+from onnxmerge.validation.most_changed import ChangedSample, ImageFacts, most_changed
 from onnxmerge.validation.own_measure import OwnMeasure
 from onnxmerge.validation.parity import OutputParity, Parity, compare
 from onnxmerge.validation.structure import check_model
@@ -11,6 +12,8 @@ from onnxmerge.validation.structure import check_model
 __all__ = [
     "KINDS",
     "SLOWER",
+    "ChangedSample",
+    "ImageFacts",
     "Judgement",
     "Latency",
     "OutputParity",
@@ -23,6 +26,7 @@ __all__ = [
     "measure",
     "median_of_sessions",
     "misjudged",
+    "most_changed",
     "output_kinds",
     "worst",
 ]
