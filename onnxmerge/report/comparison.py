@@ -15,6 +15,7 @@ from onnxmerge.report.describe import parity_facts
 from onnxmerge.report.headline import Headline, checked, time_taken
 from onnxmerge.report.report import SCHEMA_VERSION, Document, LatencyFacts, ModelFacts, ParityFacts
 from onnxmerge.validation import Latency, Parity
+from onnxmerge.version import __version__
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Comparison(Document):
         latency: of one run; ``before`` is the first model's, ``after`` the second one's.
         config: all options, and the path of the data.
         seconds: by stage.
+        version: of onnxmerge.
         command: the command line; None of a run in Python.
     """
 
@@ -39,6 +41,7 @@ class Comparison(Document):
     config: Mapping[str, Any]
     warnings: tuple[str, ...]
     seconds: Mapping[str, float]
+    version: str = __version__
     command: str | None = None
 
     def require(self, *, max_change: float | None = None, max_latency: float | None = None) -> None:
