@@ -45,6 +45,7 @@ from onnxmerge.validation import (
     median_of_sessions,
     misjudged,
     output_kinds,
+    seen,
 )
 
 # The largest change on made-up inputs that is written without being asked for.
@@ -217,6 +218,7 @@ def analysed(
         samples, plausible = gather(
             loaded.proto, source.session, runtime, calibration, evaluation, source.class_scores, reading
         )
+        source = replace(source, kinds=seen(source.kinds, loaded.proto, source.session, samples.fit))
     with clock("analyse"):
         analysis = Analysis.of(loaded, partial(runtime.trace, feed=next(iter(samples.fit.feeds(batch=1)))))
         explanation = explain(analysis.channels, analysis.cost)
@@ -316,8 +318,9 @@ def proven(study: Study, decision: Decision) -> Proof:
     settled = decision.choice.planned or config.budget is not None
     if settled and config.tolerance is not None and parity.change > config.tolerance:
         raise ToleranceExceeded(
-            f"the change is {parity.change:.4g}, above the tolerance of {config.tolerance:.4g} "
-            f"(measured on {parity.source}); nothing was written: keep more, or allow more"
+            f"the change is {parity.change:.4g}, above the tolerance of {config.tolerance:.4g}: "
+            f"{parity.clause} (measured on {parity.source}); nothing was written: keep more, or "
+            "allow more"
         )
     blind = (
         decision.choice.holdout.basis == "made up"
@@ -326,8 +329,9 @@ def proven(study: Study, decision: Decision) -> Proof:
     )
     if blind and parity.change > MOST_BLIND_CHANGE:
         raise ToleranceExceeded(
-            f"no data was given, and on made-up inputs the answers change by {parity.change:.0%}, more than "
-            f"the {MOST_BLIND_CHANGE:.0%} that pass where nothing real can be measured; nothing was written: "
+            f"no data was given, and on made-up inputs the answers change by {parity.change:.0%} "
+            f"({parity.clause}), more than the {MOST_BLIND_CHANGE:.0%} that pass where nothing "
+            "real can be measured; nothing was written: "
             "give real inputs with calibration=, keep more, or say with tolerance= what change you accept"
         )
     return proof

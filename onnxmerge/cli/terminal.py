@@ -103,6 +103,8 @@ class Terminal:
             table.add_row(*(f"{figure:.2%}" for figure in row))
         self._out.print(table)
         self._out.print(f"change measured on {report['source']}", markup=False)
+        if report["judged"]:
+            self._out.print(f"change: {report['judged']}", markup=False)
         self._warn(report)
 
     def _warn(self, report: Report | Inspection | Sweep) -> None:

@@ -17,6 +17,7 @@ from onnxmerge.report.report import (
     GroupWidths,
     Inspection,
     LatencyFacts,
+    MeasureFacts,
     ModelFacts,
     OutputChange,
     ParityFacts,
@@ -28,7 +29,7 @@ from onnxmerge.report.report import (
 )
 from onnxmerge.report.warnings import of_data, warnings_of
 from onnxmerge.study import Decision, Proof, Study
-from onnxmerge.validation import Parity
+from onnxmerge.validation import Found, Parity
 
 
 def describe(study: Study, decision: Decision, proof: Proof) -> Report:
@@ -83,12 +84,19 @@ def describe_sweep(
         schema_version=SCHEMA_VERSION,
         input=_input(study),
         points=tuple(_point(study, *point) for point in points),
+        judged=_judged(points),
         source=measured_on(points[0][1].parity, holdout) if points else study.samples.fit.source,
         stand_in=holdout.stands_in,
         config=study.config.as_dict(),
         warnings=_of_sweep(study, points),
         seconds=_seconds(study),
     )
+
+
+def _judged(points: Sequence[tuple[Decision, Proof, Parity | None]]) -> str:
+    """How the outputs that change most are judged, the one of the last point first."""
+    worst = [proof.parity.worst for _, proof, _ in reversed(points)]
+    return "; ".join(dict.fromkeys(f"'{one.name}' is {one.judged}" for one in worst if one is not None))
 
 
 def _of_sweep(study: Study, points: Sequence[tuple[Decision, Proof, Parity | None]]) -> tuple[str, ...]:
@@ -145,9 +153,27 @@ def _parity(parity: Parity, holdout: Holdout) -> ParityFacts:
             if p.convention is not None
         ),
         outputs=tuple(
-            OutputChange(o.name, o.kind, o.change, o.relative_error, o.max_abs_error, o.agreement, o.judged)
+            OutputChange(
+                o.name,
+                o.kind,
+                o.change,
+                o.relative_error,
+                o.max_abs_error,
+                o.agreement,
+                o.judged,
+                o.said(),
+                _measures(o.found),
+            )
             for o in parity.outputs
         ),
+    )
+
+
+def _measures(found: Found) -> tuple[MeasureFacts, ...]:
+    return tuple(
+        MeasureFacts(one.name, one.value, one.upper(CONFIDENCE), counts)
+        for several, counts in ((found.measures, True), (found.beside, False))
+        for one in several
     )
 
 

@@ -91,8 +91,24 @@ class ConventionParity:
 
 
 @dataclass(frozen=True)
+class MeasureFacts:
+    """One figure of how an output changes; ``counts`` where the change is the largest of those."""
+
+    name: str
+    value: float
+    upper_90: float
+    counts: bool
+
+
+@dataclass(frozen=True)
 class OutputChange:
-    """The change of one output; ``judged`` says in words how it was measured and why."""
+    """The change of one output.
+
+    Attributes:
+        judged: how it was measured and why, in words.
+        said: what was found, in words.
+        measures: the figures behind it; of outputs that are read together those of all.
+    """
 
     name: str
     kind: str
@@ -101,6 +117,8 @@ class OutputChange:
     max_abs_error: float | None
     agreement: float | None
     judged: str
+    said: str
+    measures: tuple[MeasureFacts, ...]
 
 
 @dataclass(frozen=True)
@@ -253,11 +271,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Sweep(Document):
-    """The report of ``sweep``: the trade-off curve."""
+    """The report of ``sweep``: the trade-off curve; ``judged`` says how the changes were measured."""
 
     schema_version: int
     input: ModelFacts
     points: tuple[Point, ...]
+    judged: str
     source: str
     stand_in: bool
     config: Mapping[str, Any]
