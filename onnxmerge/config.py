@@ -132,8 +132,8 @@ class Config:
         patches: rows per layer for least squares, spread over the samples.
         shapes: input shapes for made-up inputs.
         images: how images become numbers; None: as they are for folders, inferred for generic images.
-        output_kinds: ``classes``, ``probabilities``, ``values`` or ``integers`` by output name, where the
-            guess is wrong; the report says how each output was judged.
+        output_kinds: one of ``validation.kinds.KINDS`` (``classes``, ``detections``, ...) by output name,
+            where the guess is wrong; the report says how each output was judged.
         examples: how many of the samples whose answers change most a report shows, images included; 0: none,
             for data that must not be shown.
         recover: whether and how the smaller model is taught by the original in the end, on the calibration

@@ -20,8 +20,8 @@ def refuse_excess(study: Study, decision: Decision, proof: Proof) -> None:
     settled = decision.choice.planned or config.budget is not None
     if settled and config.tolerance is not None and parity.change > config.tolerance:
         raise ToleranceExceeded(
-            f"the change is {parity.change:.4g}, above the tolerance of {config.tolerance:.4g} "
-            f"(measured on {parity.source}); nothing was written: keep more, or allow more"
+            f"the change is {parity.change:.4g}, above the tolerance of {config.tolerance:.4g}: "
+            f"{parity.clause} (measured on {parity.source}); nothing was written: keep more, or allow more"
         )
     if settled and config.max_drop is not None and study.own is not None and proof.score is not None:
         own, drop = study.own, study.own.drop(proof.score)
@@ -39,7 +39,8 @@ def refuse_excess(study: Study, decision: Decision, proof: Proof) -> None:
     )
     if blind and parity.change > MOST_BLIND_CHANGE:
         raise ToleranceExceeded(
-            f"no data was given, and on made-up inputs the answers change by {parity.change:.0%}, more than "
-            f"the {MOST_BLIND_CHANGE:.0%} that pass where nothing real can be measured; nothing was written: "
-            "give real inputs with calibration=, keep more, or say with tolerance= what change you accept"
+            f"no data was given, and on made-up inputs the answers change by {parity.change:.0%} "
+            f"({parity.clause}), more than the {MOST_BLIND_CHANGE:.0%} that pass where nothing real can be "
+            "measured; nothing was written: give real inputs with calibration=, keep more, or say with "
+            "tolerance= what change you accept"
         )

@@ -58,6 +58,7 @@ from onnxmerge.validation import (
     median_of_sessions,
     misjudged,
     output_kinds,
+    seen,
 )
 
 
@@ -266,6 +267,7 @@ def analysed(
         samples, plausible = gather(
             loaded.proto, source.session, runtime, calibration, evaluation, source.class_scores, reading
         )
+        source = replace(source, kinds=seen(source.kinds, loaded.proto, source.session, samples.fit))
     with clock("analyse"):
         analysis = Analysis.of(loaded, partial(runtime.trace, feed=next(iter(samples.fit.feeds(batch=1)))))
         explanation = explain(analysis.channels, analysis.cost)

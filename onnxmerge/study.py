@@ -59,7 +59,7 @@ class Source:
     @property
     def class_scores(self) -> list[str]:
         """The outputs that hold scores of classes."""
-        return [name for name, judged in self.kinds.items() if judged.kind == "classes"]
+        return [name for name, judged in self.kinds.items() if judged.how.of_classes]
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ SHARED = Path(__file__).parents[2] / "shared" / "models"
 
 
 def judged(text: str, overrides=None, opset: int = 17) -> dict[str, tuple]:
-    """By output the kind, with its axis for classes and whether a sigmoid is to come for probabilities."""
+    """By output the kind, with what it needs to read the output."""
     found = output_kinds(model(text, opset=opset), overrides)
-    details = {"classes": lambda j: (j.axis,), "probabilities": lambda j: (j.logits,)}
-    return {name: (j.kind, *details.get(j.kind, lambda j: ())(j)) for name, j in found.items()}
+    details = {"classes": ["axis"], "probabilities": ["logits"], "masks": ["axis", "threshold"]}
+    return {n: (j.kind, *(getattr(j.how, d) for d in details.get(j.kind, ()))) for n, j in found.items()}
 
 
 def head(nodes: str, outputs: str, classes: int = 5, stored: str = "") -> str:
@@ -100,17 +100,21 @@ def test_what_is_only_computed_with_is_no_answer():
     assert judged(attention)["s"] == ("values",)
 
 
+MASKS = ("masks", 1, None)
+
+
 @pytest.mark.parametrize(
     "nodes, outputs, expected",
     [
-        ("y = Softmax<axis = 1>(x)", "float[N,20,8,8] y", {"y": ("classes", 1)}),
+        ("y = Softmax<axis = 1>(x)", "float[N,20,8,8] y", {"y": MASKS}),
         ("i = ArgMax<axis = 1>(x)  y = Identity(x)", "float[N,20,8,8] y, int64[N,1,8,8] i",
-         {"y": ("classes", 1), "i": ("integers",)}),
-        ("t = Transpose<perm = [0, 2, 3, 1]>(x)  y = Softmax(t)", "float[N,8,8,20] y", {"y": ("classes", 3)}),
+         {"y": MASKS, "i": ("integers",)}),
+        ("t = Transpose<perm = [0, 2, 3, 1]>(x)  y = Softmax(t)", "float[N,8,8,20] y",
+         {"y": ("masks", 3, None)}),
         ("t = Transpose<perm = [0, 2, 3, 1]>(x)  u = Softmax(t)  y = Transpose<perm = [0, 3, 1, 2]>(u)",
-         "float[N,20,8,8] y", {"y": ("classes", 1)}),
+         "float[N,20,8,8] y", {"y": MASKS}),
         ("y = Identity(x)  t = Reshape(x, flat)  p = Softmax<axis = 1>(t)",
-         "float[N,20,8,8] y, float[N,20,64] p", {"y": ("classes", 1), "p": ("classes", 1)}),
+         "float[N,20,8,8] y, float[N,20,64] p", {"y": MASKS, "p": ("classes", 1)}),
         ("y = Sigmoid(x)", "float[N,20,8,8] y", {"y": ("probabilities", False)}),
         ("y = Relu(x)", "float[N,20,8,8] y", {"y": ("values",)}),
     ],
@@ -122,14 +126,14 @@ def test_every_position_has_its_answer(nodes, outputs, expected):
 
 def test_sequences_and_lone_classes():
     sequence = "g (float[N,T,20] x) => (float[N,T,20] y) { y = LogSoftmax(x) }"
-    assert judged(sequence) == {"y": ("classes", 2)}
+    assert judged(sequence) == {"y": ("sequences",)}
     lone = "g (float[N,1] x) => (float[N,1] y) { y = Softmax(x) }"
     assert judged(lone) == {"y": ("values",)}, "a softmax over one class is 1 whatever happens"
 
 
 def test_old_softmax_flattens_what_follows_its_axis():
     old = "g (float[N,20,S,S] x) => (float[N,20,S,S] y) {{ y = Softmax<axis = {}>(x) }}"
-    assert judged(old.format(3), opset=11) == {"y": ("classes", 3)}
+    assert judged(old.format(3), opset=11) == {"y": ("masks", 3, None)}
     assert judged(old.format(1), opset=11) == {"y": ("values",)}
     assert judged(old.replace("S,S", "1,1").format(1), opset=11) == {"y": ("classes", 1)}
     assert judged("g (float[N,20] x) => (float[N,20] y) { y = Softmax(x) }", opset=11) == {"y": ONE}
@@ -156,7 +160,7 @@ def test_what_is_asked_for_decides():
     assert judged(segments, {"y": "classes"}) == {"y": ("classes", 1)}
     with pytest.raises(UsageError, match="outputs are z, p"):
         judged(text, {"y": "classes"})
-    with pytest.raises(UsageError, match="values, integers, not the text 'class'"):
+    with pytest.raises(UsageError, match="masks, embeddings, not the text 'class'"):
         judged(text, {"z": "class"})
 
 
@@ -170,7 +174,7 @@ def test_the_words_say_how_and_why_and_what_to_pass():
     assert words["p"] == "judged by |y' - y| / |y|, the relative change of its numbers (as asked)"
     assert "output_kinds={'r': 'classes'} (--output-kind r=classes)" in words["r"]
     segments = "g (float[N,20,8,8] x) => (float[N,20,8,8] y) { y = Softmax<axis = 1>(x) }"
-    assert "highest score along axis 1 (it is a Softmax)" in output_kinds(model(segments))["y"].words
+    assert "the class of every pixel, and by the IoU" in output_kinds(model(segments))["y"].words
 
 
 def test_a_pair_of_logits_and_their_softmax_changes_as_often():
@@ -200,4 +204,4 @@ def test_the_report_says_how_outputs_were_judged():
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared models are not here")
 def test_a_trained_model_with_logits_beside_their_softmax():
     kinds = output_kinds(onnx.load(SHARED / "mobilenetv2.onnx"))
-    assert {name: (j.kind, j.axis) for name, j in kinds.items()} == {"logits": ONE, "prob": ONE}
+    assert {name: (j.kind, j.how.axis) for name, j in kinds.items()} == {"logits": ONE, "prob": ONE}

@@ -14,6 +14,7 @@ from onnxmerge.data import Dataset
 from onnxmerge.errors import ModelError
 from onnxmerge.runtime import Runtime
 from onnxmerge.validation import Judgement, check_model, compare, measure
+from onnxmerge.validation.kinds import Classes, Probabilities
 
 F = TensorProto.FLOAT
 RNG = np.random.default_rng(0)
@@ -69,11 +70,11 @@ def test_classes_compete_along_their_axis():
     before = RNG.standard_normal((2, 5, 3, 4))
     after = before.copy()
     after[1, :, 2, 3] = np.roll(np.sort(before[1, :, 2, 3]), before[1, :, 2, 3].argmax() + 2)
-    parity = one(before, after, Judgement("classes", axis=1))
+    parity = one(before, after, Judgement(Classes(1)))
     assert parity.change == pytest.approx(1 / 24) and parity.top1_agreement == pytest.approx(23 / 24)
     assert parity.outputs[0].sums.tolist() == [[0, 12], [1, 12]]
     # Without a batch the classes are the first axis, and there is one sample.
-    alone = one(before[1], after[1], Judgement("classes", axis=0))
+    alone = one(before[1], after[1], Judgement(Classes(0)))
     assert alone.change == pytest.approx(1 / 12) and len(alone.outputs[0].sums) == 1
 
 
@@ -87,7 +88,7 @@ def test_probabilities_count_what_moves(logits):
     p, q = np.array([[0.9, 0.1], [0.5, 0.0]]), np.array([[0.6, 0.4], [0.4, 0.0]])
     with np.errstate(divide="ignore"):
         x, y = (np.log(v / (1 - v)) if logits else v for v in (p, q))
-    parity = one(x, y, Judgement("probabilities", logits=logits))
+    parity = one(x, y, Judgement(Probabilities(logits)))
     (output,) = parity.outputs
     assert parity.change == pytest.approx((0.3 + 0.3 + 0.1) / (0.9 + 0.4 + 0.5))
     assert output.agreement == 3 / 4 and parity.top1_agreement is None

@@ -12,9 +12,9 @@ from rich.table import Table
 from onnxmerge.cli.progress import shown
 from onnxmerge.cli.streams import STREAM
 from onnxmerge.report import Comparison, Inspection, Report, Sweep
-from onnxmerge.report.headline import percent
 from onnxmerge.report.report import Document, PrecisionFacts, StepFacts
 from onnxmerge.study import RecoveryFacts
+from onnxmerge.validation import percent
 
 
 class Terminal:
@@ -157,6 +157,8 @@ class Terminal:
         if report.measure is not None:
             self._out.print(f"the input's score by {report.measure} is {report.score:.6g}", markup=False)
         self._out.print(f"change measured on {report['source']}", markup=False)
+        if report["judged"]:
+            self._out.print(f"change: {report['judged']}", markup=False)
         self._warn(report)
 
     def _warn(self, report: Report | Inspection | Sweep | Comparison) -> None:

@@ -143,6 +143,67 @@ def chooses(node: onnx.NodeProto) -> bool:
     return node.op_type in _SELECTING or node.op_type in ("Concat", "ReduceMax")
 
 
+def joined_axis(node: onnx.NodeProto) -> int | None:
+    """The axis that a node lays its inputs one after the other along; None for other nodes."""
+    return int(attribute(node, "axis", 0)) if node.op_type == "Concat" else None
+
+
+def suppression(node: onnx.NodeProto) -> tuple[str, str] | None:
+    """The tensors that hold the overlap and the score that boxes are suppressed by; None for other nodes."""
+    if node.op_type != "NonMaxSuppression":
+        return None
+    names = [*node.input, "", "", ""]
+    return names[3], names[4]
+
+
+def keeps_channels(node: onnx.NodeProto) -> bool:
+    """Whether a node changes the size of maps and leaves their channels what they are."""
+    return node.op_type in ("Resize", "Upsample")
+
+
+def is_unit_length(node: onnx.NodeProto, maker: Callable[[str], onnx.NodeProto | None]) -> bool:
+    """Whether a node brings vectors to length 1: at once, or as x / |x| with a guard against zero.
+
+    Args:
+        maker: the node that makes a tensor.
+    """
+    if node.op_type == "LpNormalization":
+        return bool(attribute(node, "p", 2) == 2)
+    if node.op_type not in ("Div", "Mul"):
+        return False
+    for data, norm in ((0, 1), (1, 0)) if node.op_type == "Mul" else ((0, 1),):
+        name = node.input[norm]
+        inverse = node.op_type == "Div"
+        for _ in range(8):
+            made = maker(name)
+            if made is None:
+                break
+            if made.op_type in ("ReduceL2", "ReduceSumSquare", "ReduceSum"):
+                if inverse and _squares(made, node.input[data], maker):
+                    return True
+                break
+            if made.op_type == "Reciprocal":
+                inverse = not inverse
+            elif made.op_type not in _GUARDS:
+                break
+            name = made.input[0]
+    return False
+
+
+# What may stand between a sum of squares and the division by its root.
+_GUARDS = frozenset(
+    ("Add", "Clip", "Expand", "Identity", "Max", "Pow", "Reshape", "Shape", "Sqrt", "Unsqueeze", "Tile")
+)
+
+
+def _squares(reduced: onnx.NodeProto, of: str, maker: Callable[[str], onnx.NodeProto | None]) -> bool:
+    """Whether a sum is one of the squares of a tensor."""
+    if reduced.op_type != "ReduceSum":
+        return reduced.input[0] == of
+    inner = maker(reduced.input[0])
+    return inner is not None and inner.op_type in ("Abs", "Mul", "Pow") and of in inner.input
+
+
 def competing_axis(node: onnx.NodeProto, opset: int) -> tuple[int, bool]:
     """The axis along which scores compete in a node, and whether all axes from it on are one."""
     joint = opset < 13 and (normalises(node) or node.op_type == "Hardmax")

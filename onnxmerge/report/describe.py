@@ -19,6 +19,7 @@ from onnxmerge.report.report import (
     GroupWidths,
     Inspection,
     LatencyFacts,
+    MeasureFacts,
     ModelFacts,
     OutputChange,
     ParityFacts,
@@ -33,7 +34,7 @@ from onnxmerge.report.report import (
 )
 from onnxmerge.report.warnings import of_data, of_own_measure, warnings_of
 from onnxmerge.study import Decision, Proof, Recovered, Study
-from onnxmerge.validation import Parity
+from onnxmerge.validation import Found, Parity
 
 
 def describe(study: Study, decision: Decision, proof: Proof) -> Report:
@@ -93,12 +94,19 @@ def describe_sweep(
         points=tuple(_point(study, *point) for point in points),
         measure=None if study.own is None else study.own.name,
         score=None if study.own is None else study.own.before,
+        judged=_judged(points),
         source=measured_on(points[0][1].parity, holdout) if points else study.samples.fit.source,
         stand_in=holdout.stands_in,
         config=study.options,
         warnings=_of_sweep(study, points),
         seconds=_seconds(study),
     )
+
+
+def _judged(points: Sequence[tuple[Decision, Proof, Recovered | None]]) -> str:
+    """How the outputs that change most are judged, the one of the last point first."""
+    worst = [proof.parity.worst for _, proof, _ in reversed(points)]
+    return "; ".join(dict.fromkeys(f"'{one.name}' is {one.judged}" for one in worst if one is not None))
 
 
 def _of_sweep(study: Study, points: Sequence[tuple[Decision, Proof, Recovered | None]]) -> tuple[str, ...]:
@@ -158,7 +166,17 @@ def parity_facts(parity: Parity, holdout: Holdout) -> ParityFacts:
             if p.convention is not None
         ),
         outputs=tuple(
-            OutputChange(o.name, o.kind, o.change, o.relative_error, o.max_abs_error, o.agreement, o.judged)
+            OutputChange(
+                o.name,
+                o.kind,
+                o.change,
+                o.relative_error,
+                o.max_abs_error,
+                o.agreement,
+                o.judged,
+                o.said(),
+                _measures(o.found),
+            )
             for o in parity.outputs
         ),
     )
@@ -195,6 +213,14 @@ def _precision(
 def _step(size: int, proof: Proof) -> StepFacts:
     parity = proof.parity
     return StepFacts(size, parity.change, parity.change_upper(CONFIDENCE), proof.latency.ratio, proof.score)
+
+
+def _measures(found: Found) -> tuple[MeasureFacts, ...]:
+    return tuple(
+        MeasureFacts(one.name, one.value, one.upper(CONFIDENCE), counts)
+        for several, counts in ((found.measures, True), (found.beside, False))
+        for one in several
+    )
 
 
 def _search(study: Study, decision: Decision) -> SearchFacts | None:

@@ -11,7 +11,7 @@ from onnxmerge.data.generic import Plausible
 from onnxmerge.data.holdout import Holdout
 from onnxmerge.graph.constants import operators
 from onnxmerge.study import Decision, Proof, Study
-from onnxmerge.validation import Latency, Parity
+from onnxmerge.validation import Latency, Parity, percent
 
 CONFIDENCE = 0.9
 # Where the middle half of the measured ratios is wider than this, the clock says little.
@@ -115,32 +115,17 @@ def checked(parity: Parity, holdout: Holdout, plausible: Plausible | None) -> st
 
 def answers(parity: Parity, holdout: Holdout) -> str:
     """How the answers change, and what that was measured on."""
-    worst = max(parity.outputs, key=lambda o: o.change, default=None)
+    worst = parity.worst
     if worst is None:
         return "The model has no outputs of numbers: nothing was compared."
     most = max(_bound(one, worst.name) for one in (parity, *parity.others))
     bound = percent(most) if most < float("inf") else "any amount"
-    name = f" of output '{worst.name}'" if len(parity.outputs) > 1 else ""
-    what = {
-        "classes": f"The highest-scored answer{name} stays the same in {percent(1 - parity.change)} of cases",
-        "integers": f"{percent(1 - parity.change)} of the elements{name} stay the same",
-        "probabilities": f"{percent(parity.change)} of the probability{name} moves",
-    }.get(worst.kind, f"The numbers{name} change by {percent(parity.change)} of their size")
     sure = (
         f"with {CONFIDENCE:.0%} confidence in at least {percent(max(1 - most, 0.0))}"
-        if worst.kind in ("classes", "integers")
+        if worst.found.stays
         else f"with {CONFIDENCE:.0%} confidence by at most {bound}"
     )
-    return f"{what} ({sure}), measured on {measured_on(parity, holdout)}."
-
-
-def percent(share: float) -> str:
-    """A share in percent, which is never rounded to nothing or to all."""
-    if 0 < share < 0.0005:
-        return "less than 0.1%"
-    if 0.9995 < share < 1:
-        return "more than 99.9%"
-    return f"{share:.1%}"
+    return f"{parity.said} ({sure}), measured on {measured_on(parity, holdout)}."
 
 
 def _bound(parity: Parity, output: str) -> float:

@@ -110,8 +110,24 @@ class ConventionParity:
 
 
 @dataclass(frozen=True)
+class MeasureFacts:
+    """One figure of how an output changes; ``counts`` where the change is the largest of those."""
+
+    name: str
+    value: float
+    upper_90: float
+    counts: bool
+
+
+@dataclass(frozen=True)
 class OutputChange:
-    """The change of one output; ``judged`` says in words how it was measured and why."""
+    """The change of one output.
+
+    Attributes:
+        judged: how it was measured and why, in words.
+        said: what was found, in words.
+        measures: the figures behind it; of outputs that are read together those of all.
+    """
 
     name: str
     kind: str
@@ -120,6 +136,8 @@ class OutputChange:
     max_abs_error: float | None
     agreement: float | None
     judged: str
+    said: str
+    measures: tuple[MeasureFacts, ...]
 
 
 @dataclass(frozen=True)
@@ -355,6 +373,7 @@ class Sweep(Document):
 
     Attributes:
         measure: the name of the user's own measure, and ``score`` that of the input; None: there is none.
+        judged: how the changes were measured.
     """
 
     schema_version: int
@@ -362,6 +381,7 @@ class Sweep(Document):
     points: tuple[Point, ...]
     measure: str | None
     score: float | None
+    judged: str
     source: str
     stand_in: bool
     config: Mapping[str, Any]

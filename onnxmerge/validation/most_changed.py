@@ -15,7 +15,9 @@ from onnxmerge.data.dataset import Dataset
 from onnxmerge.data.image_inputs import ImageInput
 from onnxmerge.runtime import Session
 from onnxmerge.runtime.session import Feed
-from onnxmerge.validation.kinds import Judgement
+from onnxmerge.validation.judgement import Judgement
+from onnxmerge.validation.kinds import Classes, Kind, Masks, Sequences
+from onnxmerge.validation.kinds.protocol import Spread
 from onnxmerge.validation.parity import OutputParity, Parity
 
 # Pixels of the longer side of a picture: enough to recognise what is on it, about 10 kB.
@@ -80,7 +82,7 @@ def most_changed(
         if changes[number] > 0:
             feed, row = _feed_of(part, number)
             answers = [_of_sample(s.run(feed, [worst.name])[worst.name], row) for s in sessions]
-            before, after = _words(answers[0], answers[1], worst.kind, kinds[worst.name].axis)
+            before, after = _words(answers[0], answers[1], kinds[worst.name].how)
             picture, made_up = _picture(feed, row or 0, images, part.conventions)
             change = float(changes[number])
             found.append(ChangedSample(number, change, worst.name, before, after, picture, made_up))
@@ -92,7 +94,8 @@ def _per_sample(output: OutputParity) -> np.ndarray:
     differ, total = output.sums.T
     with np.errstate(divide="ignore", invalid="ignore"):
         changes = np.where(differ > 0, differ / total, 0.0)
-    return np.sqrt(changes) if output.kind == "values" else changes
+    relative = output.found.worst.spread is Spread.RELATIVE
+    return np.sqrt(changes) if relative else changes
 
 
 def _feed_of(data: Dataset, number: int) -> tuple[Feed, int | None]:
@@ -111,13 +114,14 @@ def _of_sample(values: Any, row: int | None) -> np.ndarray | None:
     return values if row is None or not values.ndim else values[row : row + 1]
 
 
-def _words(before: np.ndarray | None, after: np.ndarray | None, kind: str, axis: int) -> tuple[str, str]:
+def _words(before: np.ndarray | None, after: np.ndarray | None, how: Kind) -> tuple[str, str]:
     """Where two answers differ most, or first, and what stands there."""
     if before is None or after is None:
         return "no array", "no array"
     if before.shape != after.shape:
         return f"shape {list(before.shape)}", f"shape {list(after.shape)}"
-    if kind == "classes":
+    axis = _axis_of_scores(how)
+    if axis is not None:
         first, second = (np.asarray(scores.argmax(axis)) for scores in (before, after))
         place = _place(first != second)
         where = f" at {list(place)}" if first.size > 1 else ""
@@ -125,13 +129,20 @@ def _words(before: np.ndarray | None, after: np.ndarray | None, kind: str, axis:
         found = zip((first[place], second[place]), best, strict=True)
         left, right = (f"class {answer}{where}, score {score:.4g}" for answer, score in found)
         return left, right
-    if kind == "integers":
+    if before.dtype.kind != "f":
         place = _place(before != after)
         return f"{before[place]} at {list(place)}", f"{after[place]} at {list(place)}"
     with np.errstate(invalid="ignore"):
         apart = np.abs(after.astype(np.float64) - before)
     place = _place(np.nan_to_num(apart, nan=np.inf))
     return f"{before[place]:.4g} at {list(place)}", f"{after[place]:.4g} at {list(place)}"
+
+
+def _axis_of_scores(how: Kind) -> int | None:
+    """The axis along which scores of classes compete; None where none do."""
+    if isinstance(how, Sequences):
+        return -1
+    return how.axis if isinstance(how, Classes | Masks) and how.of_classes else None
 
 
 def _place(values: np.ndarray) -> tuple[int, ...]:

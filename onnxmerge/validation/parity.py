@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy import stats
-from scipy.special import expit
 
-from onnxmerge.validation.kinds import Judgement
+from onnxmerge.validation.judgement import Judgement
+from onnxmerge.validation.kinds import KINDS, Found, Numbers, Tally
 
 Outputs = Mapping[str, Any]
 Kinds = Mapping[str, Judgement | str]
@@ -22,14 +20,14 @@ class OutputParity:
     """The comparison of one output.
 
     Attributes:
-        change: by the kind of the output: the share of changed top-1 answers (``classes``) or of differing
-            elements (``integers``), the sum of |p' - p| over that of the larger of both
-            (``probabilities``), or |y' - y| / |y| (``values``).
+        kind: how it was judged: ``values`` where its own kind found nothing to judge.
+        change: what its kind calls so, see ``validation.kinds``; of outputs that are read together that of
+            all.
         relative_error, max_abs_error: None for integers.
         agreement: the share of equal answers or elements, of probabilities that of equal decisions at 0.5;
-            None for values.
+            None for values and vectors.
         judged: how and why it is judged so, in words.
-        sums: float64 [samples, 2]: what differs and what is there, per sample.
+        found: the figures that the change was chosen from, and those beside it.
     """
 
     name: str
@@ -39,36 +37,27 @@ class OutputParity:
     max_abs_error: float | None
     agreement: float | None
     judged: str
-    sums: np.ndarray = field(repr=False, compare=False)
+    found: Found = field(repr=False, compare=False)
+
+    @property
+    def sums(self) -> np.ndarray:
+        """Float64 [samples, 2]: what differs and what is there, per sample, of what is the change."""
+        return self.found.worst.sums
 
     @property
     def distance(self) -> float:
-        """`change` where it is continuous; of classes `relative_error`."""
-        return self.change if self.kind != "classes" or self.relative_error is None else self.relative_error
+        """`change` where it is continuous, else what is: `relative_error`, or what the kind has for it."""
+        if self.found.distance is not None:
+            return self.found.distance
+        return self.change if self.relative_error is None else self.relative_error
 
     def change_upper(self, confidence: float = 0.9) -> float:
-        """The upper one-sided confidence bound of ``change``, samples being independent draws.
+        """The upper one-sided confidence bound of ``change``, samples being independent draws."""
+        return self.found.upper(confidence)
 
-        Shares: Clopper-Pearson, with a sample as the unit. Probabilities and values: the delta method for a
-        ratio of sums over samples; one sample that differs says nothing about others.
-        """
-        count = len(self.sums)
-        if self.kind in ("classes", "integers"):
-            present = self.sums[:, 1]
-            # Elements of one sample are not independent: each sample counts as its share.
-            changed = float((self.sums[:, 0] / np.maximum(present, 1)).sum())
-            return (
-                1.0 if changed >= count else float(stats.beta.ppf(confidence, changed + 1, count - changed))
-            )
-        differ, total = self.sums.sum(axis=0)
-        if differ == 0 or not math.isfinite(self.change):
-            return self.change
-        if count < 2:
-            return 1.0 if self.kind == "probabilities" else math.inf
-        ratio = differ / total
-        error = math.sqrt(count / (count - 1) * float(((self.sums @ (1.0, -ratio)) ** 2).sum())) / total
-        bound = ratio + float(stats.t.ppf(confidence, count - 1)) * error
-        return min(bound, 1.0) if self.kind == "probabilities" else math.sqrt(bound)
+    def said(self, of: str = "") -> str:
+        """The finding as a clause, ``of`` (" of output 'y'") put in where the name belongs."""
+        return self.found.said.replace("{of}", of)
 
 
 @dataclass(frozen=True)
@@ -78,9 +67,10 @@ class Parity:
     Attributes:
         relative_error: |y' - y| / |y|, Frobenius over the whole set, the largest over the float outputs.
         max_abs_error: the largest over the float outputs.
-        top1_agreement: the smallest over the class outputs; None without any.
+        top1_agreement: the smallest share of equal answers over the outputs that choose among classes; None
+            without any.
         change: the largest over all outputs.
-        notes: what could not be compared.
+        notes: what could not be compared, or not in the way it should be.
         convention: where it is not known which numbers the model expects, the one of these inputs.
         others: the comparisons under the other plausible conventions, none of which is worse.
     """
@@ -105,6 +95,26 @@ class Parity:
         """
         return max((o.distance for o in self.outputs), default=0.0)
 
+    @property
+    def worst(self) -> OutputParity | None:
+        """The output that changes most; None where there was nothing to compare."""
+        return max(self.outputs, key=lambda o: o.change, default=None)
+
+    @property
+    def said(self) -> str:
+        """What changes most, as the beginning of a sentence; empty where nothing was compared."""
+        worst = self.worst
+        if worst is None:
+            return ""
+        # Outputs that are read together change together.
+        together = all(one.found is worst.found for one in self.outputs)
+        return worst.said("" if together else f" of output '{worst.name}'")
+
+    @property
+    def clause(self) -> str:
+        """The same for the middle of a sentence."""
+        return self.said[:1].lower() + self.said[1:]
+
     def change_upper(self, confidence: float = 0.9) -> float:
         """The largest of the outputs' upper one-sided confidence bounds of their change."""
         return max((output.change_upper(confidence) for output in self.outputs), default=0.0)
@@ -122,101 +132,79 @@ def compare(
     return collect(triples, kinds, source)
 
 
-class _Tally:
-    """Running sums for one output."""
+@dataclass(eq=False)
+class _Compared:
+    """Running sums for the outputs that one judgement reads."""
 
-    def __init__(self, name: str, how: Judgement | str) -> None:
-        self.name, self.how = name, Judgement(how) if isinstance(how, str) else how
-        self.kind = self.how.kind
-        self.changed: list[np.ndarray] = []  # [rows, 2]: differing and compared elements or answers
-        self.moved: list[np.ndarray] = []  # [rows, 2]: probability that moved, and the larger of both
-        self.squares: list[np.ndarray] = []  # [rows, 2]: squared difference and squared reference
-        self.largest = 0.0
+    names: tuple[str, ...]
+    how: Judgement
+    tally: Tally
+    numbers: dict[str, Numbers]
 
-    def add(self, before: np.ndarray, after: np.ndarray, rows: int) -> None:
-        if before.ndim == 0 or len(before) != rows:
-            rows = 1
-        if before.shape != after.shape:
-            # Outputs of data-dependent length, such as detections: nothing corresponds any more.
-            self.changed.append(np.array([[1.0, 1.0]] * rows))
-            self.moved.append(np.array([[1.0, 1.0]] * rows))
-            self.squares.append(np.array([[math.inf, 1.0]] * rows))
-            self.largest = math.inf
-            return
-        if self.kind == "integers":
-            differs = (before != after).reshape(rows, -1)
-            self.changed.append(_columns(differs.sum(axis=1), np.full(rows, differs.shape[1])))
-            return
-        x, y = before.astype(np.float64), after.astype(np.float64)
-        with np.errstate(invalid="ignore"):
-            same = (x == y) | (np.isnan(x) & np.isnan(y))
-            delta = np.where(same, 0.0, y - x)
-        delta[~np.isfinite(delta)] = math.inf
-        known = np.where(np.isfinite(x), x, 0.0)
-        self.squares.append(_columns(_squared(delta, rows), _squared(known, rows)))
-        self.largest = max(self.largest, float(np.abs(delta).max(initial=0.0)))
-        if self.kind == "classes":
-            self._add_answers(x, y, delta, rows)
-        elif self.kind == "probabilities":
-            self._add_probabilities(x, y, delta, rows)
+    @staticmethod
+    def of(name: str, how: Judgement) -> _Compared:
+        names = how.outputs or (name,)
+        return _Compared(names, how, how.how.tally(), {one: Numbers() for one in names})
 
-    def _add_answers(self, x: np.ndarray, y: np.ndarray, delta: np.ndarray, rows: int) -> None:
-        axis = self.how.axis
-        if not -x.ndim <= axis < x.ndim or x.shape[axis] < 2 or not x.size:
-            return  # nothing to choose from: judged by its numbers
-        moved = (x.argmax(axis) != y.argmax(axis)) | ~np.isfinite(delta).all(axis)
-        # Where samples lie along the axis of the classes, there is one.
-        moved = moved.reshape(1 if axis % x.ndim == 0 else rows, -1)
-        self.changed.append(_columns(moved.sum(axis=1), np.full(len(moved), moved.shape[1])))
+    def add(self, before: Outputs, after: Outputs, rows: int) -> str | None:
+        """Count one feed; an output that holds no numbers is named and not counted."""
+        pairs = []
+        for name in self.names:
+            x, y = _array(before[name]), _array(after[name])
+            texts = x is not None and x.dtype.kind in "OSU"
+            if x is None or y is None or (texts and self.how.kind != "integers"):
+                return name
+            pairs.append((x, y))
+            if not texts and self.how.kind != "integers":
+                self.numbers[name].add(x, y, rows)
+        self.tally.add([x for x, _ in pairs], [y for _, y in pairs], rows)
+        return None
 
-    def _add_probabilities(self, x: np.ndarray, y: np.ndarray, delta: np.ndarray, rows: int) -> None:
-        p, q = (expit(v) if self.how.logits else v for v in (x, y))
-        known, same = np.isfinite(p) & np.isfinite(q), delta == 0
-        with np.errstate(invalid="ignore"):
-            moved = np.where(same, 0.0, np.where(known, np.abs(q - p), 1.0))
-            mass = np.where(known, np.maximum(np.abs(p), np.abs(q)), np.where(same, 0.0, 1.0))
-        self.moved.append(np.stack([v.reshape(rows, -1).sum(axis=1) for v in (moved, mass)], axis=1))
-        differs = (((p >= 0.5) != (q >= 0.5)) | (~known & ~same)).reshape(rows, -1)
-        self.changed.append(_columns(differs.sum(axis=1), np.full(rows, differs.shape[1])))
-
-    def result(self) -> OutputParity:
-        relative = largest = agreement = None
-        sums = np.concatenate(self.squares or self.changed or [np.zeros((1, 2))])
-        if self.kind != "integers":
-            differ, total = sums.sum(axis=0)
-            relative = 0.0 if differ == 0 else math.sqrt(differ / total) if total > 0 else math.inf
-            largest = self.largest
-        change, kind = relative or 0.0, self.kind
-        if kind != "integers" and not self.changed:
-            kind = "values"
-        elif kind != "values" and self.changed:
-            answers = np.concatenate(self.changed)
-            changed = float(answers[:, 0].sum() / max(answers[:, 1].sum(), 1.0))
-            agreement = 1.0 - changed
-            if kind == "probabilities":
-                sums = np.concatenate(self.moved)
-                changed = float(sums[:, 0].sum() / (sums[:, 1].sum() or 1.0))
-            else:
-                sums = answers
-            change = changed
-        return OutputParity(self.name, kind, change, relative, largest, agreement, self.how.words, sums)
+    def results(self, judged: Mapping[str, str]) -> list[OutputParity]:
+        """The comparison of every output; where its kind found nothing to judge, its numbers are judged."""
+        together, results = self.tally.found(), []
+        for name, numbers in self.numbers.items():
+            found = together or numbers.found()
+            exact = self.how.kind == "integers"
+            results.append(
+                OutputParity(
+                    name,
+                    self.how.kind if together is not None or exact else "values",
+                    found.worst.value,
+                    None if exact else numbers.relative.value,
+                    None if exact else numbers.largest,
+                    found.agreement,
+                    judged[name],
+                    found,
+                )
+            )
+        return results
 
 
 def collect(triples: Iterable[tuple[Outputs, Outputs, int]], kinds: Kinds, source: str) -> Parity:
     """The comparison of (reference outputs, candidate outputs, samples) of every feed."""
-    tallies = {name: _Tally(name, how) for name, how in kinds.items()}
+    judgements = {n: Judgement(KINDS[how]()) if isinstance(how, str) else how for n, how in kinds.items()}
+    compared: dict[tuple[str, ...], _Compared] = {}
+    for name, how in judgements.items():
+        compared.setdefault(how.outputs or (name,), _Compared.of(name, how))
     notes: dict[str, str] = {}
     samples = 0
     for before, after, rows in triples:
         samples += rows
-        for name, tally in tallies.items():
-            left, right = _array(before[name]), _array(after[name])
-            if left is None or right is None or (left.dtype.kind in "OSU" and tally.kind != "integers"):
-                notes[name] = f"the output {name!r} holds no numbers and was not compared"
-                continue
-            tally.add(left, right, rows)
-    outputs = tuple(tally.result() for name, tally in tallies.items() if name not in notes)
-    agreements = [o.agreement for o in outputs if o.kind == "classes" and o.agreement is not None]
+        for one in compared.values():
+            unread = one.add(before, after, rows)
+            if unread is not None:
+                note = f"the output {unread!r} holds no numbers and was not compared"
+                notes |= dict.fromkeys(one.names, note)
+    words = {name: how.words for name, how in judgements.items()}
+    found = {o.name: o for one in compared.values() for o in one.results(words) if o.name not in notes}
+    outputs = tuple(found[name] for name in judgements if name in found)
+    agreements = [
+        o.agreement
+        for o in outputs
+        if o.agreement is not None and o.kind != "values" and judgements[o.name].how.of_classes
+    ]
+    said = [note for o in outputs for note in o.found.notes]
     return Parity(
         relative_error=max((o.relative_error for o in outputs if o.relative_error is not None), default=0.0),
         max_abs_error=max((o.max_abs_error for o in outputs if o.max_abs_error is not None), default=0.0),
@@ -225,7 +213,7 @@ def collect(triples: Iterable[tuple[Outputs, Outputs, int]], kinds: Kinds, sourc
         outputs=outputs,
         samples=samples,
         source=source,
-        notes=tuple(notes.values()),
+        notes=tuple(dict.fromkeys([*notes.values(), *said])),
     )
 
 
@@ -251,11 +239,3 @@ def rows_of(values: Mapping[str, Any], skip: frozenset[str]) -> int:
         len(v) if isinstance(v, list) or np.ndim(v) else 1 for name, v in values.items() if name not in skip
     }
     return max(lengths.pop(), 1) if len(lengths) == 1 else 1
-
-
-def _squared(values: np.ndarray, rows: int) -> np.ndarray:
-    return (values.reshape(rows, -1) ** 2).sum(axis=1)
-
-
-def _columns(differing: np.ndarray, present: np.ndarray) -> np.ndarray:
-    return np.stack([differing, present], axis=1).astype(np.float64)

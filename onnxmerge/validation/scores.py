@@ -19,10 +19,13 @@ from onnxmerge.operators.values import (
     competing_axis,
     decided_on,
     is_logistic,
+    is_unit_length,
+    joined_axis,
     judges_alone,
     normalises,
     passed_on,
     quantised_from,
+    suppression,
 )
 
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -108,6 +111,63 @@ class Scores:
         while (node := self.makers.get(name)) is not None and (slot := self._passed(node)) is not None:
             name = node.input[slot]
         return node
+
+    def ends_in_unit_length(self, name: str) -> bool:
+        """Whether vectors are brought to length 1, and nothing happens to them any more."""
+        node = self.behind(name)
+        return node is not None and is_unit_length(node, self.makers.get)
+
+    def parts(self, name: str, length: int) -> list[tuple[int, bool]] | None:
+        """What the columns of an output are put together from: their numbers, and whether normalised.
+
+        Looked for behind what passes values on, and in the first of several that rows were put together from.
+
+        Args:
+            length: the number of the columns.
+        """
+        for _ in range(8):
+            node = self.behind(name)
+            if node is None:
+                return None
+            axis = joined_axis(node)
+            if axis is None:
+                if not normalises(node):
+                    return None
+                name = node.input[0]
+                continue
+            shapes = [self._shapes.get(x) for x in node.input]
+            lengths = [s[axis] if s is not None and -len(s) <= axis < len(s) else None for s in shapes]
+            if None not in lengths and sum(n or 0 for n in lengths) == length:
+                makers = [self.behind(x) for x in node.input]
+                return [
+                    (n or 0, made is not None and normalises(made))
+                    for n, made in zip(lengths, makers, strict=True)
+                ]
+            name = node.input[0]
+        return None
+
+    def suppresses(self, name: str) -> bool:
+        """Whether boxes that overlap were suppressed on the way to an output."""
+        ahead, seen = [name], {name}
+        while ahead:
+            node = self.makers.get(ahead.pop())
+            if node is None:
+                continue
+            if suppression(node) is not None:
+                return True
+            fresh = [x for x in node.input if x and x not in seen]
+            seen.update(fresh)
+            ahead += fresh
+        return False
+
+    def thresholds(self) -> tuple[float | None, float | None]:
+        """The overlap and the score that the model itself suppresses boxes by; None where none is stored."""
+        for node in self.makers.values():
+            found = suppression(node)
+            if found is not None:
+                overlap, score = (self._scalar(name) for name in found)
+                return overlap, score
+        return None, None
 
     def stored_shape(self, name: str) -> tuple[int, ...] | None:
         """The shape of a stored tensor, or of one that a DequantizeLinear makes of one; None for others."""

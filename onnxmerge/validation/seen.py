@@ -1,0 +1,147 @@
+"""What an output means, where the graph does not tell: what the original's own answers show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import onnx
+
+from onnxmerge.data.dataset import Dataset
+from onnxmerge.errors import UsageError
+from onnxmerge.runtime import Session
+from onnxmerge.validation.answers import Answers
+from onnxmerge.validation.detectors import detectors
+from onnxmerge.validation.judgement import Judgement, words_of
+from onnxmerge.validation.kinds import Classes, Kind, Masks, Sequences, Values
+from onnxmerge.validation.scores import Scores
+
+# With so many samples, an answer that is nearly always the same is none.
+FEWEST, CONSTANT = 16, 0.9
+# A class that is highest at so many positions of a sequence is the blank of a CTC, where it is the first or
+# the last one.
+BLANK = 0.3
+# Of neighbouring pixels, how many have the same class where channels are scores of classes.
+COHERENT = 0.8
+# Fewer or more channels of a map are as likely colours, distances or features.
+CHANNELS = range(5, 257)
+
+
+def seen(
+    judgements: Mapping[str, Judgement], model: onnx.ModelProto, session: Session, data: Dataset
+) -> dict[str, Judgement]:
+    """The judgements that the graph gives, put right by how the original answers to some samples.
+
+    Boxes and scores become ``detections``; sequences are read as a CTC where one class is the blank; an only
+    output with many columns of which one is nearly always the highest becomes ``values``; a map of channels
+    that compete, and nothing marks, becomes ``masks``.
+
+    Raises:
+        UsageError: outputs that are said to be detections cannot be read so.
+        ModelError: the model does not run.
+    """
+    if all(_settled(how) for how in judgements.values()):
+        return dict(judgements)
+    answers = Answers.of(session, data, list(judgements))
+    graph = Scores(model)
+    found = dict(judgements)
+    asked = [name for name, how in judgements.items() if how.asked == "detections"]
+    free = {name for name, how in judgements.items() if how.asked in (None, "detections")}
+    for one in detectors(answers, graph, asked):
+        if free.issuperset(one.outputs):
+            for name in one.outputs:
+                reason = "as asked" if name in asked else one.reason
+                words = words_of(one.how, reason, None if name in asked else name)
+                found[name] = Judgement(one.how, words, one.outputs, found[name].asked)
+    for name in asked:
+        if not found[name].outputs:
+            raise UsageError(
+                f"the output {name!r} cannot be read as detections: that takes boxes and scores, in one "
+                "output ([N, 4 + classes, boxes], [N, boxes, 5 + classes] or alike) or in several of as many "
+                "rows; give output_kinds= another kind"
+            )
+    for name, how in found.items():
+        if not how.outputs and name in answers.names and how.asked in (None, "sequences", "masks"):
+            found[name] = _refined(name, how, answers, alone=len(judgements) == 1)
+    return found
+
+
+def _settled(how: Judgement) -> bool:
+    """Whether values could tell nothing more."""
+    if how.asked is not None:
+        return how.asked not in ("detections", "sequences", "masks")
+    return how.marked and how.kind in ("classes", "integers", "embeddings")
+
+
+def _refined(name: str, how: Judgement, answers: Answers, *, alone: bool) -> Judgement:
+    arrays = answers.of_output(name)
+    first, kind = arrays[0], how.how
+    if first.dtype.kind != "f":
+        return how
+    if isinstance(kind, Sequences) and first.ndim == 3:
+        blank = _blank(arrays)
+        if blank is None or not answers.fed_numbers:
+            return how
+        reason = f"class {blank} is the highest at most positions of its sequences"
+        return _changed(how, Sequences(True, blank), reason, name)
+    if isinstance(kind, Masks) and first.shape[kind.axis] == 1 and kind.threshold is None:
+        unit = all(((v >= 0) & (v <= 1)).all() for v in arrays)
+        return _changed(how, replace(kind, threshold=0.5 if unit else 0.0), "one score for every pixel", name)
+    if how.asked is not None or how.marked or not alone:
+        return how
+    if isinstance(kind, Classes) and first.ndim == 2 and not answers.made_up:
+        return _constant(name, how, answers)
+    if first.ndim == 4 and answers.image is not None:
+        return _map(name, how, answers)
+    if first.ndim == 3 and first.shape[-1] >= 10:
+        blank = _blank(arrays)
+        if blank is not None:
+            reason = f"class {blank} is the highest at most positions of its sequences"
+            return _changed(how, Sequences(True, blank), reason, name)
+    return how
+
+
+def _changed(how: Judgement, kind: Kind, reason: str, name: str, instead: str = "values") -> Judgement:
+    words = words_of(kind, "as asked") if how.asked else words_of(kind, reason, name, instead)
+    return replace(how, how=kind, words=words)
+
+
+def _blank(arrays: list[np.ndarray]) -> int | None:
+    """The class of a sequence that stands for nothing, if one does; steps that repeat it are many."""
+    highest = np.concatenate([v.argmax(-1).reshape(-1) for v in arrays])
+    last = arrays[0].shape[-1] - 1
+    for place in (0, last):
+        if highest.size and last >= 2 and (highest == place).mean() >= BLANK:
+            return place
+    return None
+
+
+def _constant(name: str, how: Judgement, answers: Answers) -> Judgement:
+    """An only output whose columns nothing marks as scores, and one of them is nearly always the highest."""
+    highest = np.concatenate([v.argmax(-1) for v in answers.of_output(name)])
+    share = float(np.bincount(highest).max(initial=0) / max(len(highest), 1))
+    if len(highest) < FEWEST or share < CONSTANT:
+        return how
+    reason = (
+        f"nothing marks it as scores of classes, and one of its columns is the highest in {share:.0%} of "
+        f"{len(highest)} samples"
+    )
+    return _changed(how, Values(), reason, name, "classes")
+
+
+def _map(name: str, how: Judgement, answers: Answers) -> Judgement:
+    """Channels of a map that compete: neighbours agree, and not always the same is the highest."""
+    arrays = answers.of_output(name)
+    shape = arrays[0].shape
+    axis = 3 if shape[3] < shape[1] else 1
+    sides = [shape[i] for i in range(1, 4) if i != axis]
+    if shape[axis] not in CHANNELS or min(sides) < 8:
+        return how
+    highest = np.concatenate([v.argmax(axis).reshape(-1, *sides) for v in arrays if v.shape[1:] == shape[1:]])
+    agree = min((highest[:, 1:] == highest[:, :-1]).mean(), (highest[:, :, 1:] == highest[:, :, :-1]).mean())
+    signs = min(float(v.min()) for v in arrays) < 0 < max(float(v.max()) for v in arrays)
+    if agree < COHERENT or not signs or not highest.std() > 0:
+        return how
+    reason = f"it is a map of {shape[axis]} channels, of which mostly the same is the highest in neighbours"
+    return _changed(how, Masks(axis), reason, name)
