@@ -342,10 +342,10 @@ def measured(study: Study, decision: Decision) -> Proof:
         if study.config.latency is not None and not decision.unchanged:
             sessions = [study.latency_in_new_sessions(decision.candidate) for _ in range(SESSIONS)]
             return Proof(parity, median_of_sessions(sessions))
-        written = tried
         if not decision.unchanged and decision.tried is not decision.candidate:
-            written = study.session(decision.candidate)
-        return Proof(parity, compare_latency(reference, written, study.feed, seconds=0.5))
+            del tried  # it holds a copy of all weights
+            tried = study.session(decision.candidate)
+        return Proof(parity, compare_latency(reference, tried, study.feed, seconds=0.5))
 
 
 def _result(study: Study, decision: Decision, report: Report) -> Result:
