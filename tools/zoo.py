@@ -71,7 +71,9 @@ def export(entry: Entry, path: Path) -> None:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         if entry.dynamo:
-            shapes = tuple({0: torch.export.Dim.AUTO} for _ in inputs)
+            shapes: Any = tuple({0: torch.export.Dim.AUTO} for _ in inputs)
+            if isinstance(net, _Tensors):
+                shapes = (shapes,)  # of its one starred argument
             program = torch.onnx.export(
                 net, inputs, dynamo=True, verbose=False, opset_version=entry.opset, input_names=names,
                 dynamic_shapes=shapes,
@@ -316,9 +318,9 @@ def _entries() -> list[Entry]:
         _timm("fastvit_t8", attention, 256),
         _timm("repvgg_a0", cnn, 160),
         _timm("hgnetv2_b0", cnn, 160),
-        _timm("focalnet_tiny_srf", attention, depths=(1, 1, 2, 1)),
+        _timm("focalnet_tiny_srf", attention, 112),
         _timm("gcvit_xxtiny", attention),
-        _timm("volo_d1_224", attention, layers=(1, 1, 1, 1)),
+        _timm("volo_d1_224", attention),
         _timm("dpn68", cnn, 128),
         _timm("skresnet18", cnn, 160),
         _timm("res2net50_26w_4s", cnn, 128),

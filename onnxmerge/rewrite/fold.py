@@ -16,10 +16,10 @@ from onnxmerge.channels.sites import FoldSite
 from onnxmerge.graph.edit import ADD, Editor
 from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.graph.view import Axis, TensorView
-from onnxmerge.operators.grid import Grid, grid_of
 from onnxmerge.operators.parameters import beta_of, is_plain_sum
 from onnxmerge.operators.table import linear_of, normalization_of
 from onnxmerge.operators.traits import Linear
+from onnxmerge.rewrite.quantised import put_integers
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,76 +51,14 @@ class Fold:
 def apply_folds(editor: Editor, folds: Iterable[Fold]) -> None:
     """Put the folds into the graph under edit; types of stored weights stay."""
     for fold in folds:
+        change = fold.bias
         if fold.site.grid is not None:
-            _apply_quantised(editor, fold, fold.site.grid)
-            continue
-        if fold.weight is not None:
+            change = put_integers(editor, fold.site, fold.site.grid, fold.weight, fold.bias)
+        elif fold.weight is not None:
             tensor = editor.tensor(fold.site.weight.name)
             editor.set_values(tensor, fold.weight.astype(_weight_values(editor, fold.site).dtype, copy=False))
-        if fold.bias is not None and np.any(fold.bias):
-            _add_bias(editor, fold.site, fold.bias)
-
-
-def _apply_quantised(editor: Editor, fold: Fold, grid: Grid) -> None:
-    """Put a fold of a quantised weight into the integers, and its bias into those of the bias.
-
-    The scale of a bias is that of the data times that of the weight, which runtimes rely on: both grow.
-    """
-    site, growth = fold.site, np.ones(1)
-    if fold.weight is not None:
-        growth = grid.growth(fold.weight.astype(np.float64))
-        _set_integers(editor, grid, fold.weight.astype(np.float64), growth)
-    bias = None if site.bias is None else grid_of(site.channels.view, site.bias)
-    if bias is None or not bias.alone or bias.stored.rank != 1:
-        if (
-            fold.bias is not None
-            and np.any(fold.bias)
-            and not _new_integers(editor, site, grid, growth, fold.bias)
-        ):
-            _add_bias(editor, site, fold.bias)
-        return
-    stored = bias.stored.constant
-    assert stored is not None, "a grid has stored integers"
-    same = grid.axis in (None, site.rows) and growth.size in (1, bias.scale.size)
-    change = 0.0 if fold.bias is None else fold.bias
-    _set_integers(editor, bias, bias.values(stored) + change, growth if same else np.ones(1))
-
-
-def _set_integers(editor: Editor, grid: Grid, values: np.ndarray, growth: np.ndarray) -> None:
-    node = editor.node(grid.node)
-    editor.set_values(node.inputs[0], grid.rounded(values, growth))
-    scale = editor.values(node.inputs[1])
-    assert scale is not None, "a grid has a stored scale"
-    grown = scale * growth.reshape(scale.shape if growth.size == scale.size else ())
-    editor.set_values(node.inputs[1], grown.astype(scale.dtype))
-
-
-def _new_integers(editor: Editor, site: FoldSite, grid: Grid, growth: np.ndarray, bias: np.ndarray) -> bool:
-    """Give an operator without a bias a quantised one; False where that is no place for it."""
-    linear, view = linear_of(site.node), site.channels.view
-    number = None if linear is None else linear.bias
-    source = view.producer(site.data.tensor)
-    step = source.x[1].constant if source is not None and source.op == grid.node.op else None
-    if site.bias is not None or number is None or site.output is None or linear is None:
-        return False
-    if step is None or step.size != 1 or site.output != site.node.y[0][linear.bias_axis]:
-        return False
-    if grid.axis not in (None, site.rows):
-        return False
-    scale = float(step.reshape(-1)[0]) * grid.scale * growth
-    along: dict[int, Axis] = {0: site.output}
-    like = f"{grid.stored.name}_bias"
-    integers = editor.new_constant(like, np.rint(bias / scale).astype(np.int32), along)
-    several = scale.size > 1
-    steps = scale.astype(step.dtype).reshape(-1 if several else ())
-    stored = editor.new_constant(f"{like}_scale", steps, along if several else None)
-    made = editor.new_variable(f"{like}_dequantized", step.dtype)
-    node = editor.node(site.node)
-    maker = editor.insert(grid.node.op, like, [integers, stored], made, before=node)
-    if several:
-        maker.attrs["axis"] = 0
-    editor.set_input(node, number, made)
-    return True
+        if change is not None and np.any(change):
+            _add_bias(editor, fold.site, change)
 
 
 def _add_bias(editor: Editor, site: FoldSite, change: np.ndarray) -> None:

@@ -64,4 +64,4 @@ def _is_reduced(tensor: gs.Tensor) -> bool:
     while len(tensor.inputs) == 1 and tensor.inputs[0].op in _UNARY:
         tensor = tensor.inputs[0].inputs[0]
     op = tensor.inputs[0].op if len(tensor.inputs) == 1 else ""
-    return op.startswith("Reduce") or op.startswith("Global")
+    return op.startswith(("Reduce", "Global"))
