@@ -44,7 +44,7 @@ def collected(study: Study, data: Dataset) -> Statistics:
     """Dense statistics: one pass of the data through the untouched model."""
     analysis = study.analysis
     with study.clock("statistics"):
-        return collect(
+        found = collect(
             analysis.channels,
             analysis.sites,
             analysis.sensitivity,
@@ -54,6 +54,8 @@ def collected(study: Study, data: Dataset) -> Statistics:
             study.clock.step,
             seed=study.config.seed,
         )
+        external_weights.trim()
+        return found
 
 
 def budget_of(

@@ -391,10 +391,10 @@ def measured(study: Study, decision: Decision, *, examples: bool) -> Proof:
         if study.config.latency is not None and not decision.unchanged:
             sessions = [study.latency_in_new_sessions(decision.candidate) for _ in range(SESSIONS)]
             return Proof(parity, median_of_sessions(sessions), score, most_changed=changed)
-        written = tried
         if not decision.unchanged and decision.tried is not decision.candidate:
-            written = study.session(decision.candidate)
-        latency = compare_latency(reference, written, study.feed, seconds=0.5)
+            del tried  # it holds a copy of all weights
+            tried = study.session(decision.candidate)
+        latency = compare_latency(reference, tried, study.feed, seconds=0.5)
         return Proof(parity, latency, score, most_changed=changed)
 
 

@@ -55,7 +55,9 @@ CASES: list[Case] = [
         "InstanceNormalization",
         "t = InstanceNormalization(h, scale, b)",
         [8],
-        "tie h[0] ~ t[0]; tie h[1] ~ t[1]; tie scale[0] ~ t[1]; tie b[0] ~ t[1]",
+        "tie h[0] ~ t[0]; tie h[1] ~ t[1]; tie scale[0] ~ t[1]; tie b[0] ~ t[1]; tie h[2] ~ t[2]; "
+        "tie h[3] ~ t[3]; mix t[2]: InstanceNormalization normalises over it; "
+        "mix t[3]: InstanceNormalization normalises over it",
         more="float[8] scale, float[8] b",
     ),
     image(
@@ -83,7 +85,8 @@ CASES: list[Case] = [
         i = Reshape(h, s)  n = InstanceNormalization(i, scale, b)  k = Shape(h)  r = Reshape(n, k)
         m = Mul(r, u)  t = Add(m, v)""",
         [4],
-        "tie i[0] ~ n[0]; tie i[1] ~ n[1]; tie scale[0] ~ n[1]; tie b[0] ~ n[1]",
+        "tie i[0] ~ n[0]; tie i[1] ~ n[1]; tie scale[0] ~ n[1]; tie b[0] ~ n[1]; tie i[2] ~ n[2]; "
+        "mix n[2]: InstanceNormalization normalises over it",
         more="int64[3] s = {0, 4, -1}, float[4] scale, float[4] b, float[8,1,1] u, float[8,1,1] v",
     ),
     tokens(

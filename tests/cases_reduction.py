@@ -22,6 +22,14 @@ CASES: list[Case] = [
         more="int64[2] a = {2, 3}",
     ),
     image(
+        "ReduceSum that a global response is divided by",
+        """
+        l = ReduceL2<axes = [2, 3]>(h)  m = ReduceMean<axes = [1]>(l)  e = Constant<value_float = 0.001>()
+        a = Add(m, e)  d = Div(l, a)  k = Mul(h, d)  t = Add(k, h)""",
+        [8],
+        "tie l[0] ~ m__sum[0]; tie l[2] ~ m__sum[2]; tie l[3] ~ m__sum[3]; contract l[1] . 1",
+    ),
+    image(
         "ReduceMean of channels",
         "t = ReduceMean<axes = [1]>(h)",
         [],

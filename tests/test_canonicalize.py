@@ -46,6 +46,20 @@ def test_a_chain_of_views_with_a_dynamic_batch_is_followed_to_its_end():
     assert [int(np.ravel(found[f"v{i}"])[0]) for i in range(4)] == [16, 8, 4, 2]
 
 
+def test_what_a_view_leaves_over_is_known_where_the_dynamic_lengths_cancel():
+    text = """g (float[N,M,24] x) => (float[N,H,M,W] y) <int64 zero = {0}, int64 one = {1},
+        int64[1] first = {0}, int64[2] rest = {3, -1}, int64[1] last = {3}> {
+        s = Shape(x)  n = Gather(s, zero)  m = Gather(s, one)  u = Unsqueeze(n, first)
+        v = Unsqueeze(m, first)  t = Concat<axis = 0>(u, v, rest)  r = Reshape(x, t)
+        k = Transpose<perm = [0, 2, 1, 3]>(r)  w = Shape(k)  d = Gather(w, last)  f = Cast<to = 1>(d)
+        q = Sqrt(f)  y = Div(k, q) }"""
+    found = constants(text)
+    assert found["q"].tolist() == pytest.approx([8**0.5])
+    # Both views of one axis, none of the other.
+    odd = text.replace("Concat<axis = 0>(u, v, rest)", "Concat<axis = 0>(u, u, rest)")
+    assert "q" not in constants(odd)
+
+
 def test_the_rank_of_folded_integers_is_kept():
     text = """g (float[2,3] x) => (int64[P,Q] y) <int64[1] a = {0}, int64[1] b = {5}> {
         s = Shape(x)  u = Unsqueeze(s, a)  v = Mul(u, b)  w = Add(v, s)  y = Identity(w) }"""

@@ -161,3 +161,27 @@ def test_multiplications_of_recurrent_layers(op: str, gates: int):
     (group,) = analysed.channels.groups
     half = support.removed_channels(analysed.channels, {group.name: np.arange(4)})
     assert analysed.cost.macs_kept(half) == 7 * (gates * 4 * (5 + 4) + 4 * 3)
+
+
+_JOINT = "g (float[N,5,8] x) => (float[N,5,3] y) <float[8,24] w, float[24] b, float[8,3] v>"
+_APART = "g (float[N,5,8] x) => (float[N,5,3] y) <float[8,8] q, float[8,8] k, float[8,8] u, float[8,3] v>"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{_JOINT} {{ t = com.microsoft.Attention<num_heads = 4>(x, w, b)  y = MatMul(t, v) }}",
+        f"""{_APART} {{ a = MatMul(x, q)  c = MatMul(x, k)  d = MatMul(x, u)
+            t = com.microsoft.MultiHeadAttention<num_heads = 4>(a, c, d)  y = MatMul(t, v) }}""",
+        f"""{_APART} {{ a = MatMul(x, q)  c = MatMul(x, k)  d = MatMul(x, u)
+            s = Einsum<equation = "nth,nsh->nts">(a, c)  p = Softmax(s)
+            t = Einsum<equation = "nts,nsh->nth">(p, d)  y = MatMul(t, v) }}""",
+    ],
+    ids=["packed", "fused", "spelled out"],
+)
+def test_attention_costs_the_same_however_it_is_written(text):
+    analysed = support.analysed(support.model(text, contrib=True), sizes=1)
+    assert analysed.cost.macs == 5 * 8 * 24 + 2 * 5 * 5 * 8 + 5 * 8 * 3
+    least = {group.name: np.array([0]) for group in analysed.channels.groups}
+    removed = support.removed_channels(analysed.channels, least)
+    assert analysed.cost.macs_kept(removed) < analysed.cost.macs / 3

@@ -32,8 +32,9 @@ def test_traits_are_the_same_for_every_form_of_a_node():
 
 
 def test_a_stored_bias_counts_with_its_factor():
-    gemm = support.analysed(support.model(TEXT)).node("Gemm")
-    assert np.array_equal(parameters.stored_bias(gemm, 3), [0.5, 1, 1.5])
+    model = support.analysed(support.model(TEXT))
+    view, gemm = model.channels.view, model.node("Gemm")
+    assert np.array_equal(parameters.stored_bias(view, gemm, 3), [0.5, 1, 1.5])
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import support
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 from support import analysed, check
 
 import onnxmerge
 from onnxmerge.cli import main
+from onnxmerge.operators.grid import grid_of
 from onnxmerge.runtime import Runtime
 
 RUNTIME = Runtime.create("cpu", 1)
@@ -94,10 +96,62 @@ def test_any_channels_go_as_their_mask_says(quantized):
     check(analysed(quantized))
 
 
-def test_the_method_says_that_nothing_was_refitted(quantized):
-    method = onnxmerge.optimize(quantized, calibration=IMAGES, macs=0.6).report["method"]
-    assert (method["compensation"], method["criterion"]) == ("none", "l1")
-    assert "quantised" in method["why"]
+def test_refitted_weights_answer_better_than_those_that_are_only_cut(quantized):
+    fitted = onnxmerge.optimize(quantized, calibration=IMAGES, macs=0.6).report
+    cut = onnxmerge.optimize(quantized, calibration=IMAGES, macs=0.6, compensation="none").report
+    assert (fitted["method"]["compensation"], fitted["method"]["criterion"]) == ("lstsq", "reconstruction")
+    assert fitted["parity"]["relative_error"] < 0.7 * cut["parity"]["relative_error"]
+
+
+def test_the_scale_of_a_bias_stays_that_of_data_times_weight(quantized):
+    model = onnxmerge.optimize(quantized, calibration=IMAGES, macs=0.6).model
+    stored = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    made = {node.output[0]: node for node in model.graph.node}
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm") and len(node.input) > 2:
+            data, weight, bias = (stored[made[name].input[1]] for name in node.input)
+            np.testing.assert_allclose(bias, np.broadcast_to(data * weight, bias.shape), rtol=1e-5)
+
+
+def test_products_change_the_bias_that_is_added_behind_their_rounding(tmp_path):
+    rows = np.random.default_rng(2).standard_normal((64, 12)).astype(np.float32)
+    float_model = support.model("""g (float[N,12] x) => (float[N,5] y)
+        <float[12,32] v, float[32] b, float[32,5] w, float[5] c> {
+        h = MatMul(x, v)  i = Add(h, b)  r = Relu(i)  k = MatMul(r, w)  y = Add(k, c) }""")
+    onnx.save(float_model, tmp_path / "float.onnx")
+    feeds = iter([{"x": rows}])
+
+    class Rows(CalibrationDataReader):
+        def get_next(self):
+            return next(feeds, None)
+
+    quantize_static(tmp_path / "float.onnx", tmp_path / "q.onnx", Rows(), quant_format=QuantFormat.QDQ)
+    result = onnxmerge.optimize(tmp_path / "q.onnx", calibration=rows, macs=0.6, compensation="lstsq")
+    assert not any("left whole" in warning for warning in result.report["warnings"])
+    before = onnx.load(tmp_path / "q.onnx").graph
+    assert [n.op_type for n in result.model.graph.node] == [n.op_type for n in before.node]
+    biases = [
+        {t.name: numpy_helper.to_array(t) for t in graph.initializer}["c_quantized"]
+        for graph in (before, result.model.graph)
+    ]
+    assert not np.array_equal(*biases)
+
+
+def test_growth_holds_what_the_grid_could_not():
+    text = """g (float[N,4] x) => (float[N,3] y)
+        <int8[4,3] w = {100, 0, 1, 0, -90, 0, 0, 5, 0, 0, 0, 127}, float[3] s = {0.5, 0.25, 1},
+        int8[3] z = {0, 0, 0}> {
+        k = DequantizeLinear<axis = 1>(w, s, z)  y = MatMul(x, k) }"""
+    view = analysed(support.model(text)).channels.view
+    grid = grid_of(view, view.tensor("k"))
+    assert grid is not None and grid.alone and grid.axis == 1
+    values = np.zeros((4, 3))
+    values[0] = 127, -12.7, 64
+    growth = grid.growth(values)
+    np.testing.assert_allclose(growth, [2, 1, 1])
+    found = grid.values(grid.rounded(values, growth), growth)
+    np.testing.assert_allclose(found, values, atol=0.13)
+    assert grid.rounded(values).max() == 127, "without growth the largest is cut off"
 
 
 def test_without_a_budget_and_without_data(quantized, tmp_path):

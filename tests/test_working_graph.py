@@ -91,3 +91,22 @@ def test_domains_of_new_operators_are_imported():
     graph = import_model(proto)
     graph.import_domains = [*proto.opset_import, helper.make_opsetid("custom", 3)]
     assert [(o.domain, o.version) for o in export_model(graph, proto).opset_import][-1] == ("custom", 3)
+
+
+def test_a_weight_of_several_branches_is_stored_once():
+    text = """g (float[N,4] x, bool c) => (float[N,4] y) <float[4,4] w, float[4,4] v> {
+        h = MatMul(x, w)
+        y = If(c)<
+            then_branch = t () => (float[N,4] a) { a = MatMul(h, v) },
+            else_branch = e () => (float[N,4] b) { k = MatMul(h, u)  b = MatMul(k, v) }
+        > }"""
+    proto = support.model(text)
+    own = numpy_helper.from_array(np.eye(4, dtype=np.float32), "u")
+    proto.graph.node[-1].attribute[1].g.initializer.append(own)
+    result = round_trip(proto)
+    branches = [attribute.g for attribute in result.graph.node[-1].attribute]
+    assert {t.name for t in result.graph.initializer} == {"w", "v"}
+    assert [[t.name for t in branch.initializer] for branch in branches] == [[], ["u"]]
+    feed = {"x": np.ones((2, 4), np.float32), "c": np.array(True)}
+    expected, found = (support.RUNTIME.session(m).run(feed)["y"] for m in (proto, result))
+    np.testing.assert_array_equal(expected, found)

@@ -1,73 +1,214 @@
-"""Reach and equality of the architectures of the tests at full size, from both exporters of torch.
+"""Networks that people use, as people export them, each made smaller in a process of its own.
 
-    python tools/architectures.py [--only NAME ...] [--out FILE]
+    pip install timm transformers torchvision
+    python tools/architectures.py [--only TEXT ...] [--models FOLDER] [--inspect] [--again] [--table]
 
-For every network: what each group could give at most (reach), and the largest difference of a pruned
-model from its masked reference, relative to the range of each output, over random selections.
+Every network of ``tools/zoo.py`` is exported once to the folder and optimised by the command line to 0.6 of
+its multiplications, on random inputs. Kept are the exit code, reach, what is left, seconds, peak memory and
+sizes: one line for each in tools/results/architectures.jsonl, and a table beside it. What is there already
+is not run again unless it is asked for, so an interrupted run goes on; what needs a library that is not
+installed is passed over with a line. Weights and inputs are random: how much the answers of a trained
+network would change cannot be read off, what can be removed from it can.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
+import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+# This process stays small, and imports nothing big: what a child is said to need at most is at least what
+# its parent had when it was started.
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "architectures.jsonl"
+ASKED = 0.6
+# Rows per layer for least squares: what can be removed does not depend on them, the time does.
+PATCHES = 4000
+LIMIT = 420
+# Reach below this is listed with its reasons.
+LEAST_REACH = {"cnn": 0.9, "transformer": 0.85, "other": 0.85}
 
-import exporting
-import support
 
-from onnxmerge.channels.explain import explain
-
-SELECTIONS = 2
-# Random deep networks amplify rounding: half of the channels stay at least.
-LEAST_KEPT = 0.5
+def bar(size: int) -> float:
+    """Bytes that a run on a model of this size may take at most."""
+    return 2 * size + 0.8e9 if size < 256e6 else 1.6 * size + 0.6e9
 
 
-def measure(name: str, dynamo: bool) -> dict[str, object]:
-    """One row of the result."""
+def child(command: list[str], log: Path) -> tuple[int, float, int]:
+    """Run a command: its exit code (-9: over the limit), seconds, and peak memory in bytes."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")])
+    )
     start = time.monotonic()
-    proto = exporting.export(name, dynamo, full=True)
-    exported = time.monotonic()
-    sample = exporting.ARCHITECTURES[name].sample(full=True, batch=1)
-    model = support.analysed(proto, {proto.graph.input[0].name: sample})
-    analysed = time.monotonic()
-    differences = [
-        support.difference(model, model.selection(seed, LEAST_KEPT), checked=False)
-        for seed in range(SELECTIONS)
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
+        timer = threading.Timer(LIMIT, os.killpg, (process.pid, signal.SIGKILL))
+        timer.start()
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        finally:
+            timer.cancel()
+    return os.waitstatus_to_exitcode(status), time.monotonic() - start, usage.ru_maxrss * 1024
+
+
+def last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""
+
+
+def exported(entry: dict[str, str], model: Path, inputs: Path, log: Path) -> str:
+    """Why there is no model file; empty where there is one."""
+    if model.exists() and inputs.exists():
+        return ""
+    code, _, _ = child([sys.executable, str(HERE / "zoo.py"), entry["name"], str(model), str(inputs)], log)
+    if code:
+        model.unlink(missing_ok=True)
+        return f"not exported: {last_line(log) if code > 0 else f'longer than {LIMIT} s'}"
+    return ""
+
+
+def inspected(entry: dict[str, str], folder: Path) -> dict[str, Any]:
+    """A row of what ``inspect`` says: exit code, reach, reasons."""
+    stem = "".join(c if c.isalnum() else "_" for c in entry["name"])
+    model, inputs, log, report = (folder / f"{stem}{end}" for end in (".onnx", ".npz", ".log", ".json"))
+    why = exported(entry, model, inputs, log)
+    if why:
+        return {**entry, "skipped": why}
+    report.unlink(missing_ok=True)
+    command = [
+        sys.executable,
+        "-m",
+        "onnxmerge",
+        "inspect",
+        str(model),
+        "--threads",
+        "1",
+        "--report",
+        str(report),
     ]
-    explanation = explain(model.channels, model.cost)
-    return {
-        "name": name,
-        "exporter": "dynamo" if dynamo else "torchscript",
-        "nodes": len(model.channels.view.nodes),
-        "groups": len(explanation.groups),
-        "reach": round(explanation.reach, 4),
-        "difference": float(f"{max(differences):.1e}"),
-        "frozen": {entry.reason: entry.count for entry in explanation.frozen},
-        "seconds": {"export": round(exported - start, 1), "analysis": round(analysed - exported, 1)},
+    code, seconds, _ = child(command, log)
+    row = {
+        **entry,
+        "inspect": code,
+        "inspect_seconds": round(seconds, 1),
+        "said": last_line(log) if code else "",
     }
+    if code == 0:
+        found = json.loads(report.read_text(encoding="utf-8"))
+        row |= {
+            "reach": round(found["reach"], 3),
+            "frozen": {f["reason"]: f["count"] for f in found["frozen"]},
+        }
+    return row
+
+
+def optimised(entry: dict[str, str], folder: Path) -> dict[str, Any]:
+    """What is added to a row by making the network smaller."""
+    stem = "".join(c if c.isalnum() else "_" for c in entry["name"])
+    model, inputs, log, report = (folder / f"{stem}{end}" for end in (".onnx", ".npz", ".log", ".json"))
+    output = folder / f"{stem}.out.onnx"
+    for path in (output, report):
+        path.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "onnxmerge", str(model), str(output), "--macs", str(ASKED), "--calib",
+               str(inputs), "--patches", str(PATCHES), "--threads", "1", "--report", str(report)]  # fmt: skip
+    code, seconds, peak = child(command, log)
+    size = model.stat().st_size
+    row = {"code": code, "seconds": round(seconds, 1), "peak": peak, "bytes": size,
+           "within": peak <= bar(size), "said": last_line(log) if code else ""}  # fmt: skip
+    if code == 0:
+        found = json.loads(report.read_text(encoding="utf-8"))
+        row |= {
+            "macs": round(found["reached"]["macs"], 3),
+            "before": found["input"]["bytes"],
+            "after": found["output"]["bytes"],
+            "params": round(found["reached"]["params"], 3),
+            "stages": {stage: round(value, 1) for stage, value in found["seconds"].items()},
+            "warnings": found["warnings"],
+        }
+        output.unlink()
+    return row
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows in Markdown, and what is to be known of them."""
+    ran = [row for row in rows if "code" in row]
+    lines = [
+        "# Architectures",
+        "",
+        f"`python tools/architectures.py`: {len(ran)} networks with random weights, each optimised with "
+        f"`--macs {ASKED}` on random inputs by one thread of a machine that others use too. *Reach* is the "
+        "share of the multiplications that goes when every group keeps one channel; *kept* are shares of the "
+        "input. Nothing here says how the answers of a trained network change.",
+        "",
+        "| network | exporter | code | reach | MACs kept | params kept | bytes kept | s | peak, MB |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in ran:
+        start = f"| {row['name']} | {row['exporter']} | {row['code']} |"
+        end = f" {row['seconds']:.0f} | {row['peak'] / 1e6:.0f}{'' if row['within'] else ' (over)'} |"
+        if row["code"] == 0:
+            kept = row["after"] / row["before"]
+            start += f" {row['reach']:.2f} | {row['macs']:.3f} | {row['params']:.2f} | {kept:.2f} |"
+        else:
+            start += " | | | |"
+        lines.append(start + end)
+    low = [row for row in ran if row["code"] == 0 and row["reach"] < LEAST_REACH[row["kind"]]]
+    lines += ["", "## Low reach, and why", ""]
+    for row in low:
+        reasons = sorted(row["frozen"].items(), key=lambda item: -item[1])[:4]
+        lines.append(f"* {row['name']} ({row['reach']:.2f}): "
+                     + "; ".join(f"{reason} ({count} channels)" for reason, count in reasons))  # fmt: skip
+    others = [row for row in rows if row.get("code") != 0]
+    if others:
+        lines += ["", "## Not optimised", ""]
+        lines += [f"* {row['name']}: {row.get('skipped') or row['said']}" for row in others]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", nargs="*", default=list(exporting.ARCHITECTURES), metavar="NAME")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "architectures.json")
+    parser.add_argument("--only", nargs="*", default=[""], metavar="TEXT", help="parts of names")
+    parser.add_argument("--models", type=Path, default=Path("architectures"), help="where the models go")
+    parser.add_argument("--inspect", action="store_true", help="only find out what could be removed")
+    parser.add_argument("--again", action="store_true", help="run what there is a row of, too")
+    parser.add_argument("--table", action="store_true", help="write the table of what there is, run nothing")
     arguments = parser.parse_args()
-    rows = []
-    for name in arguments.only:
-        for dynamo in (False, True):
-            rows.append(measure(name, dynamo))
-            row = rows[-1]
-            print(f"{name:14} {row['exporter']:11} groups {row['groups']:4} reach {row['reach']:.3f} "
-                  f"difference {row['difference']:.0e} {row['seconds']}", flush=True)  # fmt: skip
-    arguments.out.parent.mkdir(exist_ok=True)
-    arguments.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    print("written", arguments.out)
+    arguments.models.mkdir(parents=True, exist_ok=True)
+    there = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.exists() else []
+    rows = {row["name"]: row for row in map(json.loads, there)}
+    listed = subprocess.run(
+        [sys.executable, str(HERE / "zoo.py")], stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
+    entries = [json.loads(line) for line in listed.splitlines()]
+    for entry in entries:
+        asked = any(text in entry["name"] for text in arguments.only)
+        row = rows.get(entry["name"], {})
+        known = ("inspect" if arguments.inspect else "code") in row and not arguments.again
+        if arguments.table or known or not asked:
+            continue
+        if "inspect" not in row or arguments.again:
+            row = inspected(entry, arguments.models)
+        if row.get("inspect") == 0 and not arguments.inspect:
+            row |= optimised(entry, arguments.models)
+        rows[entry["name"]] = row
+        print({key: value for key, value in row.items() if key not in ("frozen", "warnings", "stages")},
+              flush=True)  # fmt: skip
+        ordered = [rows[e["name"]] for e in entries if e["name"] in rows]
+        RESULTS.write_text("".join(json.dumps(row) + "\n" for row in ordered), encoding="utf-8")
+    ordered = [rows[e["name"]] for e in entries if e["name"] in rows]
+    RESULTS.with_suffix(".md").write_text(table(ordered), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class Table:
 class CostModel:
     """MACs and parameters of a model at any widths.
 
-    MACs are the multiplications of Conv, ConvTranspose, Gemm, MatMul and what stands for them, and of
+    MACs are the multiplications of linear operators, of what stands for them, of Einsum, fused attention and
     recurrent layers, at batch 1.
     """
 

@@ -8,8 +8,9 @@ from math import prod
 import numpy as np
 
 from onnxmerge.channels.groups import Channels, Group
-from onnxmerge.graph.view import Axis, GraphView, NodeView, TensorView
-from onnxmerge.operators.parameters import channel_norm, dequantized
+from onnxmerge.graph.view import Axis, NodeView, TensorView
+from onnxmerge.operators.grid import Grid, grid_of, stored_values
+from onnxmerge.operators.parameters import channel_norm
 from onnxmerge.operators.relations import Contract, Where
 from onnxmerge.operators.table import linear_of
 
@@ -27,6 +28,7 @@ class FoldSite:
         contract: the relation; ``contract.operand`` is the data input, ``contract.blocks`` its groups.
         data: the contracted axis of the data operand.
         weight: the stored weight tensor, float [...].
+        grid: what its values are rounded to, where they are stored as integers.
         axis: the contracted axis of the weight.
         columns: for every data position, the position on the weight's axis, int64 [data.size].
         channel: the channel at every position of the weight's axis, int64.
@@ -38,6 +40,7 @@ class FoldSite:
     node: NodeView
     contract: Contract
     weight: TensorView
+    grid: Grid | None
     axis: int
     columns: np.ndarray
     channel: np.ndarray
@@ -51,7 +54,7 @@ class FoldSite:
     @property
     def values(self) -> np.ndarray:
         """The stored weight in the precision it is worked with: float64, of the largest ones float32."""
-        stored = self.weight.constant
+        stored = stored_values(self.channels.view, self.weight)
         assert stored is not None, "fold sites have stored weights"
         wide = np.float32 if stored.size >= MOST_DOUBLE and stored.dtype.itemsize <= 4 else np.float64
         return np.asarray(stored, dtype=wide)
@@ -61,6 +64,14 @@ class FoldSite:
         """The consumer's own bias input, if it has one."""
         linear = linear_of(self.node)
         return self.node.input(linear.bias) if linear and linear.bias is not None else None
+
+    def on_grid(self, weight: np.ndarray) -> np.ndarray:
+        """A new weight as it will be read from the file, in its type: rounded where it is quantised."""
+        if self.grid is None:
+            return weight.astype(np.asarray(self.weight.constant).dtype, copy=False)
+        growth = self.grid.growth(weight)
+        rounded = self.grid.values(self.grid.rounded(weight, growth), growth)
+        return rounded.astype(self.weight.source.dtype or np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,14 +109,17 @@ class Producer:
 
 
 def fold_sites(channels: Channels) -> list[FoldSite]:
-    """All sites with a stored floating-point weight, in topological order."""
+    """All sites with a stored weight, in topological order; a quantised one is nobody else's."""
     sites = []
     for node, contract in channels.contracts():
         if contract.weight is None or linear_of(node) is None:
             continue
         axis = contract.weight if isinstance(contract.weight, Axis) else contract.weight.axis
         weight = next((t for t in node.x if t is not None and t.name == axis.tensor), None)
-        if weight is None or not weight.is_constant:
+        if weight is None:
+            continue
+        grid = None if weight.is_constant else grid_of(channels.view, weight)
+        if not weight.is_constant and (grid is None or not grid.alone):
             continue
         columns = np.arange(axis.size) if isinstance(contract.weight, Axis) else contract.weight.index
         rows, output = _rows(channels, node, weight, axis.axis)
@@ -115,6 +129,7 @@ def fold_sites(channels: Channels) -> list[FoldSite]:
                 node,
                 contract,
                 weight,
+                grid,
                 axis.axis,
                 columns,
                 channels.of(weight[axis.axis]),
@@ -234,11 +249,3 @@ def _batch_norm(channels: Channels, node: NodeView, rank: np.ndarray, count: int
         for values in (stored.gamma, stored.beta, stored.mean, stored.variance)
     )
     return BatchNorm(norm, gamma, beta, mean, variance, stored.epsilon)
-
-
-def stored_values(view: GraphView, tensor: TensorView) -> np.ndarray | None:
-    """The values of a constant, or of a constant behind a DequantizeLinear; None for anything computed."""
-    if tensor.is_constant:
-        return tensor.constant
-    maker = view.producer(tensor.name)
-    return None if maker is None else dequantized(maker)

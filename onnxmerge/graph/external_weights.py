@@ -157,8 +157,8 @@ def release() -> None:
 
 
 def trim() -> None:
-    """Beside a large model, give freed memory back to the system; glibc would keep it for later."""
-    if _roots and _C_LIBRARY is not None and hasattr(_C_LIBRARY, "malloc_trim"):
+    """Give freed memory back to the system; glibc would keep it for later."""
+    if _C_LIBRARY is not None and hasattr(_C_LIBRARY, "malloc_trim"):
         _C_LIBRARY.malloc_trim(0)
 
 

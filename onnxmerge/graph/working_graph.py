@@ -67,6 +67,7 @@ def export_model(graph: gs.Graph, original: onnx.ModelProto) -> onnx.ModelProto:
     constants, sparse = _export_constants(graph, source)
     target.initializer.extend(constants)
     target.sparse_initializer.extend(sparse)
+    _drop_copies(target)
     by_name = {tensor.name: tensor for tensor in constants}
     stored = {tensor.name for tensor in source.initializer}
     for value in source.input:
@@ -167,6 +168,27 @@ def _export_constants(
     used = {name for node in source.node for name in node.input} | tensors.keys()
     dense += [tensor for tensor in source.initializer if tensor.name not in used]
     return dense, sparse
+
+
+def _drop_copies(graph: onnx.GraphProto) -> None:
+    """Subgraphs read the stored tensors around them; the exporter gives each of them a copy of its own."""
+    stored = {tensor.name for tensor in graph.initializer}
+    inside = [(subgraph, stored) for subgraph in _subgraphs(graph)]
+    for subgraph, outside in inside:  # grows while it is walked
+        own = [tensor for tensor in subgraph.initializer if tensor.name not in outside]
+        if len(own) < len(subgraph.initializer):
+            del subgraph.initializer[:]
+            subgraph.initializer.extend(own)
+        inside += [(inner, outside | {tensor.name for tensor in own}) for inner in _subgraphs(subgraph)]
+
+
+def _subgraphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
+    """Those of a graph's own nodes."""
+    found = []
+    for node in graph.node:
+        for attribute in node.attribute:
+            found += [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
+    return found
 
 
 def _export_value_info(graph: gs.Graph, source: onnx.GraphProto, target: onnx.GraphProto) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 import numpy as np
 
@@ -19,6 +20,23 @@ def _per_head(tensor: TensorView | None, axis: int, heads: Positions, times: int
     """Tie an optional tensor whose axis counts heads (``times`` for each owner), unless it is broadcast."""
     if tensor is not None and tensor.rank > axis and tensor[axis].size > 1:
         yield Tie(tensor[axis], heads.axis.take(np.repeat(heads.index, times)))
+
+
+def packed_products(node: NodeView) -> Iterator[tuple[int, tuple[Axis, ...]]]:
+    """Multiplications of com.microsoft Attention: the projections, and those with and by the scores."""
+    x, w, y = node.x[0], node.x[1], node.y[0]
+    yield prod(x.shape) * w[1].size, (*x.axes, w[1])
+    yield 2 * prod(y.shape) * x[1].size, (*y.axes, x[1])
+
+
+def products(node: NodeView) -> Iterator[tuple[int, tuple[Axis, ...]]]:
+    """Multiplications with the scores (queries by keys) and by them (of the values)."""
+    query, key, value = node.x[0], node.input(1), node.input(2)
+    if key is None or value is None or {query.rank, key.rank, value.rank} - {3, 4}:
+        return
+    sequence = key[-2]
+    yield prod(query.shape) * sequence.size, (*query.axes, sequence)
+    yield prod(node.y[0].shape) * sequence.size, (*node.y[0].axes, sequence)
 
 
 def packed_attention(node: NodeView) -> Iterator[Relation]:

@@ -148,6 +148,19 @@ def einsum(node: NodeView) -> Iterator[Relation]:
                 yield Contract(axis, other, operand=number)
 
 
+def einsum_products(node: NodeView) -> Iterator[tuple[int, tuple[Axis, ...]]]:
+    """Multiplications of Einsum over two operands: one for every combination of letters."""
+    terms = node.attr("equation", "").replace(" ", "").partition("->")[0].split(",")
+    if len(terms) != 2 or "..." in terms[0] + terms[1]:
+        return
+    axes: dict[str, Axis] = {}
+    for term, x in zip(terms, node.x, strict=True):
+        for letter, axis in zip(term, x.axes, strict=True):
+            if letter not in axes or axes[letter].size == 1:
+                axes[letter] = axis
+    yield prod(axis.size for axis in axes.values()), tuple(axes.values())
+
+
 Axes = tuple[tuple[Axis, ...], Axis | None]
 
 

@@ -24,8 +24,9 @@ def per_channel(node: NodeView) -> Iterator[Relation]:
             yield Tie(parameter[0], y[1])
         else:  # spatial = 0, before opset 9
             yield Freeze(x[1], f"{node.op} has parameters for every place")
-    if node.op == "BatchNormalization":
-        yield from (Tie(x[i], y[i]) for i in range(2, x.rank))
+    yield from (Tie(x[i], y[i]) for i in range(2, x.rank))
+    if node.op != "BatchNormalization":
+        yield from (Mix(y[i], f"{node.op} normalises over it") for i in range(2, x.rank))
     if node.attr("training_mode", 0):
         yield from (
             Mix(y[i], "BatchNormalization takes its statistics over it") for i in (0, *range(2, x.rank))

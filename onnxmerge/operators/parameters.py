@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from onnxmerge.graph.view import NodeView, TensorView
+from onnxmerge.graph.view import GraphView, NodeView, TensorView
 from onnxmerge.operators import pointwise
+from onnxmerge.operators.grid import stored_values
 from onnxmerge.operators.table import linear_of, lookup, normalization_of
 from onnxmerge.operators.traits import Form, Node, attribute, name_of
 
@@ -76,7 +77,7 @@ def _factor(node: Node, *, bias: bool) -> float:
     return 1.0 if name is None else float(attribute(node, name, 1.0))
 
 
-def stored_bias(node: NodeView, rows: int) -> np.ndarray | None:
+def stored_bias(view: GraphView, node: NodeView, rows: int) -> np.ndarray | None:
     """What a linear node adds to its sum per row of its weight, float64 [rows].
 
     None where that is computed, or differs from position to position.
@@ -85,7 +86,7 @@ def stored_bias(node: NodeView, rows: int) -> np.ndarray | None:
     bias = None if linear is None or linear.bias is None else node.input(linear.bias)
     if bias is None:
         return np.zeros(rows)
-    stored = bias.constant
+    stored = stored_values(view, bias)
     if stored is None or stored.size not in (1, rows) or (stored.size == rows and stored.shape[-1] != rows):
         return None
     return beta_of(node) * np.broadcast_to(np.asarray(stored, dtype=np.float64).reshape(-1), (rows,))
@@ -188,24 +189,6 @@ def as_channel_shift(shift: np.ndarray) -> tuple[str, dict[str, float], list[np.
     """The operator that adds ``shift`` [C] per channel, normalising nothing: name, attributes, parameters."""
     one, zero = np.ones_like(shift), np.zeros_like(shift)
     return "BatchNormalization", {"epsilon": 0.0}, [one, shift, zero, one]
-
-
-def dequantized(node: NodeView) -> np.ndarray | None:
-    """What a DequantizeLinear makes of stored integers, float64; None for other nodes, or in blocks.
-
-    That is (x - zero point) * scale, the parameters per tensor or along ``axis``.
-    """
-    if node.op != "DequantizeLinear" or node.attr("block_size", 0):
-        return None
-    operands = [node.input(i) for i in range(3)]
-    x, scale, zero = (None if o is None else o.constant for o in operands)
-    if x is None or scale is None or (operands[2] is not None and zero is None) or scale.ndim > 1:
-        return None
-    along = [1] * x.ndim
-    if scale.size > 1:
-        along[node.attr("axis", 1)] = scale.size
-    shift = 0.0 if zero is None else np.asarray(zero, dtype=np.float64).reshape(along)
-    return (np.asarray(x, dtype=np.float64) - shift) * np.asarray(scale, dtype=np.float64).reshape(along)
 
 
 def output_columns(node: Node, weight: tuple[int, ...]) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from onnxmerge.graph.view import NodeView
 from onnxmerge.operators.pointwise import same_axes
 from onnxmerge.operators.relations import Freeze, Relation, Tie
+from onnxmerge.operators.traits import Node, name_of
 
 
 def quantize(node: NodeView) -> Iterator[Relation]:
@@ -19,3 +20,8 @@ def quantize(node: NodeView) -> Iterator[Relation]:
     for parameter in node.x[1:]:
         if parameter is not None and parameter.rank == 1 and parameter.shape[0] > 1:
             yield Tie(parameter[0], x[node.attr("axis", 1)])
+
+
+def rounds(node: Node) -> bool:
+    """Whether a node hands on its first input but for rounding, or as the integers that stand for it."""
+    return name_of(node) in ("QuantizeLinear", "DequantizeLinear")

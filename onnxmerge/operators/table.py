@@ -64,6 +64,7 @@ _GEMM = Linear(
 )
 _MATMUL = Linear(Form.PRODUCT, linear.product_macs, linear.product_macs_axes)
 
+_GROUPED_ATTENTION = Operator(attention.grouped_attention, products=attention.products)
 _QUANTISED_PRODUCT = _unprunable(unprunable.quantised, unprunable.product, "MatMul")
 
 _POINTWISE = [
@@ -104,7 +105,7 @@ _ONNX: dict[str, Operator] = {
     **dict.fromkeys(["Resize", "Upsample"], Operator(layout.resize)),
     **dict.fromkeys(["Shape", "Size"], Operator(indexing.shape_of)),
     **dict.fromkeys(["MatMulInteger", "QLinearMatMul"], _QUANTISED_PRODUCT),
-    "Attention": Operator(attention.grouped_attention),
+    "Attention": _GROUPED_ATTENTION,
     "Concat": Operator(indexing.concat),
     "ConstantOfShape": Operator(layout.constant_of_shape),
     "Conv": Operator(linear.conv, _CONV),
@@ -113,7 +114,7 @@ _ONNX: dict[str, Operator] = {
     "DepthToSpace": Operator(layout.depth_to_space),
     "Dropout": Operator(pointwise.same_axes),
     "DynamicQuantizeLinear": Operator(pointwise.dynamic_quantize),
-    "Einsum": Operator(linear.einsum),
+    "Einsum": Operator(linear.einsum, products=linear.einsum_products),
     "Expand": Operator(layout.expand),
     "Gather": Operator(indexing.gather),
     "GatherND": Operator(indexing.gather_nd),
@@ -143,12 +144,12 @@ _MICROSOFT: dict[str, Operator] = {
         ["DynamicQuantizeMatMul", "MatMulFpQ4", "MatMulBnb4", "MatMulIntegerToFloat", "MatMulNBits", "QGemm"],
         _QUANTISED_PRODUCT,
     ),
-    "Attention": Operator(attention.packed_attention),
+    "Attention": Operator(attention.packed_attention, products=attention.packed_products),
     "FusedConv": Operator(linear.conv, replace(_CONV, fused=True)),
     "FusedGemm": Operator(linear.gemm, replace(_GEMM, fused=True)),
     "FusedMatMul": Operator(linear.matmul, replace(_MATMUL, alpha="alpha", fused=True)),
-    "GroupQueryAttention": Operator(attention.grouped_attention),
-    "MultiHeadAttention": Operator(attention.multi_head_attention),
+    "GroupQueryAttention": _GROUPED_ATTENTION,
+    "MultiHeadAttention": Operator(attention.multi_head_attention, products=attention.products),
     "RotaryEmbedding": Operator(attention.rotary_embedding),
 }
 # onnxruntime registers this one under the standard domain.

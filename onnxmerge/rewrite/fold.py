@@ -19,6 +19,7 @@ from onnxmerge.graph.view import Axis, TensorView
 from onnxmerge.operators.parameters import beta_of, is_plain_sum
 from onnxmerge.operators.table import linear_of, normalization_of
 from onnxmerge.operators.traits import Linear
+from onnxmerge.rewrite.quantised import put_integers
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,7 @@ class Fold:
     ) -> Fold:
         """A fold of a weight of any type; a big one goes to ``scratch``, where there is one."""
         if weight is not None:
-            weight = weight.astype(np.asarray(site.weight.constant).dtype, copy=False)
+            weight = site.on_grid(weight)
             if scratch is not None:
                 weight = scratch.store(weight)
         return cls(site, weight, bias)
@@ -50,11 +51,14 @@ class Fold:
 def apply_folds(editor: Editor, folds: Iterable[Fold]) -> None:
     """Put the folds into the graph under edit; types of stored weights stay."""
     for fold in folds:
-        if fold.weight is not None:
+        change = fold.bias
+        if fold.site.grid is not None:
+            change = put_integers(editor, fold.site, fold.site.grid, fold.weight, fold.bias)
+        elif fold.weight is not None:
             tensor = editor.tensor(fold.site.weight.name)
             editor.set_values(tensor, fold.weight.astype(_weight_values(editor, fold.site).dtype, copy=False))
-        if fold.bias is not None and np.any(fold.bias):
-            _add_bias(editor, fold.site, fold.bias)
+        if change is not None and np.any(change):
+            _add_bias(editor, fold.site, change)
 
 
 def _add_bias(editor: Editor, site: FoldSite, change: np.ndarray) -> None:
@@ -79,6 +83,8 @@ def _add_bias(editor: Editor, site: FoldSite, change: np.ndarray) -> None:
 
 def _weight_values(editor: Editor, site: FoldSite) -> np.ndarray:
     values = editor.values(editor.tensor(site.weight.name))
+    if values is None and site.grid is not None:
+        return np.zeros(0, site.weight.source.dtype or np.float32)
     assert values is not None, "fold sites have stored weights"
     return values
 

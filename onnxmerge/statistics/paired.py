@@ -196,7 +196,7 @@ def _fit(site: FoldSite, open_nodes: set[int], residual: bool) -> Fit | None:
     form, output = linear_form(site), site.node.y[0]
     if form is None or output is None or site.output is None:
         return None
-    bias = stored_bias(site.node, site.output.size)
+    bias = stored_bias(site.channels.view, site.node, site.output.size)
     if bias is None:
         return None
     to = destination(site)

@@ -6,6 +6,7 @@ The passes, in the order of ``canonicalize``:
 * operators on constants alone are evaluated (``folding``), so that weights behind a Transpose can be sliced;
 * integers that follow from fixed lengths become constants, so that a Reshape target can be edited; what is
   made of them is evaluated in turn;
+* a mean over channels alone becomes a sum and a factor (``means``);
 * small constants of one value (biases of zero, scales of one) that exporters share are separated, because
   layers that share a constant live and die together.
 """
@@ -24,6 +25,7 @@ import onnx_graphsurgeon as gs
 from onnxmerge.errors import ModelError
 from onnxmerge.graph.canonicalize.folding import fold_constants
 from onnxmerge.graph.canonicalize.inference import fill_types, infer
+from onnxmerge.graph.canonicalize.means import means_as_sums
 from onnxmerge.graph.canonicalize.shape_values import ShapeValues, value_of
 from onnxmerge.graph.constants import is_sparse
 from onnxmerge.graph.external_weights import Scratch
@@ -62,6 +64,7 @@ def canonicalize(proto: onnx.ModelProto, scratch: Scratch | None = None) -> gs.G
             break
         known |= found | fold_constants(graph, scratch)
         inferred = infer(proto, known)
+    means_as_sums(graph, inferred.shapes)
     separate_uniform(graph, {value.name for value in proto.graph.input})
     # Dead nodes go, and the order of the others stays.
     graph.cleanup(recurse_subgraphs=False, recurse_functions=False)

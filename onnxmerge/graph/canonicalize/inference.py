@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import onnx
@@ -20,6 +22,8 @@ _ALIKE = {
 _FUSED = {"FusedConv": ("Conv", 3), "FusedGemm": ("Gemm", 3)}
 # Inference reads small integer tensors (shapes, axes); larger ones are weights.
 MOST_READ_ELEMENTS = 1024
+# What a -1 stands for may decide what another one does.
+_MOST_ROUNDS = 4
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,7 @@ def infer(proto: onnx.ModelProto, known: Mapping[str, np.ndarray] | None = None)
         skeleton.graph.initializer.extend(_stripped(name, value) for name, value in known.items())
     stated = list(skeleton.graph.value_info)
     del skeleton.graph.value_info[:]
-    try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
-    except Exception:  # inference is a help, not a requirement: unknown lengths stay computed
-        inferred = skeleton.graph
+    inferred = _with_quotients(skeleton)
     shapes: dict[str, list[int | None]] = {t.name: list(t.dims) for t in skeleton.graph.initializer}
     types: dict[str, np.dtype] = {}
     for value in stated:
@@ -67,6 +68,52 @@ def infer(proto: onnx.ModelProto, known: Mapping[str, np.ndarray] | None = None)
                 d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim
             ]
     return Inferred(shapes, types)
+
+
+def _with_quotients(skeleton: onnx.ModelProto) -> onnx.GraphProto:
+    """The graph with what onnx infers, and with what a -1 of Reshape stands for where lengths cancel."""
+    for _ in range(_MOST_ROUNDS):
+        try:
+            inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
+        except Exception:  # inference is a help, not a requirement: unknown lengths stay computed
+            return skeleton.graph
+        values = {v.name: v for v in (*inferred.input, *inferred.value_info, *inferred.output)}
+        stated = {value.name for value in skeleton.graph.value_info}
+        found = [
+            _with_length(values[node.output[0]], *length)
+            for node in skeleton.graph.node
+            if node.op_type == "Reshape" and node.output[0] not in stated
+            if (length := _quotient(values.get(node.input[0]), values.get(node.output[0]))) is not None
+        ]
+        if not found:
+            break
+        skeleton.graph.value_info.extend(found)
+    return inferred
+
+
+def _quotient(x: onnx.ValueInfoProto | None, y: onnx.ValueInfoProto | None) -> tuple[int, int] | None:
+    """The axis of a Reshape's output whose length alone is unknown, and that length.
+
+    Lengths that onnx gave the same name are the same: those on both sides cancel.
+    """
+    if x is None or y is None:
+        return None
+    before, after = ([d.dim_value or d.dim_param for d in v.type.tensor_type.shape.dim] for v in (x, y))
+    if "" in before or "" in after:
+        return None
+    names, others = (Counter(d for d in dims if isinstance(d, str)) for dims in (before, after))
+    whole, part = (prod(d for d in dims if isinstance(d, int)) for dims in (before, after))
+    missing = list((others - names).elements())
+    if names - others or len(missing) != 1 or whole % part:
+        return None
+    return after.index(missing[0]), whole // part
+
+
+def _with_length(value: onnx.ValueInfoProto, axis: int, length: int) -> onnx.ValueInfoProto:
+    known = onnx.ValueInfoProto()
+    known.CopyFrom(value)
+    known.type.tensor_type.shape.dim[axis].dim_value = length
+    return known
 
 
 def _stripped(name: str, values: np.ndarray) -> onnx.TensorProto:
