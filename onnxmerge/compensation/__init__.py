@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnxmerge.compensation.gaussian import Gaussian
+from onnxmerge.compensation.lbyl import LeaveBeforeYouLeave
 from onnxmerge.compensation.least_squares import LeastSquares
 from onnxmerge.compensation.merge import Merge
 from onnxmerge.compensation.protocol import Compensation, PairedCompensation
@@ -14,6 +15,7 @@ COMPENSATIONS: dict[str, type[Compensation] | type[PairedCompensation]] = {
     "bias": MeanBias,
     "merge": Merge,
     "gaussian": Gaussian,
+    "lbyl": LeaveBeforeYouLeave,
 }
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "Compensation",
     "Gaussian",
     "LeastSquares",
+    "LeaveBeforeYouLeave",
     "MeanBias",
     "Merge",
     "Nothing",

@@ -38,6 +38,34 @@ def fold_into_partners(
     return np.moveaxis(weight, 0, site.axis)
 
 
+def fold_combinations(
+    site: FoldSite, weight: np.ndarray, gone: np.ndarray, rest: np.ndarray, coefficients: np.ndarray
+) -> np.ndarray:
+    """A consumer's weight with the columns of removed channels added to those of all kept ones.
+
+    A channel that owns several columns (Flatten) hands each to the columns of the same rank.
+
+    Args:
+        weight: at full size, in the layout of the file.
+        gone, rest: int64, the channels that go and those that take over.
+        coefficients: float64 [gone, rest].
+
+    Returns:
+        A new weight, in the precision of ``weight``.
+    """
+    rank = ranks(site.channel)
+    moved = np.moveaxis(np.array(weight), site.axis, 0)
+    for number in range(int(rank.max(initial=-1)) + 1):
+        here = np.flatnonzero(rank == number)
+        place = np.full(site.channels.count, -1, dtype=np.int64)
+        place[site.channel[here]] = here
+        leaving, taking = place[gone], place[rest]
+        read, takers = leaving >= 0, taking >= 0
+        shares = coefficients[read][:, takers].T
+        moved[taking[takers]] += np.tensordot(shares, moved[leaving[read]], axes=1).astype(moved.dtype)
+    return np.moveaxis(moved, 0, site.axis)
+
+
 def ranks(channel: np.ndarray) -> np.ndarray:
     """For every position: how many positions of the same channel come before it."""
     order = np.argsort(channel, kind="stable")
