@@ -295,10 +295,14 @@ def test_another_outputs_and_types_are_compared_as_they_are(monkeypatch):
     for tensor in half.graph.initializer:
         values = numpy_helper.to_array(tensor).astype(np.float16)
         tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float32), tensor.name))
+    # Converters to half precision leave nodes out of order, and onnxruntime does not mind.
+    half.graph.node.append(half.graph.node[0])
+    del half.graph.node[0]
     half.graph.output.append(onnx.helper.make_tensor_value_info("h", TensorProto.FLOAT, ["N", 8]))
     found = onnxmerge.compare(net(), half, threads=1)
     assert 0 < found.parity.change < 0.01
     assert any("not compared: h" in warning for warning in found.warnings)
+    assert any("onnxruntime runs it all the same" in warning for warning in found.warnings)
 
 
 # --- streams ------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ class Parser(argparse.ArgumentParser):
             name.removeprefix("--"): action
             for action in self._actions
             for name in action.option_strings
-            if name.startswith("--") and not isinstance(action, _Help)
+            if name.startswith("--") and not isinstance(action, _Help | Version | Completion)
         }
 
     def given(self, arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
