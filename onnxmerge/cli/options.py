@@ -44,6 +44,7 @@ exit codes:
   10  training diverged
   11  compare: one run takes more than --max-latency allows
   130  interrupted (143: terminated); no OUT was written
+  141  nobody reads what is printed any more
 """
 # What the first screen of the help shows.
 _FIRST = (

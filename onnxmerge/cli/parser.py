@@ -97,6 +97,7 @@ class _Help(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         assert isinstance(parser, Parser)
         sys.stdout.write(self.text(parser))
+        sys.stdout.flush()
         parser.exit()
 
     def text(self, parser: Parser) -> str:

@@ -16,6 +16,14 @@ from onnxmerge.report.report import Document
 from onnxmerge.study import RecoveryFacts
 
 
+class _Console(Console):
+    """A console that does not decide how the program ends when nobody reads it any more."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        raise BrokenPipeError
+
+
 class Terminal:
     """Prints for one run.
 
@@ -40,8 +48,8 @@ class Terminal:
         self._verbose = verbose
         self._json = json
         self._words = words
-        self._out = Console(stderr=aside or json, highlight=False, soft_wrap=True)
-        self._err = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._out = _Console(stderr=aside or json, highlight=False, soft_wrap=True)
+        self._err = _Console(stderr=True, highlight=False, soft_wrap=True)
 
     @contextmanager
     def progress(self) -> Iterator[Callable[[str, int, int], None] | None]:
