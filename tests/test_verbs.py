@@ -338,6 +338,20 @@ def test_json_is_all_there_is_on_standard_output(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_a_plan_goes_through_a_pipe(tmp_path, capsys):
+    source = tmp_path / "net.onnx"
+    onnx.save(net(), source)
+    options = ("--ratio", 0.25, "--criterion", "l1", "--compensation", "none", "--threads", 1)
+    assert run("plan", source, "--save", "-", *options) == 0
+    printed = capsys.readouterr()
+    assert len(Plan.from_toml(printed.out).keep) == 1 and "and no model" in printed.err
+    config = tmp_path / "ci.toml"
+    config.write_text("macs = 0.5")
+    assert run("inspect", source, "--config", config, "--report", config) == 2
+    assert run(source, tmp_path / "out.onnx", "--config", config, "--report", config) == 2
+    assert "is the input file" in capsys.readouterr().err and config.read_text() == "macs = 0.5"
+
+
 def test_streams_that_cannot_be(tmp_path, monkeypatch, capsys):
     assert run(DIGITS, "-", "--ratio", 0.5, "--json") == 2
     assert "name a file" in capsys.readouterr().err

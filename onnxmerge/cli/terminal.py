@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -69,13 +68,14 @@ class Terminal:
         self._out.print(f"wrote {'standard output' if target == STREAM else target}", markup=False)
         self._headline(report)
 
-    def planned(self, report: Report, target: Path) -> None:
+    def planned(self, report: Report, target: str) -> None:
         """What a plan comes to; no model was written."""
         self._print_json(report)
         if self._quiet:
             return
         self._facts(report)
-        self._out.print(f"wrote the plan {target}, and no model", markup=False)
+        place = "on standard output" if target == STREAM else target
+        self._out.print(f"wrote the plan {place}, and no model", markup=False)
         self._headline(report)
 
     def comparison(self, report: Comparison) -> None:
