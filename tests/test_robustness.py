@@ -27,6 +27,7 @@ from onnxmerge.errors import OutputError
 from onnxmerge.graph import leftovers
 from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.graph.output import atomic_write
+from onnxmerge.progress import Clock
 from onnxmerge.runtime import Runtime
 from onnxmerge.runtime.session import Session
 
@@ -236,6 +237,16 @@ def test_time_left_is_told_from_what_is_done():
     assert left(40, "parity", 0, 4) is None, "it begins again"
     assert pace.announcement("parity", 4) is None
     assert [duration(s) for s in (0.2, 89, 100, 6000)] == ["1 s", "89 s", "2 min", "1.7 h"]
+
+
+def test_what_is_done_within_a_step_counts():
+    told = []
+    clock = Clock(lambda *step: told.append(step))
+    with clock.portion("search", 1, 3, 5):
+        clock.step("reconstruct", 1, 4)
+        clock.step("reconstruct", 4, 4)
+        clock.step("parity", 0, 4)
+    assert told == [("search", 100, 500), ("search", 150, 500), ("search", 300, 500), ("search", 300, 500)]
 
 
 def test_logs_get_plain_lines_now_and_then(monkeypatch):
