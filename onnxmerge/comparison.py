@@ -88,13 +88,13 @@ def compare(
     """
     every = "samples" not in options and (config is None or config.samples == Config().samples)
     config, clock = configured(config, options), Clock(progress)
+    most = None if every else config.samples
     runtime = Runtime.create(config.device, config.threads)
     with clock("load"):
         reference, other = _side("first", first, runtime), _side("second", second, runtime)
         notes = _ensure_comparable(reference, other)
         kinds = output_kinds(reference.loaded.proto, config.output_kinds)
     with clock("data"):
-        most = None if every else config.samples
         holdout, plausible = _data(reference, calibration, most, config, runtime, kinds)
         holdout = replace(holdout, judged=_in_batches_of(other.session, holdout.judged))
     feed = next(iter(holdout.judged.feeds(batch=1)))
@@ -112,7 +112,7 @@ def compare(
         latency,
         holdout,
         plausible,
-        config.as_dict() | asdict(DataPaths.of(calibration, None)),
+        config.as_dict() | {"samples": most} | asdict(DataPaths.of(calibration, None)),
         [*notes, *reference.warnings, *other.warnings, *([runtime.note] if runtime.note else [])],
         clock.seconds,
     )

@@ -220,6 +220,7 @@ def test_compare_is_a_check_for_pipelines(made, tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr()
     content = json.loads(report.read_text())
     assert content["parity"]["samples"] == len(IMAGES) and content["parity"]["basis"] == "evaluation"
+    assert content["config"]["samples"] is None and content["config"]["calibration"] == str(CALIB)
     assert content["second"]["bytes"] == (made / "out.onnx").stat().st_size
     assert content["second"]["macs"] < content["first"]["macs"]
     assert f"{content['second']['macs']:,}" in printed.out and "of the first model's time" in printed.out
