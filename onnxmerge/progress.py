@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 # (stage, done, total); a total of 0 means that it is not known.
 Progress = Callable[[str, int, int], None]
+# What is counted within one step of a stage that is made of others, so that long steps show.
+FINE = 100
 
 
 class Clock:
@@ -26,8 +28,8 @@ class Clock:
         if self._portion is not None:
             stage, begin, end, whole = self._portion
             # Some stages come again; progress only goes on.
-            self._done = max(self._done, begin + (end - begin) * done // max(total, 1))
-            done, total = self._done, whole
+            self._done = max(self._done, FINE * begin + FINE * (end - begin) * done // max(total, 1))
+            done, total = self._done, FINE * whole
         if self._progress is not None:
             self._progress(f"{stage} ({self._note})" if self._note else stage, done, total)
 
@@ -43,7 +45,7 @@ class Clock:
     @contextmanager
     def portion(self, stage: str, begin: int, end: int, total: int) -> Iterator[None]:
         """Report steps within the block as those of one stage, from ``begin`` to ``end`` of ``total``."""
-        self._portion, self._done = (stage, begin, end, total), begin
+        self._portion, self._done = (stage, begin, end, total), FINE * begin
         try:
             self.step(stage, 0, 0)
             yield

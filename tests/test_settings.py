@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import fields
 
 import pytest
 
@@ -215,6 +216,13 @@ def test_mistakes_on_the_command_line_are_one_sentence(arguments, words, capsys)
     assert main(arguments) == 2
     message = capsys.readouterr().err
     assert words in message and message.count("\n") == 1
+
+
+def test_every_option_of_a_configuration_can_be_said():
+    """Else the report of a run could not be read back."""
+    said = {action.dest for action in optimize_parser().options().values()}
+    names = {f.name for f in fields(Config)} - {"images"} | {f.name for f in fields(ImageOptions)}
+    assert names <= said
 
 
 @pytest.mark.parametrize(

@@ -220,6 +220,7 @@ def test_compare_is_a_check_for_pipelines(made, tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr()
     content = json.loads(report.read_text())
     assert content["parity"]["samples"] == len(IMAGES) and content["parity"]["basis"] == "evaluation"
+    assert content["config"]["samples"] is None and content["config"]["calibration"] == str(CALIB)
     assert content["second"]["bytes"] == (made / "out.onnx").stat().st_size
     assert content["second"]["macs"] < content["first"]["macs"]
     assert f"{content['second']['macs']:,}" in printed.out and "of the first model's time" in printed.out
@@ -295,10 +296,14 @@ def test_another_outputs_and_types_are_compared_as_they_are(monkeypatch):
     for tensor in half.graph.initializer:
         values = numpy_helper.to_array(tensor).astype(np.float16)
         tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float32), tensor.name))
+    # Converters to half precision leave nodes out of order, and onnxruntime does not mind.
+    half.graph.node.append(half.graph.node[0])
+    del half.graph.node[0]
     half.graph.output.append(onnx.helper.make_tensor_value_info("h", TensorProto.FLOAT, ["N", 8]))
     found = onnxmerge.compare(net(), half, threads=1)
     assert 0 < found.parity.change < 0.01
     assert any("not compared: h" in warning for warning in found.warnings)
+    assert any("onnxruntime runs it all the same" in warning for warning in found.warnings)
 
 
 # --- streams ------------------------------------------------------------------------------------------
@@ -332,6 +337,20 @@ def test_json_is_all_there_is_on_standard_output(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["reach"] > 0
     assert run(source, out, "--macs", 0.0001, "--json") == 5
     assert capsys.readouterr().out == ""
+
+
+def test_a_plan_goes_through_a_pipe(tmp_path, capsys):
+    source = tmp_path / "net.onnx"
+    onnx.save(net(), source)
+    options = ("--ratio", 0.25, "--criterion", "l1", "--compensation", "none", "--threads", 1)
+    assert run("plan", source, "--save", "-", *options) == 0
+    printed = capsys.readouterr()
+    assert len(Plan.from_toml(printed.out).keep) == 1 and "and no model" in printed.err
+    config = tmp_path / "ci.toml"
+    config.write_text("macs = 0.5")
+    assert run("inspect", source, "--config", config, "--report", config) == 2
+    assert run(source, tmp_path / "out.onnx", "--config", config, "--report", config) == 2
+    assert "is the input file" in capsys.readouterr().err and config.read_text() == "macs = 0.5"
 
 
 def test_streams_that_cannot_be(tmp_path, monkeypatch, capsys):

@@ -36,7 +36,7 @@ def planned(study: Study, plan: Plan, *, force: bool = False) -> Choice:
         UsageError: the plan belongs to another model, or keeps what this one does not have.
     """
     sizes = {group.name: len(group) for group in study.analysis.channels.groups}
-    difference = _difference(plan, sizes)
+    difference = _difference(plan, sizes, scoped=bool(study.analysis.channels.left_whole))
     foreign = plan.fingerprint != study.source.loaded.sha256
     if foreign and difference is not None:
         raise UsageError(f"the plan belongs to another model: {difference}")
@@ -69,14 +69,16 @@ def planned(study: Study, plan: Plan, *, force: bool = False) -> Choice:
     )
 
 
-def _difference(plan: Plan, sizes: Mapping[str, int]) -> str | None:
-    """Where a plan does not fit a model with groups of these sizes, in words."""
+def _difference(plan: Plan, sizes: Mapping[str, int], *, scoped: bool) -> str | None:
+    """Where a plan does not fit a model with groups of these sizes, in words.
+
+    Args:
+        scoped: whether the user wants some groups left whole, which are not among them.
+    """
     for name, keep in plan.keep.items():
         if name not in sizes:
-            return (
-                f"the plan names the group '{name}', which this model does not have{nearest(name, sizes)} "
-                "(groups that --skip or --only leave whole count as not there)"
-            )
+            where = ", or which skip=, only= or scope= leave whole" if scoped else nearest(name, sizes)
+            return f"the plan names the group '{name}', which this model does not have{where}"
         known = len(plan.order.get(name, ()))
         if known and known != sizes[name]:
             return f"the group '{name}' has {known} channels in the plan, and {sizes[name]} in this model"

@@ -14,9 +14,10 @@ from onnxmerge.cli import verbs
 from onnxmerge.cli.parser import Parser
 from onnxmerge.cli.signals import Terminated, raise_when_asked
 from onnxmerge.cli.streams import silence_stdout
-from onnxmerge.errors import InternalError, ModelError, OnnxMergeError, OutputError, UsageError
+from onnxmerge.errors import InternalError, ModelError, OnnxMergeError, UsageError
 
-INTERRUPTED, TERMINATED = 130, 143
+# As the shell gives them for programs that a signal ends.
+INTERRUPTED, UNREAD, TERMINATED = 130, 141, 143
 
 Verb = tuple[Callable[[], Parser], Callable[[argparse.Namespace], None]]
 _MAIN: Verb = (spoken.optimize_parser, verbs.optimize)
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("terminated; nothing was written", TERMINATED)
     except BrokenPipeError:
         silence_stdout()
-        return _fail("nobody reads standard output any more", OutputError.exit_code)
+        return UNREAD
     except MemoryError:
         return _fail("not enough memory; fewer --samples need less", ModelError.exit_code)
     except Exception as error:  # whatever nobody foresaw: a user is owed a sentence all the same
@@ -89,4 +90,10 @@ def _fail(message: str, code: int) -> int:
 def run() -> None:
     """The installed program."""
     raise_when_asked()
-    sys.exit(main())
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # of --help, too
+        silence_stdout()
+        code = UNREAD
+    sys.exit(code)

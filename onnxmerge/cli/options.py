@@ -46,6 +46,7 @@ exit codes:
   11  compare: one run takes more than --max-latency allows
   12  the function that --eval names fails, or gives no number
   130  interrupted (143: terminated); no OUT was written
+  141  nobody reads what is printed any more
 """
 # What the first screen of the help shows.
 _FIRST = (

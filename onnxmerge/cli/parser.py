@@ -65,7 +65,7 @@ class Parser(argparse.ArgumentParser):
             name.removeprefix("--"): action
             for action in self._actions
             for name in action.option_strings
-            if name.startswith("--") and not isinstance(action, _Help)
+            if name.startswith("--") and not isinstance(action, _Help | Version | Completion)
         }
 
     def given(self, arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -97,6 +97,7 @@ class _Help(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         assert isinstance(parser, Parser)
         sys.stdout.write(self.text(parser))
+        sys.stdout.flush()
         parser.exit()
 
     def text(self, parser: Parser) -> str:

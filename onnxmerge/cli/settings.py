@@ -1,7 +1,7 @@
 """Options from a file: TOML, JSON, or the report of an earlier run, which does the same again.
 
 A key is the long name of an option without its dashes (``eval-calib``), or its name in Python
-(``evaluation``). What the command line says counts more.
+(``evaluation``). What the command line says counts more. Paths are relative to where the program runs.
 """
 
 from __future__ import annotations
@@ -16,14 +16,8 @@ from typing import Any
 from onnxmerge.arguments import nearest
 from onnxmerge.errors import UsageError
 
-# What ``Config`` calls otherwise than the command line does.
-_IN_PYTHON = {
-    "calibration": "calib",
-    "evaluation": "eval-calib",
-    "trade_off": "lambda",
-    "shapes": "shape",
-    "output_kinds": "output-kind",
-}
+# What functions call otherwise than the command line does, beside the names of ``Config``.
+_IN_PYTHON = {"calibration": "calib", "evaluation": "eval-calib"}
 
 
 def read_settings(path: Path, options: Mapping[str, argparse.Action]) -> dict[str, Any]:
@@ -36,13 +30,15 @@ def read_settings(path: Path, options: Mapping[str, argparse.Action]) -> dict[st
         UsageError: the file cannot be read, holds a name that is no option, or a value of the wrong type.
     """
     content, recorded = _content(path, options)
+    # Where an option is called otherwise in ``Config``, its destination is the name there.
+    names = {action.dest: name for name, action in options.items()} | _IN_PYTHON
     found: dict[str, Any] = {}
     for key, value in _flat(content).items():
         if value is None:
             continue
-        name = _IN_PYTHON.get(key, key.replace("_", "-"))
-        if name == "depth" and "no-depth" in options:
-            found["depth"] = _truth(path, key, value)
+        name = key if key in options else names.get(key, key.replace("_", "-"))
+        if name.startswith("no-") and key == options[name].dest:
+            found[key] = _truth(path, key, value)
         elif name in options and name != "config":
             found[options[name].dest] = _value(path, key, options[name], value)
         # A report names every option there is, also those that another verb does not have.

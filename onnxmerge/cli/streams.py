@@ -43,7 +43,7 @@ def incoming(name: str) -> Iterator[Path]:
 
 
 def ensure_pipe(output: str, *, printed: bool) -> None:
-    """Refuse a model on a standard output that is a terminal, or that something else is printed on.
+    """Refuse an output on a standard output that is a terminal, or that something else is printed on.
 
     Args:
         printed: whether a report goes there.
@@ -54,9 +54,9 @@ def ensure_pipe(output: str, *, printed: bool) -> None:
     if output != STREAM:
         return
     if printed:
-        raise UsageError("OUT is - and --json prints the report: both go to standard output; name a file")
+        raise UsageError("the output is - and --json prints the report there, too: name a file for one")
     if sys.stdout.isatty():
-        raise UsageError("OUT is - and standard output is a terminal: redirect it, or name a file")
+        raise UsageError("the output is - and standard output is a terminal: redirect it, or name a file")
 
 
 def to_stdout(save: Callable[[Path], None]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +14,14 @@ from onnxmerge.report import Comparison, Inspection, Report, Sweep
 from onnxmerge.report.report import Document, PrecisionFacts, StepFacts
 from onnxmerge.study import RecoveryFacts
 from onnxmerge.validation import percent
+
+
+class _Console(Console):
+    """A console that does not decide how the program ends when nobody reads it any more."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        raise BrokenPipeError
 
 
 class Terminal:
@@ -41,8 +48,8 @@ class Terminal:
         self._verbose = verbose
         self._json = json
         self._words = words
-        self._out = Console(stderr=aside or json, highlight=False, soft_wrap=True)
-        self._err = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._out = _Console(stderr=aside or json, highlight=False, soft_wrap=True)
+        self._err = _Console(stderr=True, highlight=False, soft_wrap=True)
 
     @contextmanager
     def progress(self) -> Iterator[Callable[[str, int, int], None] | None]:
@@ -62,13 +69,14 @@ class Terminal:
         self._out.print(f"wrote {'standard output' if target == STREAM else target}", markup=False)
         self._headline(report)
 
-    def planned(self, report: Report, target: Path) -> None:
+    def planned(self, report: Report, target: str) -> None:
         """What a plan comes to; no model was written."""
         self._print_json(report)
         if self._quiet:
             return
         self._facts(report)
-        self._out.print(f"wrote the plan {target}, and no model", markup=False)
+        place = "on standard output" if target == STREAM else target
+        self._out.print(f"wrote the plan {place}, and no model", markup=False)
         self._headline(report)
 
     def comparison(self, report: Comparison) -> None:

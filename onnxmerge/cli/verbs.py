@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxmerge.cli.evaluator import evaluator
 from onnxmerge.cli.options import config_of, given_options, in_flags
@@ -26,66 +26,57 @@ if TYPE_CHECKING:
 
 def optimize(options: argparse.Namespace) -> None:
     """``onnxmerge IN OUT``."""
-    from onnxmerge.pipeline import optimize
-
     terminal = _prepared(options, output=options.output)
-    evaluate = evaluator(options.evaluate)
     with incoming(options.model) as source:
-        with terminal.progress() as progress:
-            result = optimize(
-                source,
-                calibration=options.calib,
-                evaluation=options.eval_calib,
-                evaluate=evaluate,
-                config=config_of(options),
-                progress=progress,
-            )
+        result = _optimized(source, options, terminal)
         _finish(result, options, terminal)
 
 
 def apply(options: argparse.Namespace) -> None:
     """``onnxmerge apply IN PLAN OUT``."""
-    from onnxmerge.pipeline import optimize
     from onnxmerge.plan import Plan
 
     terminal = _prepared(options, output=options.output, also=[options.plan])
-    evaluate = evaluator(options.evaluate)
     plan = Plan.load(options.plan)
     with incoming(options.model) as source:
-        with terminal.progress() as progress:
-            result = optimize(
-                source,
-                calibration=options.calib,
-                evaluation=options.eval_calib,
-                evaluate=evaluate,
-                plan=plan,
-                force=options.force,
-                progress=progress,
-                **given_options(options),
-            )
+        result = _optimized(source, options, terminal, plan=plan, force=options.force)
         _finish(result, options, terminal)
 
 
 def plan(options: argparse.Namespace) -> None:
     """``onnxmerge plan IN --save FILE``."""
+    terminal = _prepared(options, output=options.save)
+    with incoming(options.model) as source:
+        result = _optimized(source, options, terminal)
+    _save(result.report, options)
+    if options.save == STREAM:
+        sys.stdout.write(result.plan.to_toml())
+    else:
+        with _written(Path(options.save)) as path:
+            result.plan.save(path)
+    with _after_writing(options.save):
+        terminal.planned(result.report, options.save)
+
+
+def _optimized(source: Path, options: argparse.Namespace, terminal: Terminal, **decided: Any) -> Result:
+    """The run behind three verbs.
+
+    Args:
+        decided: the plan to apply, where there is one.
+    """
     from onnxmerge.pipeline import optimize
 
-    terminal = _prepared(options, output=options.save)
     evaluate = evaluator(options.evaluate)
-    with incoming(options.model) as source, terminal.progress() as progress:
-        result = optimize(
+    with terminal.progress() as progress:
+        return optimize(
             source,
             calibration=options.calib,
             evaluation=options.eval_calib,
             evaluate=evaluate,
-            config=config_of(options),
             progress=progress,
+            **given_options(options),
+            **decided,
         )
-    _save(result.report, options)
-    with _written(Path(options.save)) as path:
-        result.plan.save(path)
-    with _after_writing(options.save):
-        terminal.planned(result.report, Path(options.save))
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -155,7 +146,9 @@ def _prepared(
     from onnxmerge.graph.leftovers import remove_folders
     from onnxmerge.graph.output import check_output, same_file
 
-    read = [Path(name) for name in (options.model, *also) if name != STREAM]
+    # No report must fall on the file that says what to do.
+    named = (options.model, *also, getattr(options, "config", STREAM))
+    read = [Path(name) for name in named if name != STREAM]
     taken: list[Path] = []
     if output is not None:
         ensure_pipe(output, printed=options.json)

@@ -49,16 +49,18 @@ def new_folder() -> tuple[Path, int | None]:
     Raises:
         OSError: it cannot be made.
     """
-    for attempt in range(10):
-        folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX)).resolve()
-        try:
-            handle = lock(folder)
-            (folder / _MARK).touch()
-            return folder, handle
-        except FileNotFoundError:
-            if attempt == 9:
-                raise
-    raise AssertionError("unreachable")
+    folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX)).resolve()
+    handle = None
+    try:
+        # Without the mark nobody takes the folder for a leftover, so the lock comes first.
+        handle = lock(folder)
+        (folder / _MARK).touch()
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        if handle is not None:
+            os.close(handle)
+        raise
+    return folder, handle
 
 
 def remove_folders() -> None:
