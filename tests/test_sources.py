@@ -152,7 +152,17 @@ def test_tables_of_rows_without_a_batch_axis():
 def test_items_of_every_kind():
     x = RNG.standard_normal((6, 4)).astype(np.float32)
     pairs = [(UserDict(x=row), 1) for row in x]
-    for what in (list(x), tuple(x), pairs, ((row, 0) for row in x), map(np.asarray, x), Tensor(x, True)):
+    mixed = ([row, "what it says"] for row in x)  # as torch's loader makes of tuples
+    for what in (
+        list(x),
+        tuple(x),
+        pairs,
+        mixed,
+        [list(row) for row in x],
+        ((row, 0) for row in x),
+        map(np.asarray, x),
+        Tensor(x, True),
+    ):
         if isinstance(what, Tensor):
             what.__class__.__array__ = lambda self, *_, **__: self.values
         np.testing.assert_array_equal(next(read(MLP, what).feeds(6))["x"], x)

@@ -47,7 +47,7 @@ def describe(study: Study, decision: Decision, proof: Proof) -> Report:
         output=output,
         unchanged=decision.unchanged,
         parity=_parity(proof.parity, decision.choice.holdout),
-        score=_score(study, proof),
+        score=_score(study, decision, proof),
         latency=LatencyFacts(**asdict(proof.latency), predicted_ratio=decision.choice.predicted),
         precision=_precision(study, decision, proof, source, output),
         search=_search(study, decision),
@@ -159,7 +159,7 @@ def _parity(parity: Parity, holdout: Holdout) -> ParityFacts:
     )
 
 
-def _score(study: Study, proof: Proof) -> ScoreFacts | None:
+def _score(study: Study, decision: Decision, proof: Proof) -> ScoreFacts | None:
     own = study.own
     if own is None or proof.score is None:
         return None
@@ -171,7 +171,7 @@ def _score(study: Study, proof: Proof) -> ScoreFacts | None:
         drop=own.drop(proof.score),
         spread=own.spread,
         looked_at=own.looked_at,
-        chose=study.searches_by_score,
+        chose=study.searches_by_score and decision.choice.sought is not None,
         seconds=round(own.seconds, 4),
     )
 
