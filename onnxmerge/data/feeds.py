@@ -204,8 +204,10 @@ def _in_order(what: Any, seed: int | None) -> Iterator[tuple[int, Any]]:
 
 def _rows_are_samples(feed: Feed, count: int, batch: int | None, run: Run | None) -> bool:
     """Whether the first axis that all inputs share is that of samples: each is answered by itself."""
+    # A model of one long row, a sound for example, has no batch axis at all.
+    usual = any(a.ndim > 1 for a in feed.values()) or len(feed) > 1
     if batch is not None or run is None:
-        return True
+        return usual
     try:
         alone = run({name: a[:1] for name, a in feed.items()})
     except ModelError:
@@ -217,8 +219,7 @@ def _rows_are_samples(feed: Feed, count: int, batch: int | None, run: Run | None
     told = [_told(together[name], alone[name], count) for name in together]
     if False in told or True in told:
         return False not in told
-    # A model of one long row, a sound for example, has no batch axis at all.
-    return any(a.ndim > 1 for a in feed.values()) or len(feed) > 1
+    return usual
 
 
 def _told(together: Any, alone: Any, count: int) -> bool | None:
