@@ -108,7 +108,7 @@ class Study:
     @property
     def tolerance(self) -> float:
         """What a run without a budget looks for: the largest change of the answers, or drop of the score."""
-        if self.own is not None and self.config.max_drop is not None:
+        if self.searches_by_score and self.config.max_drop is not None:
             return self.config.max_drop
         return DEFAULT_TOLERANCE if self.config.tolerance is None else self.config.tolerance
 

@@ -232,12 +232,16 @@ class Made:
 def test_a_search_goes_on_in_the_shape_that_few_samples_choose():
     made = []
 
-    def measure(candidate):
+    def compare(candidate):
         width = len(candidate.selection.keep["g"])
         better = (width, candidate.samples) in chosen
         made.append((width, candidate.samples))
         change = 0.01 * np.exp(8 * ((0.4 if better else 0.6) - width / 1000))
         return parity(change, change)
+
+    def measure(candidate):
+        found = compare(candidate)
+        return SimpleNamespace(change=found.change, parity=found)
 
     class Better(Line):
         def select(self, share: float) -> Selection:
@@ -246,7 +250,8 @@ def test_a_search_goes_on_in_the_shape_that_few_samples_choose():
             return selection
 
     chosen: set[tuple[int, int]] = set()
-    found = tolerance.search(Line("usual"), Made(range(384)), measure, 0.01, Clock(), [Better("better")])
+    several = [Better("better")], compare
+    found = tolerance.search(Line("usual"), Made(range(384)), measure, 0.01, Clock(), *several)
     assert found is not None and found.share < 0.48
     assert [one.shape for one in found.shapes] == ["better", "usual"]
     assert sum(samples == 384 for _, samples in made) <= tolerance.CONFIRMED

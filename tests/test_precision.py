@@ -111,7 +111,8 @@ def test_targets_choose_signs_and_bits(monkeypatch):
         onnx.numpy_helper.to_array(t) for t in small.graph.initializer if t.data_type == TensorProto.INT8
     ]
     assert max(int(abs(w.astype(int)).max()) for w in weights) <= 64
-    signed = to_int8(NET, [{"x": DATA[:8]}], Int8(True, True, False, ""))
+    signed = to_int8(NET, [{"x": DATA[:8]}], Int8.of("tensorrt"))
+    assert TensorProto.INT32 not in {t.data_type for t in signed.graph.initializer}
     zeros = [
         t for t in signed.graph.initializer if "zero_point" in t.name and t.data_type == TensorProto.INT8
     ]

@@ -7,6 +7,7 @@ from collections import UserDict
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from PIL import Image
@@ -152,7 +153,17 @@ def test_tables_of_rows_without_a_batch_axis():
 def test_items_of_every_kind():
     x = RNG.standard_normal((6, 4)).astype(np.float32)
     pairs = [(UserDict(x=row), 1) for row in x]
-    for what in (list(x), tuple(x), pairs, ((row, 0) for row in x), map(np.asarray, x), Tensor(x, True)):
+    mixed = ([row, "what it says"] for row in x)  # as torch's loader makes of tuples
+    for what in (
+        list(x),
+        tuple(x),
+        pairs,
+        mixed,
+        [list(row) for row in x],
+        ((row, 0) for row in x),
+        map(np.asarray, x),
+        Tensor(x, True),
+    ):
         if isinstance(what, Tensor):
             what.__class__.__array__ = lambda self, *_, **__: self.values
         np.testing.assert_array_equal(next(read(MLP, what).feeds(6))["x"], x)
@@ -201,6 +212,9 @@ def test_sounds_and_steps_without_a_batch_axis_are_whole():
     sounds = [RNG.standard_normal(n).astype(np.float32) for n in (50, 60, 50, 80)]
     assert [f["wave"].shape for f in read(SOUND, sounds, samples=3).feeds()] != []
     assert len(read(SOUND, sounds, samples=3)) == 3 and len(read(SOUND, [s[:50] for s in sounds])) == 4
+    fixed = onnx.ModelProto.FromString(SOUND.SerializeToString())
+    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 50
+    assert len(read(fixed, [s[:50] for s in sounds], samples=3)) == 3
     steps = [RNG.standard_normal((n, 4)).astype(np.float32) for n in (20, 20, 30)]
     assert [f["x"].shape for f in read(STEPS, steps).feeds()] == [(20, 4), (20, 4), (30, 4)]
     assert len(read(MLP, steps)) == 70  # here rows are samples

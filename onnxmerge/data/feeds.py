@@ -38,6 +38,7 @@ def read_items(
     seed: int,
     run: Run | None = None,
     source: str | None = None,
+    labels: Sequence[str] | None = None,
 ) -> Dataset:
     """The data of items, each of which is what the model takes once.
 
@@ -53,13 +54,13 @@ def read_items(
     Args:
         samples: about as many are read, chosen by ``seed`` where items have numbers, else the first ones.
         run: runs the model; None: rows are taken to be samples.
-        source: what the data are called in reports.
+        source: what the data are called in reports, and ``labels`` the items in messages.
 
     Raises:
         CalibrationError: an item does not fit the model.
     """
     source = source or _named(what)
-    reader = _Reader(inputs, source, run)
+    reader = _Reader(inputs, source, run, labels)
     found: list[tuple[int, Feed]] = []
     size = rows = 0
     for number, item in _in_order(what, seed if samples is not None else None):
@@ -104,16 +105,18 @@ def as_array(value: Any, where: str, *, copy: bool = False) -> np.ndarray:
 class _Reader:
     """Reads items; what it learns from the first ones holds for all."""
 
-    def __init__(self, inputs: Sequence[TensorInfo], source: str, run: Run | None) -> None:
+    def __init__(
+        self, inputs: Sequence[TensorInfo], source: str, run: Run | None, labels: Sequence[str] | None
+    ) -> None:
         self.unused = ""
         self.empty = 0
-        self._inputs, self._source, self._run = tuple(inputs), source, run
+        self._inputs, self._source, self._run, self._labels = tuple(inputs), source, run, labels
         self._batch = fixed_batch(inputs)
         self._rows_are_samples: bool | None = None
 
     def feed(self, item: Any, number: int) -> Feed | None:
         """The feed of an item; None where an input is empty, as the past of a first step is."""
-        label = f"{self._source}, feed {number}"
+        label = f"{self._source}, feed {number}" if self._labels is None else self._labels[number]
         values = self._values(item, label)
         feed, empty = {}, False
         for info in self._inputs:
@@ -165,7 +168,7 @@ class _Reader:
             if rest:
                 self.unused = f" (without {', '.join(rest)})"
             return item
-        if isinstance(item, tuple) or (isinstance(item, list) and item and all(map(_is_array, item))):
+        if isinstance(item, tuple) or (isinstance(item, list) and _holds_inputs(item, len(names))):
             if len(item) < len(names):
                 raise CalibrationError(
                     f"{label} has {len(item)} entries, and the model has {len(names)} inputs: "
@@ -184,10 +187,16 @@ class _Reader:
 
 def _in_order(what: Any, seed: int | None) -> Iterator[tuple[int, Any]]:
     """Items with their numbers; those that can be taken by number in an order drawn by the seed."""
-    if not (hasattr(what, "__len__") and hasattr(what, "__getitem__")):
+    numbered = hasattr(what, "__len__") and hasattr(what, "__getitem__")
+    count = len(what) if numbered else 0
+    if count and hasattr(what, "__iter__"):
+        try:
+            what[0]
+        except NotImplementedError:  # what torch's data sets that can only be iterated inherit
+            numbered = False
+    if not numbered:
         yield from enumerate(what)
         return
-    count = len(what)
     order = range(count) if seed is None else np.random.default_rng(seed).permutation(count).tolist()
     for number in order:
         yield number, what[number]
@@ -195,8 +204,10 @@ def _in_order(what: Any, seed: int | None) -> Iterator[tuple[int, Any]]:
 
 def _rows_are_samples(feed: Feed, count: int, batch: int | None, run: Run | None) -> bool:
     """Whether the first axis that all inputs share is that of samples: each is answered by itself."""
+    # A model of one long row, a sound for example, has no batch axis at all.
+    usual = any(a.ndim > 1 for a in feed.values()) or len(feed) > 1
     if batch is not None or run is None:
-        return True
+        return usual
     try:
         alone = run({name: a[:1] for name, a in feed.items()})
     except ModelError:
@@ -208,8 +219,7 @@ def _rows_are_samples(feed: Feed, count: int, batch: int | None, run: Run | None
     told = [_told(together[name], alone[name], count) for name in together]
     if False in told or True in told:
         return False not in told
-    # A model of one long row, a sound for example, has no batch axis at all.
-    return any(a.ndim > 1 for a in feed.values()) or len(feed) > 1
+    return usual
 
 
 def _told(together: Any, alone: Any, count: int) -> bool | None:
@@ -230,6 +240,13 @@ def _common_length(feed: Feed) -> int | None:
     """The length of the first axis that all inputs share; None where they share none."""
     lengths = {len(a) if a.ndim else None for a in feed.values()}
     return lengths.pop() if len(lengths) == 1 else None
+
+
+def _holds_inputs(item: list[Any], inputs: int) -> bool:
+    """Whether a list holds inputs, as loaders make of tuples, and not the numbers of a single one."""
+    if not item or inputs > 1:
+        return bool(item)
+    return _is_array(item[0]) and getattr(item[0], "ndim", 1) > 0
 
 
 def _is_array(value: Any) -> bool:

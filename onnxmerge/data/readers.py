@@ -117,7 +117,8 @@ def _from_folder(
         raise CalibrationError(f"{folder} holds no .npz or .npy files and no images")
     if len(inputs) > 1 and {p.name for p in tensors} == {f"{i.name}.npy" for i in inputs}:
         return _from_arrays({p.stem: read_npy(p) for p in tensors}, inputs, str(folder), samples, seed)
-    return read_items(_Files(tensors, inputs), inputs, samples, seed, run, str(folder))
+    labels = [str(path) for path in tensors]
+    return read_items(_Files(tensors, inputs), inputs, samples, seed, run, str(folder), labels)
 
 
 @dataclass(frozen=True)
@@ -131,9 +132,7 @@ class _Files:
         return len(self.paths)
 
     def __getitem__(self, number: int) -> dict[str, np.ndarray]:
-        arrays = _arrays(self.paths[number], self.inputs)
-        fit_names(arrays, self.inputs, str(self.paths[number]))
-        return arrays
+        return _arrays(self.paths[number], self.inputs)
 
 
 def _from_images(

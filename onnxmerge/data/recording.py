@@ -41,6 +41,9 @@ def record(
     its first minute; inputs that are states are kept as they were fed. Calls from several threads, and
     several recordings into one folder (other sessions of the model, other processes, other days), add up.
 
+    Calls of one client follow one another and are much alike: several clients, or days, tell more than
+    many calls, and what is measured on the calls of one looks surer than it is.
+
     ``session.run`` is what is recorded. Runs through I/O binding, ``run_with_ort_values`` and ``run_async``
     are not seen. Calls that fail are not kept. A call that cannot be written never disturbs the client:
     recording stops, and ``close`` raises.
@@ -178,7 +181,8 @@ class Recording:
             # No room for more: from here on calls take the places of others.
             self._limit = self.count
             return
-        target = Path(f"{self._prefix.removesuffix('.part')}-{place:06d}.npz")
+        # The process is in the name, for servers fork.
+        target = Path(f"{self._prefix.removesuffix('.part')}-{os.getpid()}-{place:06d}.npz")
         part = target.with_suffix(".part")
         try:
             part.write_bytes(data)

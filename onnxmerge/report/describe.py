@@ -51,7 +51,7 @@ def describe(study: Study, decision: Decision, proof: Proof) -> Report:
         unchanged=decision.unchanged,
         parity=parity_facts(proof.parity, decision.choice.holdout),
         most_changed=proof.most_changed,
-        score=_score(study, proof),
+        score=_score(study, decision, proof),
         latency=LatencyFacts(**asdict(proof.latency), predicted_ratio=decision.choice.predicted),
         precision=_precision(study, decision, proof, source, output),
         search=_search(study, decision),
@@ -182,7 +182,7 @@ def parity_facts(parity: Parity, holdout: Holdout) -> ParityFacts:
     )
 
 
-def _score(study: Study, proof: Proof) -> ScoreFacts | None:
+def _score(study: Study, decision: Decision, proof: Proof) -> ScoreFacts | None:
     own = study.own
     if own is None or proof.score is None:
         return None
@@ -194,7 +194,7 @@ def _score(study: Study, proof: Proof) -> ScoreFacts | None:
         drop=own.drop(proof.score),
         spread=own.spread,
         looked_at=own.looked_at,
-        chose=study.searches_by_score,
+        chose=study.searches_by_score and decision.choice.sought is not None,
         seconds=round(own.seconds, 4),
     )
 

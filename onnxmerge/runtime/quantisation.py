@@ -36,18 +36,22 @@ class Int8:
         symmetric: whether zero is at the centre of their range.
         seven_bits: whether weights keep to 7 bits, where sums of products would overflow.
         why: the choice in words.
+        for_tensorrt: whether biases stay float32 and every reader has QuantizeLinear pairs of its own: its
+            parser takes no int32, and no pair that several nodes read.
     """
 
     signed: bool
     symmetric: bool
     seven_bits: bool
     why: str
+    for_tensorrt: bool = False
 
     @staticmethod
     def of(target: str) -> Int8:
         """What suits a target: ``cpu`` (this one), ``cuda`` or ``tensorrt``; by onnxruntime's advice."""
         if target != "cpu":
-            return Int8(True, True, False, f"signed and symmetric activations, as {target} computes them")
+            why = f"signed and symmetric activations, as {target} computes them"
+            return Int8(True, True, False, why, for_tensorrt=target == "tensorrt")
         if platform.machine().lower() in ("arm64", "aarch64"):
             return Int8(True, False, False, "signed activations, as ARM's kernels compute them")
         if _has_vnni():
@@ -76,7 +80,12 @@ def to_int8(model: onnx.ModelProto, feeds: Iterable[Feed], how: Int8) -> onnx.Mo
         def get_next(self) -> Feed | None:
             return next(self._left, None)
 
-    options = {"WeightSymmetric": True, "ActivationSymmetric": how.symmetric}
+    options = {
+        "WeightSymmetric": True,
+        "ActivationSymmetric": how.symmetric,
+        "QuantizeBias": not how.for_tensorrt,
+        "DedicatedQDQPair": how.for_tensorrt,
+    }
 
     def convert(folder: Path) -> onnx.ModelProto:
         # By its path: of a model in memory it takes the weights away.
