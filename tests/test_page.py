@@ -20,7 +20,7 @@ from onnxmerge.cli import main
 from onnxmerge.report import Inspection, Report, Sweep
 from onnxmerge.report.chart import _ticks, curve
 from onnxmerge.report.html import number, seconds, share, size
-from onnxmerge.report.report import GroupWidths
+from onnxmerge.report.report import ConventionParity, GroupWidths
 from onnxmerge.study import RecoveryFacts
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -187,6 +187,20 @@ def test_the_command_line_writes_pages(tmp_path, capsys):
         assert f"onnxmerge {arguments[0]} {arguments[1]}" in page.text
     assert capsys.readouterr().out == ""
     assert main([*runs["i.html"], "--report", str(tmp_path / "no" / "x.html")]) == 7
+
+
+def test_a_page_speaks_of_flags_and_json_of_arguments(tmp_path, capsys):
+    arguments = [str(DIGITS), str(tmp_path / "o.onnx"), "--ratio", "0.1", "--scale", "0.0039", "-q"]
+    arguments += ["--samples", "32", "--threads", "1", "--compensation", "merge", "--criterion", "l1"]
+    for name, word in (("r.html", "--calib"), ("r.json", "calibration=")):
+        assert main([*arguments, "--report", str(tmp_path / name)]) == 0
+        assert f"give real ones with {word}" in (tmp_path / name).read_text()
+
+
+def test_the_bound_that_is_shown_is_that_of_all_conventions(result):
+    rows = tuple(ConventionParity(n, 0.1, upper, 0.9, 0.2) for n, upper in (("a", 0.2), ("b", 0.994)))
+    report = replace(result.report, parity=replace(result.report.parity, conventions=rows))
+    assert "at most 99.4% with 90% confidence" in Page(report.to_html()).text
 
 
 def test_a_notebook_shows_the_headline_and_a_table(result, inspection, swept):

@@ -131,9 +131,17 @@ def _sweep(options: argparse.Namespace) -> None:
 
 
 def _save(report: Report | Inspection | Sweep, options: argparse.Namespace) -> None:
-    """Write the report where that was asked for, with the command that made it."""
-    if options.report is not None:
-        replace(report, command=options.command).save(options.report)
+    """Write the report where that was asked for, with the command that made it.
+
+    A page is for the person who gave the command, and speaks of flags; JSON is the same from everywhere.
+    """
+    from onnxmerge.report import is_page
+
+    if options.report is None:
+        return
+    words = in_flags if is_page(options.report) else str
+    warnings = tuple(map(words, report.warnings))
+    replace(report, command=options.command, warnings=warnings).save(options.report)
 
 
 def _check_side_outputs(*names: str | None, source: Path, target: Path | None = None) -> None:
