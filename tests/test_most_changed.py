@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -49,6 +50,21 @@ def test_classes_that_became_others_are_named_and_the_rest_is_not():
     found, parity = changed(Dataset("d", {"x": rows(0, 0.6, 2, 0.1)}), "classes")
     assert [s.number for s in found] == [1, 2] and parity.change == 0.5
     assert found[0].before == "class 0, score 0.6" and found[0].after == "class 1, score 0.5"
+
+
+def test_models_that_never_run_at_the_same_time_are_not_run_again():
+    data, kinds = Dataset("d", {"x": rows(0, 3)}), {"y": Judgement("values")}
+    parity = measure(FIRST, SECOND, data, kinds)
+    large = SimpleNamespace(mapped=True)
+    assert most_changed(parity, (large, large), data, kinds, None, 8) == ()
+
+
+def test_outputs_that_do_not_tell_samples_apart_show_none():
+    """A sum over the batch: one row for all samples."""
+    text = "g (float[N,3] x) => (float[3] y) <int64[1] a = {0}> { s = ReduceSum<keepdims = 0>(x, a) BODY }"
+    bodies = ("y = Identity(s)", "y = Add(s, s)")
+    sessions = [support.RUNTIME.session(support.model(text.replace("BODY", body))) for body in bodies]
+    assert changed(Dataset("d", {"x": rows(0, 3)}), "values", sessions=sessions)[0] == ()
 
 
 def test_nothing_changed_nothing_is_shown():

@@ -20,8 +20,8 @@ from onnxmerge.cli import main
 from onnxmerge.report import Inspection, Report, Sweep
 from onnxmerge.report.chart import _ticks, curve
 from onnxmerge.report.html import number, seconds, share, size
-from onnxmerge.report.report import GroupWidths
-from onnxmerge.study import RecoveryFacts
+from onnxmerge.report.report import ConventionFacts, ConventionParity, GroupWidths, SearchFacts
+from onnxmerge.study import RecoveryFacts, TriedShape
 
 MODELS = Path(__file__).parents[1] / "models"
 DIGITS = MODELS / "digits.onnx"
@@ -165,6 +165,51 @@ def test_the_saving_of_a_group_alone_is_what_it_saves_alone(result):
     assert all(g.macs_alone == 0 for g in result.report.groups if g.after == g.before)
 
 
+def test_what_is_there_only_sometimes_is_said(result, inspection):
+    report = result.report
+    convention = ConventionFacts("0..1, RGB", 0.7, (0.0,), (1.0,), 1 / 255, "rgb", False)
+    page = Page(
+        replace(
+            report,
+            search=SearchFacts(0.4, 0.01, 0.03, "held-out images", 64),
+            shapes=(TriedShape("deep", 2, 0.01, 0.02), TriedShape("wide", 0, 0.02, 0.03)),
+            latency=replace(report.latency, sessions=(0.5, 0.7), predicted_ratio=0.55),
+            calibration=replace(report.calibration, conventions=(convention,)),
+            recovery=RecoveryFacts(False, 0.2, 0.2, 10, 3.0, 1e-3, "no better", 400, 64),
+        ).to_html()
+    )
+    text = " ".join(page.text.split())
+    for part in (
+        "64 samples of held-out images that chose it",
+        "deep (taken)",
+        "new sessions 50.0% to 70.0%",
+    ):
+        assert part in text
+    assert "55.0% was predicted" in text and "0..1, RGB70.0%" in text and "not taken" in text
+    bare = Page(
+        replace(
+            report,
+            unchanged=True,
+            groups=(),
+            frozen=(),
+            shapes=(),
+            search=SearchFacts(1.0, 0.0, 0.0, "nothing", 0),
+            recovery=RecoveryFacts(False, 0.0, 0.0, 0, 0.0, 0.0, "too few inputs", 0, 0),
+            input=replace(report.input, name=None),
+        ).to_html()
+    ).text
+    for part in (
+        "Left as it was",
+        "No channel of this model",
+        "Nothing is frozen",
+        "Nothing could go",
+        "A model",
+    ):
+        assert part in bare
+    assert "was not taught: too few inputs" in bare
+    assert "No channel of this model" in Page(replace(inspection, groups=()).to_html()).text
+
+
 def test_saved_by_its_suffix(result, tmp_path):
     for name in ("r.html", "r.HTM", "r.json", "r.txt"):
         result.report.save(tmp_path / name)
@@ -187,6 +232,20 @@ def test_the_command_line_writes_pages(tmp_path, capsys):
         assert f"onnxmerge {arguments[0]} {arguments[1]}" in page.text
     assert capsys.readouterr().out == ""
     assert main([*runs["i.html"], "--report", str(tmp_path / "no" / "x.html")]) == 7
+
+
+def test_a_page_speaks_of_flags_and_json_of_arguments(tmp_path, capsys):
+    arguments = [str(DIGITS), str(tmp_path / "o.onnx"), "--ratio", "0.1", "--scale", "0.0039", "-q"]
+    arguments += ["--samples", "32", "--threads", "1", "--compensation", "merge", "--criterion", "l1"]
+    for name, word in (("r.html", "--calib"), ("r.json", "calibration=")):
+        assert main([*arguments, "--report", str(tmp_path / name)]) == 0
+        assert f"give real ones with {word}" in (tmp_path / name).read_text()
+
+
+def test_the_bound_that_is_shown_is_that_of_all_conventions(result):
+    rows = tuple(ConventionParity(n, 0.1, upper, 0.9, 0.2) for n, upper in (("a", 0.2), ("b", 0.994)))
+    report = replace(result.report, parity=replace(result.report.parity, conventions=rows))
+    assert "at most 99.4% with 90% confidence" in Page(report.to_html()).text
 
 
 def test_a_notebook_shows_the_headline_and_a_table(result, inspection, swept):

@@ -172,9 +172,16 @@ def _prepared(
 
 
 def _save(report: Report | Inspection | Sweep | Comparison, options: argparse.Namespace) -> None:
-    """Write the report where that was asked for, with the command that made it."""
+    """Write the report where that was asked for, with the command that made it.
+
+    A page is for the person who gave the command, and speaks of flags; JSON is the same from everywhere.
+    """
+    from onnxmerge.report import is_page
+
     if options.report is not None:
-        replace(report, command=options.command).save(options.report)
+        words = in_flags if is_page(options.report) else str
+        warnings = tuple(map(words, report.warnings))
+        replace(report, command=options.command, warnings=warnings).save(options.report)
 
 
 def _finish(result: Result, options: argparse.Namespace, terminal: Terminal) -> None:

@@ -2,7 +2,7 @@
 
 from onnxmerge.report.comparison import Comparison, describe_comparison
 from onnxmerge.report.describe import describe, describe_inspection, describe_sweep
-from onnxmerge.report.report import Inspection, Report, Sweep
+from onnxmerge.report.report import Inspection, Report, Sweep, is_page
 
 __all__ = [
     "Comparison",
@@ -13,4 +13,5 @@ __all__ = [
     "describe_comparison",
     "describe_inspection",
     "describe_sweep",
+    "is_page",
 ]

@@ -51,13 +51,13 @@ class Chart:
 
 
 def curve(report: Sweep, what: str) -> Chart:
-    """The change of the answers (``what`` is ``change``) or the time (``latency``) against the MACs kept.
+    """One figure against the MACs kept: ``what`` is ``change``, ``relative_error`` or ``latency``.
 
     With the change come its upper 90% bound, and the change after teaching where that was measured. Figures
     that are not finite are left out.
     """
     points = sorted(report.points, key=lambda point: point.macs)
-    series: dict[str, list[float | None]] = {"latency": [p.latency for p in points]}
+    series: dict[str, list[float | None]] = {what: [getattr(p, what) for p in points]}
     if what == "change":
         series = {"upper bound": [p.change_upper_90 for p in points], "change": [p.change for p in points]}
         taught = [p.recovered_change for p in points]

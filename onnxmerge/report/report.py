@@ -21,6 +21,11 @@ from onnxmerge.version import __version__
 SCHEMA_VERSION = 1
 
 
+def is_page(path: str | Path) -> bool:
+    """Whether a report of this name is written as a page, and not as JSON."""
+    return Path(path).suffix.lower() in (".html", ".htm")
+
+
 class Document:
     """Frozen values that are written as JSON or as a page; ``document["key"]`` reads the JSON's top level."""
 
@@ -49,7 +54,7 @@ class Document:
             OutputError: the file cannot be written.
         """
         path = Path(path)
-        text = self.to_html() if path.suffix.lower() in (".html", ".htm") else self.to_json() + "\n"
+        text = self.to_html() if is_page(path) else self.to_json() + "\n"
         with atomic_write(path) as part:
             part.write_text(text, encoding="utf-8")
 
