@@ -128,8 +128,8 @@ class Config:
         patches: rows per layer for least squares, spread over the samples.
         shapes: input shapes for made-up inputs.
         images: how images become numbers; None: as they are for folders, inferred for generic images.
-        output_kinds: one of ``validation.kinds.KINDS`` (``classes``, ``detections``, ...) by output name, where the
-            guess is wrong; the report says how each output was judged.
+        output_kinds: one of ``validation.kinds.KINDS`` (``classes``, ``detections``, ...) by output name,
+            where the guess is wrong; the report says how each output was judged.
         recover: whether and how the smaller model is taught by the original in the end, on the calibration
             inputs and without labels: a ``Recovery``, True, a time such as ``2m``, or a number of steps.
         seed: of every random choice.

@@ -192,7 +192,8 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
     _add(group, "--output-kind", "how an output is judged, where the guess is wrong: classes by the highest "
          "score, probabilities by how much of them moves, values by |y' - y| / |y|, integers by how many "
          "differ, detections by the boxes that appear, vanish or move, sequences by what they read, masks by "
-         "pixels and IoU, embeddings by the angle; the report says how each was judged, and why", dest="output_kinds", type=_kind, nargs="+",
+         "pixels and IoU, embeddings by the angle; the report says how each was judged, and why",
+         dest="output_kinds", type=_kind, nargs="+",
          action="extend", default=[], metavar="NAME=KIND")  # fmt: skip
 
 

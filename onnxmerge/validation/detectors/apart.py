@@ -36,8 +36,6 @@ def apart(names: Sequence[str], answers: Answers, graph: Scores, asked: Sequence
         boxes, scores, labels, extras = told
         lengths = answers.lengths(boxes, -2)
         after = len(lengths) > 1 or bool(labels) or any(map(graph.suppresses, (boxes, *scores)))
-        if answers.of_output(boxes)[0].shape[-2] < FEWEST_ROWS and not after and not asked:
-            continue
         final |= after
         geometric |= len(scores) > 1
         members = [boxes, *scores, *labels, *extras]
@@ -66,7 +64,7 @@ def apart(names: Sequence[str], answers: Answers, graph: Scores, asked: Sequence
             (*rest, *(columns(name) for name in extras)),
         )
         levels.append((members, level))
-    if not levels:
+    if not levels or (sum(map(len, boxes_of)) < FEWEST_ROWS * answers.samples and not final and not asked):
         return None
     places = None if final else _joined(across)
     strong = strongest(np.concatenate(strength))
