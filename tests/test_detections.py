@@ -277,6 +277,11 @@ def test_cells_of_several_strides():
     assert all(len(level.extras) == 1 for level in head.levels)
 
 
+def test_cells_of_several_strides_in_one_output_of_boxes():
+    head = one(boxes=in_cells(84)[None], scores=scores(84, 3)[None]).head
+    assert head.form is Form.CELLS and [level.rows[0] for level in head.levels] == [0, 64, 80]
+
+
 def test_cells_of_one_output():
     graph = Scores(model("""g (float[1,4,84] b, float[1,1,84] o, float[1,3,84] c) => (float[1,8,84] y) {
         p = Sigmoid(o)  q = Sigmoid(c)  y = Concat<axis = 1>(b, p, q) }"""))  # fmt: skip
