@@ -294,9 +294,9 @@ def test_cells_of_one_output():
         (16, (64, 80)),
         (32, (80, 84)),
     ]
-    corner, _, _, _ = head.read([values])
+    corner = head.read([values]).boxes.corners
     x, y, w, h = values[0, :4, 65]  # the second cell of the second level
-    assert corner[0, 65] == pytest.approx(
+    assert corner[65] == pytest.approx(
         [(x + 1) * 16 - np.exp(w) * 8, y * 16 - np.exp(h) * 8, (x + 1) * 16 + np.exp(w) * 8,
          y * 16 + np.exp(h) * 8]
     )  # fmt: skip
