@@ -294,7 +294,7 @@ def test_other_inputs_get_made_up_values(runtime):
 )
 def test_real_models(name, expected, runtime):
     model = onnx.load(SHARED / "models" / f"{name}.onnx")
-    scores = [output for output, judged in output_kinds(model).items() if judged.kind == "classes"]
+    scores = [output for output, judged in output_kinds(model).items() if judged.how.of_classes]
     found = dataset(model, runtime, samples=64, scores=scores)
     assert (found is None) == (expected is None)
     if found is not None:

@@ -129,7 +129,7 @@ def observe(args: argparse.Namespace) -> None:
         begin, model = time.time(), one.model()
         if model is None:
             continue
-        scores = [name for name, judged in output_kinds(model).items() if judged.kind == "classes"]
+        scores = [name for name, judged in output_kinds(model).items() if judged.how.of_classes]
         found = look(model, runtime.session(model).inputs, runtime, scores=scores)
         if found is None:
             print(f"{one.name}: takes no images", flush=True)

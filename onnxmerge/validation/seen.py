@@ -71,7 +71,7 @@ def _settled(how: Judgement) -> bool:
     """Whether values could tell nothing more."""
     if how.asked is not None:
         return how.asked not in ("detections", "sequences", "masks")
-    return how.marked and how.kind in ("classes", "integers", "embeddings")
+    return how.marked and how.kind in ("classes", "embeddings")
 
 
 def _refined(name: str, how: Judgement, answers: Answers, *, alone: bool) -> Judgement:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnxmerge.validation.answers import Answers
-from onnxmerge.validation.detectors.forms import FEWEST_ROWS, Detector, across_of, form_of, grid_of, strongest
+from onnxmerge.validation.detectors.forms import (
+    FEWEST_ROWS,
+    Detector,
+    across_of,
+    form_of,
+    grid_of,
+    on_grid,
+    strongest,
+)
 from onnxmerge.validation.kinds import Detections
 from onnxmerge.validation.kinds.heads import Activation, Columns, Form, Head, Level
 from onnxmerge.validation.scores import Scores
@@ -19,91 +27,80 @@ _SCORES = re.compile(r"score|conf|prob|cls|obj|iou")
 _LABELS = re.compile(r"class|label|cls|categor")
 
 
+@dataclass(frozen=True)
+class _Group:
+    """Outputs with the same rows, by what they hold."""
+
+    boxes: str
+    scores: tuple[str, ...]
+    labels: tuple[str, ...]
+    extras: tuple[str, ...]
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return (self.boxes, *self.scores, *self.labels, *self.extras)
+
+
 def apart(names: Sequence[str], answers: Answers, graph: Scores, asked: Sequence[str]) -> Detector | None:
     """Boxes and scores in outputs of their own, row by row the same."""
-    by_rows = _by_rows(names, answers)
-    levels: list[tuple[list[str], Level]] = []
-    outputs: list[str] = []
-    final, geometric = False, False
-    boxes_of: list[np.ndarray] = []
-    across: list[np.ndarray | None] = []
-    widest = 0
-    strength: list[np.ndarray] = []
-    for group in by_rows:
-        told = _roles(group, answers, graph, sure=any(name in asked for name in group))
-        if told is None:
-            continue
-        boxes, scores, labels, extras = told
-        lengths = answers.lengths(boxes, -2)
-        after = len(lengths) > 1 or bool(labels) or any(map(graph.suppresses, (boxes, *scores)))
-        if answers.of_output(boxes)[0].shape[-2] < FEWEST_ROWS and not after and not asked:
-            continue
-        final |= after
-        geometric |= len(scores) > 1
-        members = [boxes, *scores, *labels, *extras]
-        place = {name: len(outputs) + i for i, name in enumerate(members)}
-        outputs += members
-        batch = {name: answers.of_output(name)[0].ndim > _rank(name, answers) for name in members}
-
-        def columns(
-            name: str, stop: int | None = None, start: int = 0, place: Mapping[str, int] = place,
-            batch: Mapping[str, bool] = batch,
-        ) -> Columns:  # fmt: skip
-            return Columns(place[name], -1, start, stop, batch[name])
-
-        values = np.concatenate([v.reshape(-1, v.shape[-1]) for v in answers.of_output(boxes)])
-        boxes_of.append(values[:, :4])
-        grid = grid_of(answers.of_output(boxes)[0].shape[-2], answers.image)
-        single = grid is not None and len(grid) == 1
-        across.append(np.tile(across_of(grid), len(values) // grid[0][2]) if single and grid else None)
-        widest = max(widest, grid[0][1] if single and grid else 0)
-        strength.append(_strength(scores, answers))
-        rest = (columns(boxes, None, 4),) if values.shape[1] > 4 else ()
-        level = Level(
-            columns(boxes, 4),
-            tuple(columns(name) for name in scores),
-            tuple(columns(name) for name in labels),
-            (*rest, *(columns(name) for name in extras)),
-        )
-        levels.append((members, level))
-    if not levels:
+    told = (_roles(group, answers, graph, sure=not set(asked).isdisjoint(group))
+            for group in _by_rows(names, answers))  # fmt: skip
+    groups = [group for group in told if group is not None]
+    if not groups:
         return None
-    places = None if final else _joined(across)
-    strong = strongest(np.concatenate(strength))
-    form = form_of(np.concatenate(boxes_of), places, widest, strong) or Form.UNKNOWN
+    final = any(
+        len(answers.lengths(group.boxes, -2)) > 1
+        or group.labels
+        or any(map(graph.suppresses, (group.boxes, *group.scores)))
+        for group in groups
+    )
+    boxes = [_values(group.boxes, answers) for group in groups]
+    if sum(map(len, boxes)) < FEWEST_ROWS * answers.samples and not final and not asked:
+        return None
+    outputs = tuple(name for group in groups for name in group.outputs)
+    levels = [_level(group, outputs, answers) for group in groups]
+    grids = [grid_of(answers.of_output(group.boxes)[0].shape[-2], answers.image) for group in groups]
+    there = [grid for grid in grids if grid is not None]
+    on_cells = not final and len(there) == len(groups)
+    across = [across_of(grid, len(rows)) for grid, rows in zip(there, boxes, strict=False)]
+    form = form_of(
+        np.concatenate([rows[:, :4] for rows in boxes]),
+        np.concatenate(across) if on_cells else None,
+        max((columns for grid in there for _, columns, _ in grid), default=0),
+        strongest(np.concatenate([_strength(group.scores, answers) for group in groups])),
+    )
     if form is Form.CELLS:
-        placed = [_on_grid(level, answers.of_output(m[0])[0].shape[-2], answers.image) for m, level in levels]
-        if all(level is not None for level in placed):
-            levels = [(m, level) for (m, _), level in zip(levels, placed, strict=True) if level is not None]
-        else:
-            form = Form.UNKNOWN
-    head = Head(tuple(level for _, level in levels), form, final=final, geometric=geometric)
-    head = _with_activation(head, outputs, answers)
-    reason = "some outputs are boxes, and others of as many rows are scores"
-    return Detector(tuple(outputs), Detections(head), reason)
+        levels = [part for level, grid in zip(levels, there, strict=True) for part in on_grid(level, grid)]
+    geometric = any(len(group.scores) > 1 for group in groups)
+    head = Head(tuple(levels), form or Form.UNKNOWN, final=final, geometric=geometric)
+    scores = ", ".join(f"'{name}'" for group in groups for name in group.scores)
+    reason = f"'{groups[0].boxes}' holds boxes, and as many rows of scores are in {scores}"
+    return Detector(outputs, Detections(_with_activation(head, outputs, answers)), reason)
 
 
-def _joined(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
-    there = [part for part in parts if part is not None]
-    return np.concatenate(there) if len(there) == len(parts) else None
+def _level(group: _Group, outputs: Sequence[str], answers: Answers) -> Level:
+    def columns(name: str, start: int = 0, stop: int | None = None) -> Columns:
+        batch = answers.of_output(name)[0].ndim > _rank(name, answers)
+        return Columns(outputs.index(name), -1, start, stop, batch)
+
+    points = answers.of_output(group.boxes)[0].shape[-1] > 4
+    return Level(
+        columns(group.boxes, 0, 4),
+        tuple(columns(name) for name in group.scores),
+        tuple(columns(name) for name in group.labels),
+        (*([columns(group.boxes, 4)] if points else []), *(columns(name) for name in group.extras)),
+    )
+
+
+def _values(name: str, answers: Answers) -> np.ndarray:
+    """All rows of an output, [rows, columns]."""
+    width = answers.of_output(name)[0].shape[-1] if _rank(name, answers) == 2 else 1
+    return np.concatenate([v.reshape(-1, width) for v in answers.of_output(name)])
 
 
 def _strength(scores: Sequence[str], answers: Answers) -> np.ndarray:
-    """What orders the rows of a level by their scores."""
-    parts = []
-    for name in scores:
-        arrays = answers.of_output(name)
-        width = arrays[0].shape[-1] if _rank(name, answers) == 2 else 1
-        # The first column of several may be that of nothing.
-        parts.append(np.concatenate([v.reshape(-1, width)[:, -1] for v in arrays]))
-    return np.sum(parts, axis=0)
-
-
-def _on_grid(level: Level, rows: int, image: tuple[int, int] | None) -> Level | None:
-    grid = grid_of(rows, image)
-    if grid is None or len(grid) != 1:
-        return None
-    return replace(level, stride=grid[0][0], across=grid[0][1])
+    """What orders the rows of a level by their scores; the first column of several may be that of nothing."""
+    return np.sum([_values(name, answers)[:, -1] for name in scores], axis=0)
 
 
 def _rank(name: str, answers: Answers) -> int:
@@ -125,10 +122,8 @@ def _by_rows(names: Sequence[str], answers: Answers) -> Iterator[list[str]]:
     yield from (group for group in groups.values() if len(group) > 1)
 
 
-def _roles(
-    group: Sequence[str], answers: Answers, graph: Scores, *, sure: bool
-) -> tuple[str, list[str], list[str], list[str]] | None:
-    """Of outputs with the same rows: the boxes, the scores, the labels and the rest."""
+def _roles(group: Sequence[str], answers: Answers, graph: Scores, *, sure: bool) -> _Group | None:
+    """What outputs with the same rows hold; None where they are no detector's."""
     boxes, scores, labels, extras = [], [], [], []
     for name in group:
         values = np.concatenate([v.reshape(-1) for v in answers.of_output(name)])
@@ -155,7 +150,7 @@ def _roles(
         extras = [name for name in extras if name not in scores]
     if not scores or (labels and len(scores) > 1):
         return None
-    return boxes[0], scores, labels, extras
+    return _Group(boxes[0], tuple(scores), tuple(labels), tuple(extras))
 
 
 def _landmarked(name: str, width: int) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnxmerge.validation.kinds import Detections
-from onnxmerge.validation.kinds.heads import Form
+from onnxmerge.validation.kinds.heads import Form, Level
 
 # The share of rows by which a form is told: some boxes of any model are degenerate.
 MOST = 0.98
@@ -41,9 +41,23 @@ def grid_of(rows: int, image: tuple[int, int] | None) -> list[tuple[int, int, in
     return None
 
 
-def across_of(grid: Sequence[tuple[int, int, int]]) -> np.ndarray:
-    """Of every row the column of its cell, in units of the width of the picture."""
-    return np.concatenate([np.arange(count) % columns / columns for _, columns, count in grid])
+def across_of(grid: Sequence[tuple[int, int, int]], rows: int) -> np.ndarray:
+    """Of every row the column of its cell, in units of the width of the picture, float64 [rows].
+
+    Args:
+        rows: those of some pictures, one after the other.
+    """
+    one = np.concatenate([np.arange(count) % columns / columns for _, columns, count in grid])
+    return np.tile(one, rows // len(one))
+
+
+def on_grid(level: Level, grid: Sequence[tuple[int, int, int]]) -> tuple[Level, ...]:
+    """The rows of a level, divided among the strides of a grid."""
+    bounds = [int(n) for n in np.cumsum([0, *(count for _, _, count in grid)])]
+    return tuple(
+        replace(level, rows=(first, last), stride=stride, across=columns)
+        for (stride, columns, _), first, last in zip(grid, bounds[:-1], bounds[1:], strict=True)
+    )
 
 
 def strongest(confidence: np.ndarray) -> np.ndarray:
@@ -52,6 +66,7 @@ def strongest(confidence: np.ndarray) -> np.ndarray:
 
 
 def is_corners(boxes: np.ndarray) -> bool:
+    """Whether four numbers are the corners of boxes, from values [rows, 4]."""
     return bool(((boxes[:, 2] >= boxes[:, 0]) & (boxes[:, 3] >= boxes[:, 1])).mean() >= MOST)
 
 

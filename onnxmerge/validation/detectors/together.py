@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from onnxmerge.validation.detectors.forms import (
     form_of,
     grid_of,
     is_corners,
+    on_grid,
     strongest,
 )
 from onnxmerge.validation.kinds import Detections
@@ -178,7 +179,7 @@ def _laid_out(
         extras=tuple(Columns(0, axis, *span) for span in told.extras),
     )
     grid = grid_of(rows, answers.image)
-    across = None if grid is None else np.tile(across_of(grid), len(values) // rows)
+    across = None if grid is None else across_of(grid, len(values))
     widest = max((columns for _, columns, _ in grid or ()), default=0)
     confidence = values[:, slice(*told.classes)].max(axis=1)
     if told.objectness is not None:
@@ -186,13 +187,7 @@ def _laid_out(
     form = form_of(values[:, told.boxes : told.boxes + 4], across, widest, strongest(confidence))
     if form is None or (not told.certain and not _in_pixels(form, values)):
         return None
-    levels: tuple[Level, ...] = (level,)
-    if grid is not None and form is Form.CELLS:
-        bounds = np.cumsum([0, *(count for _, _, count in grid)])
-        levels = tuple(
-            replace(level, rows=(int(bounds[i]), int(bounds[i + 1])), stride=stride, across=columns)
-            for i, (stride, columns, _) in enumerate(grid)
-        )
+    levels = on_grid(level, grid) if grid is not None and form is Form.CELLS else (level,)
     return Detector((name,), Detections(Head(levels, form)), told.reason)
 
 

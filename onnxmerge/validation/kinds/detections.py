@@ -68,20 +68,21 @@ class _Tally:
     counted: int = 0
 
     def add(self, before: Sequence[np.ndarray], after: Sequence[np.ndarray], rows: int) -> None:
-        head = self.kind.head
-        x, y = head.read(before), head.read(after)
-        of_x, of_y = head.labels(before), head.labels(after)
-        for i in range(len(x[0])):
-            a, b = (
-                head.boxes(corners[i], scores[i], None if labels is None else labels[i])
-                for (corners, _, scores, _), labels in ((x, of_x), (y, of_y))
-            )
-            self._count(a, b)
-            if a.corners.shape == b.corners.shape and not head.final:
-                numbers = [np.concatenate([v[1][i], v[3][i]], axis=-1) for v in (x, y)]
-                self._compare(x[2][i], y[2][i], a.corners, b.corners, *numbers)
-            else:
-                self._compare_apart(a, b)
+        if not self.kind.head.batched:
+            self._add_sample(before, after)
+            return
+        for i in range(len(before[0])):
+            # One by one: of a large head the samples of a feed take gigabytes as float64.
+            self._add_sample([v[i : i + 1] for v in before], [v[i : i + 1] for v in after])
+
+    def _add_sample(self, before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> None:
+        x, y = self.kind.head.read(before), self.kind.head.read(after)
+        a, b = x.boxes, y.boxes
+        self._count(a, b)
+        if a.corners.shape == b.corners.shape and not self.kind.head.final:
+            self._compare(x.scores, y.scores, a.corners, b.corners, x.numbers, y.numbers)
+        else:
+            self._compare_apart(a, b)
 
     def _count(self, a: Boxes, b: Boxes) -> None:
         a, b = (self._kept(one.above(self.kind.confidence)) for one in (a, b))

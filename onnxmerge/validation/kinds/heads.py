@@ -11,6 +11,9 @@ from scipy.special import expit, softmax
 
 from onnxmerge.validation.kinds.boxes import Boxes
 
+# More classes no detector has.
+MOST_CLASSES = 100_000
+
 
 class Form(Enum):
     """What the four numbers of a box are."""
@@ -84,6 +87,21 @@ class Level:
     across: int = 0
 
 
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """What a head says of one sample, row by row.
+
+    Attributes:
+        boxes: all rows, each with its best class, in the order of the outputs.
+        scores: float64 [rows, classes], 0..1.
+        numbers: float64 [rows, 4 + k]: the four of the box as they are, and what else there is.
+    """
+
+    boxes: Boxes
+    scores: np.ndarray
+    numbers: np.ndarray
+
+
 @dataclass(frozen=True)
 class Head:
     """How to read detections out of outputs.
@@ -104,41 +122,34 @@ class Head:
     final: bool = False
     geometric: bool = False
 
-    def read(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Boxes [N, A, 4], raw boxes [N, A, 4], scores [N, A, C] in 0..1, and extras [N, A, k]; float64."""
-        boxes = [_rows(level.boxes, level, arrays) for level in self.levels]
-        corners = [self._corners(level, raw) for level, raw in zip(self.levels, boxes, strict=True)]
-        scores = [self._scores(level, arrays) for level in self.levels]
-        extras = [
-            np.concatenate([_rows(part, level, arrays) for part in level.extras] or [raw[..., :0]], axis=-1)
-            for level, raw in zip(self.levels, boxes, strict=True)
+    @property
+    def batched(self) -> bool:
+        """Whether axis 0 of all the outputs is that of samples."""
+        return all(
+            part.batch
+            for level in self.levels
+            for part in (level.boxes, *level.scores, *level.labels, *level.extras)
+        )
+
+    def read(self, arrays: Sequence[np.ndarray]) -> Rows:
+        """The rows of one sample; where the outputs have an axis of samples, it is 1 long."""
+        raw = [_rows(level.boxes, level, arrays) for level in self.levels]
+        scores = np.concatenate([self._scores(level, arrays) for level in self.levels])
+        corners = [self._corners(level, part) for level, part in zip(self.levels, raw, strict=True)]
+        numbers = [
+            np.concatenate([part, *(_rows(extra, level, arrays) for extra in level.extras)], axis=-1)
+            for level, part in zip(self.levels, raw, strict=True)
         ]
-        stacked = [np.concatenate(parts, axis=1) for parts in (corners, boxes, scores, extras)]
-        return stacked[0], stacked[1], stacked[2], stacked[3]
-
-    def labels(self, arrays: Sequence[np.ndarray]) -> np.ndarray | None:
-        """The class of every row, int64 [N, A], where the model says it; None where scores do."""
-        if not all(level.labels for level in self.levels):
-            return None
-        rows = []
-        for level in self.levels:
-            parts = [np.nan_to_num(_rows(part, level, arrays)[..., 0]) for part in level.labels]
-            rows.append(sum(part * 100_000**i for i, part in enumerate(parts)))
-        return np.concatenate(rows, axis=1).astype(np.int64)
-
-    def boxes(self, corners: np.ndarray, scores: np.ndarray, labels: np.ndarray | None) -> Boxes:
-        """The rows of one sample, each with its best class."""
-        if labels is None:
-            best = scores.argmax(axis=-1) if scores.size else np.zeros(len(scores), np.int64)
-        else:
-            best = labels
-        top = scores.max(axis=-1) if scores.size else np.zeros(len(scores))
-        return Boxes(corners, top, best)
+        labels = scores.argmax(axis=-1) if len(scores) else np.zeros(0, np.int64)
+        if all(level.labels for level in self.levels):
+            labels = np.concatenate([_labels(level, arrays) for level in self.levels])
+        boxes = Boxes(np.concatenate(corners), scores.max(axis=-1, initial=0.0), labels)
+        return Rows(boxes, scores, np.concatenate(numbers))
 
     def _scores(self, level: Level, arrays: Sequence[np.ndarray]) -> np.ndarray:
         factors = [_rows(part, level, arrays) for part in level.scores]
         if not factors:
-            return np.ones((*_rows(level.boxes, level, arrays).shape[:2], 1))
+            return np.ones((len(_rows(level.boxes, level, arrays)), 1))
         if self.activation is not Activation.NONE:
             logistic = self.activation is Activation.LOGISTIC
             factors = [expit(v) if logistic or v.shape[-1] == 1 else softmax(v, axis=-1) for v in factors]
@@ -159,16 +170,23 @@ class Head:
             return boxes
         if self.form in (Form.UNKNOWN, Form.PLACES):
             # A row stands for its own place: no two overlap, and the same row of another model is here.
-            number = np.arange(boxes.shape[1], dtype=np.float64)[None, :, None]
-            place = boxes[..., :1] if self.form is Form.PLACES else number
-            return place * 2 + np.array([0.0, 0.0, 1.0, 1.0]) * np.ones((len(boxes), 1, 1))
-        middle, size = boxes[..., :2], boxes[..., 2:]
+            numbers = np.arange(len(boxes), dtype=np.float64)[:, None]
+            place = boxes[:, :1] if self.form is Form.PLACES else numbers
+            return place * 2 + np.array([0.0, 0.0, 1.0, 1.0])
+        middle, size = boxes[:, :2], boxes[:, 2:]
         if self.form is Form.CELLS:
-            cells = np.arange(boxes.shape[1])
+            cells = np.arange(len(boxes))
             origin = np.stack([cells % level.across, cells // level.across], axis=-1)
             middle, size = (middle + origin) * level.stride, np.exp(np.clip(size, -20, 20)) * level.stride
         return np.concatenate([middle - size / 2, middle + size / 2], axis=-1)
 
 
 def _rows(part: Columns, level: Level, arrays: Sequence[np.ndarray]) -> np.ndarray:
-    return part.read(arrays)[:, slice(*level.rows)]
+    """Float64 [rows, columns] of the one sample."""
+    return part.read(arrays)[0, slice(*level.rows)]
+
+
+def _labels(level: Level, arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """The class of every row as the model says it, int64 [rows]; several columns make one class."""
+    parts = [np.nan_to_num(_rows(part, level, arrays)[:, 0]).astype(np.int64) for part in level.labels]
+    return np.sum([part * MOST_CLASSES**i for i, part in enumerate(parts)], axis=0)
