@@ -79,6 +79,15 @@ CASES: list[Case] = [
         opset=18,
         deprecated=True,
     ),
+    tokens(
+        "InstanceNormalization over channels",
+        "t = InstanceNormalization(h, scale, b)",
+        [],
+        "tie h[0] ~ t[0]; tie h[1] ~ t[1]; tie scale[0] ~ t[1]; tie b[0] ~ t[1]; tie h[2] ~ t[2]; "
+        "mix t[2]: InstanceNormalization normalises over it",
+        more="float[5] scale, float[5] b",
+        seen=True,
+    ),
     image(
         "InstanceNormalization of groups",
         """

@@ -145,9 +145,10 @@ class Analysed:
         rng = np.random.default_rng(seed)
         folds = []
         for site in fold_sites(self.channels):
-            weight = np.asarray(site.weight.constant)
+            weight = site.values
             bias = None if site.rows is None else rng.standard_normal(weight.shape[site.rows])
-            folds.append(Fold(site, rng.permutation(weight.reshape(-1)).reshape(weight.shape), bias))
+            new = rng.permutation(weight.reshape(-1)).reshape(weight.shape)
+            folds.append(Fold.of(site, new, bias, None))
         return folds
 
     def prune(self, selection: Selection, folds: Sequence[Fold] = ()) -> onnx.ModelProto:

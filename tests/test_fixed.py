@@ -137,6 +137,16 @@ def test_a_model_without_multiplications_meets_no_budget_of_them():
         onnxmerge.optimize(support.model(text), threads=1, macs=0.5)
 
 
+def test_layers_inside_of_branches_are_named():
+    text = """g (float[N,8] x, bool c) => (float[N,8] y) <float[8,8] v> {
+        y = If(c)<
+            then_branch = t () => (float[N,8] a) { a = MatMul(x, v) },
+            else_branch = e () => (float[N,8] b) { b = Relu(x) }
+        > }"""
+    with pytest.raises(BudgetError, match="what is inside of If is not analysed"):
+        onnxmerge.optimize(support.model(text), threads=1, macs=0.5)
+
+
 def test_groups_that_somebody_spared_are_the_reason():
     text = f"{_ROWS} <float[32,8] u, float[8,16] v> {{ h = MatMul(x, u)  y = MatMul(h, v) }}"
     with pytest.raises(BudgetError, match="its groups are left whole, as asked"):
