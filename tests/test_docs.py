@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
 
+import onnxmerge
 from onnxmerge.cli.options import config_of, inspect_parser, optimize_parser, sweep_parser
 
 ROOT = Path(__file__).parents[1]
@@ -65,3 +67,12 @@ def test_commands_are_understood(path, command):
 
 def test_commands_are_found():
     assert len(commands()) > 8
+
+
+def test_the_version_is_stated_once(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        optimize_parser().parse_args(["--version"])
+    assert capsys.readouterr().out == f"onnxmerge {onnxmerge.__version__}\n"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["dynamic"] == ["version"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"]["attr"] == "onnxmerge.version.__version__"
