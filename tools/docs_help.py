@@ -16,6 +16,9 @@ PARSERS = {
     "onnxmerge IN OUT": options.optimize_parser,
     "onnxmerge inspect": options.inspect_parser,
     "onnxmerge sweep": options.sweep_parser,
+    "onnxmerge plan": options.plan_parser,
+    "onnxmerge apply": options.apply_parser,
+    "onnxmerge compare": options.compare_parser,
 }
 
 
