@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 import onnxmerge
-from onnxmerge.cli.options import config_of, inspect_parser, optimize_parser, sweep_parser
+from onnxmerge.cli.main import VERBS
+from onnxmerge.cli.options import optimize_parser, parsed
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 TEXTS = [*PAGES, ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md"]
-PARSERS = {"inspect": inspect_parser, "sweep": sweep_parser, "": optimize_parser}
+PARSERS = {verb: parser for verb, (parser, _) in VERBS.items()} | {"": optimize_parser}
 
 
 def name(path: Path) -> str:
@@ -62,7 +63,7 @@ def commands() -> list[tuple[str, str]]:
 def test_commands_are_understood(path, command):
     words = shlex.split(command)[1:]
     verb = words[0] if words[0] in PARSERS else ""
-    config_of(PARSERS[verb]().parse_args(words[1:] if verb else words))
+    parsed(PARSERS[verb](), words[1:] if verb else words)
 
 
 def test_commands_are_found():
