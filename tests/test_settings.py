@@ -119,8 +119,11 @@ def test_the_configuration_of_a_report_is_read_back(config, tmp_path):
 def test_a_report_serves_other_verbs_for_what_they_have(tmp_path):
     report = tmp_path / "r.json"
     report.write_text(json.dumps({"schema_version": 1, "config": RICH.as_dict()}))
-    found = parsed(sweep_parser(), ["in.onnx", "--config", str(report)])
-    assert config_of(found).budget is None and config_of(found).seed == 3
+    alone = tmp_path / "config.json"
+    alone.write_text(json.dumps(RICH.as_dict()))
+    for path in (report, alone):
+        found = parsed(sweep_parser(), ["in.onnx", "--config", str(path)])
+        assert config_of(found).budget is None and config_of(found).seed == 3
     found = parsed(compare_parser(), ["a.onnx", "b.onnx", "--config", str(report)])
     assert config_of(found).images == RICH.images and config_of(found).criterion == "auto"
     found = parsed(apply_parser(), ["a.onnx", "p.toml", "b.onnx", "--config", str(report)])

@@ -10,6 +10,7 @@ import argparse
 import json
 import tomllib
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def read_settings(path: Path, options: Mapping[str, argparse.Action]) -> dict[st
             found[key] = _truth(path, key, value)
         elif name in options and name != "config":
             found[options[name].dest] = _value(path, key, options[name], value)
-        # A report names every option there is, also those that another verb does not have.
+        # A report names every option there is, also those that this verb does not have.
         elif not recorded:
             known = [option for option in options if option != "config"]
             raise UsageError(f"{path} sets '{key}', which is no option here{nearest(name, known)}")
@@ -69,7 +70,14 @@ def _content(path: Path, options: Mapping[str, argparse.Action]) -> tuple[dict[s
                 f"{path} is the report of a plan that was applied: onnxmerge apply does it again"
             )
         return content["config"], True
-    return content, False
+    return content, _names_everything(content)
+
+
+def _names_everything(content: Mapping[str, Any]) -> bool:
+    """Whether this is the configuration out of a report, by itself."""
+    from onnxmerge.config import Config
+
+    return {f.name for f in fields(Config)} <= set(content)
 
 
 def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
