@@ -46,9 +46,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--samples", type=int, default=256)
+    parser.add_argument("--models", nargs="+", default=[*LABELLED, *CORPUS], help="only these")
     args = parser.parse_args()
     lines, why = [], ""
     for name, share in LABELLED.items():
+        if name not in args.models:
+            continue
         bench = load_bench(args.shared, name, "test")
 
         def accuracy(session: Any, bench: Any = bench) -> float:
@@ -65,6 +68,8 @@ def main() -> None:
         found, why = rows(name, bench.path, share, options)
         lines += found
     for name, share in CORPUS.items():
+        if name not in args.models:
+            continue
         found, _ = rows(name.split("__")[-1], args.shared / "corpus" / f"{name}.onnx", share, {"samples": 64})
         lines += found
     print(HEADING.format(why=why))
