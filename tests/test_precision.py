@@ -89,6 +89,17 @@ def test_a_bound_is_held_by_what_is_written_and_the_score_is_of_both_steps():
     assert (facts.precision.after.score, facts.precision.before.score, facts.score.after) == (0.75, 0.5, 0.75)
 
 
+def test_weights_that_are_inputs_too_become_constants(capfd):
+    old = model(TEXT, opset=11)
+    old.ir_version = 3
+    old.graph.input.extend(
+        onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in old.graph.initializer
+    )
+    result = optimize(old, precision="int8")
+    assert [value.name for value in result.model.graph.input] == ["x"] and result.model.ir_version >= 4
+    assert types_of_weights(result.model) == {TensorProto.INT8} and capfd.readouterr().err == ""
+
+
 def test_samples_of_different_shapes_give_ranges():
     proto = model("""g (float[N,2,T] x) => (float[N,4,T] y) <float[8,2,3] w, float[4,8,1] v> {
         c = Conv<pads = [1, 1]>(x, w)  r = Relu(c)  y = Conv(r, v) }""")  # fmt: skip

@@ -11,15 +11,18 @@ is measured is the change of their answers to others of those.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import time
 from pathlib import Path
 from typing import Any
 
-from accuracy import load_bench
+import numpy as np
+from accuracy import Bench, load_bench
 
 import onnxmerge
-from onnxmerge.report import Report
 from onnxmerge.report.headline import percent
+from onnxmerge.report.report import StepFacts
+
+RUNS = 50
 
 LABELLED = {"resnet56_bn": 0.5, "mobilenetv2": 0.8}
 CORPUS = {
@@ -31,11 +34,12 @@ HEADING = """\
 
 `python tools/quantisation.py`, one thread. Size and time are shares of the input's. Widths are those that
 suit int8 kernels, too: multiples of what the CPU computes at once, in which VNNI's steps fit. int8 is static,
-with ranges of 128 calibration samples; {why}. Accuracy is that of the test images, one draw of the
-calibration images; what has no labels shows the change of its answers, on photographs that stand in for real
-data, and says little about those.
+with ranges of 128 calibration samples ({why}).
+Accuracy is that of the test images, one draw of the calibration images; what has no labels shows the change
+of its answers, on photographs that stand in for real data, and says little about those.
 
-The machine was shared while this ran: times are medians of runs in turn with the input, and still noisy.
+Time is CPU time of the thread, the median of 50 runs on one sample, for the machine was shared: waiting for
+other work does not count, but what that takes of the caches does.
 
 | model | what | size | time | accuracy, or change |
 |---|---|---|---|---|"""
@@ -46,48 +50,78 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--samples", type=int, default=256)
+    parser.add_argument("--models", nargs="+", default=[*LABELLED, *CORPUS], help="only these")
     args = parser.parse_args()
     lines, why = [], ""
     for name, share in LABELLED.items():
+        if name not in args.models:
+            continue
         bench = load_bench(args.shared, name, "test")
 
-        def accuracy(session: Any, bench: Any = bench) -> float:
-            data, first = bench.judged, session.get_inputs()[0]
-            step = first.shape[0] if isinstance(first.shape[0], int) else 50
-            right = 0
-            for i in range(0, len(data), step):
-                scores = session.run(None, {first.name: data[i : i + step]})[0]
-                scores = scores.reshape(len(scores), -1)
-                right += int((scores.argmax(axis=1) == bench.labels[i : i + step]).sum())
-            return 100 * right / len(data)
-
-        options = {"calibration": bench.draw(0), "samples": args.samples, "evaluate": accuracy}
-        found, why = rows(name, bench.path, share, options)
+        options = {"calibration": bench.draw(0), "samples": args.samples}
+        found, why = rows(name, bench.path, share, options, bench)
         lines += found
     for name, share in CORPUS.items():
-        found, _ = rows(name.split("__")[-1], args.shared / "corpus" / f"{name}.onnx", share, {"samples": 64})
+        if name not in args.models:
+            continue
+        path = args.shared / "corpus" / f"{name}.onnx"
+        found, why = rows(name.split("__")[-1], path, share, {"samples": 64}, None)
         lines += found
     print(HEADING.format(why=why))
     print("\n".join(lines))
 
 
-def rows(name: str, path: Path, share: float, options: dict[str, Any]) -> tuple[list[str], str]:
+class Measure:
+    """The accuracy of a session on labelled images, nothing without them; and its times by the way."""
+
+    def __init__(self, bench: Bench | None) -> None:
+        self._bench = bench
+        self.times: list[float] = []
+
+    def __call__(self, session: Any) -> float:
+        first = session.get_inputs()[0]
+        fixed = isinstance(first.shape[0], int)
+        shape = [d if isinstance(d, int) else 1 for d in first.shape]
+        sample = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        took = []
+        for _ in range(RUNS):
+            start = time.thread_time()
+            session.run(None, {first.name: sample})
+            took.append(time.thread_time() - start)
+        self.times.append(float(np.median(took)))
+        if self._bench is None:
+            return 0.0
+        images, labels, step = self._bench.judged, self._bench.labels, first.shape[0] if fixed else 50
+        right = 0
+        for i in range(0, len(images), step):
+            scores = session.run(None, {first.name: images[i : i + step]})[0]
+            right += int((scores.reshape(len(scores), -1).argmax(axis=1) == labels[i : i + step]).sum())
+        return 100 * right / len(images)
+
+
+def rows(
+    name: str, path: Path, share: float, options: dict[str, Any], bench: Bench | None
+) -> tuple[list[str], str]:
     """The lines of one model, and how it became int8."""
-    fixed = {"precision": "int8", "threads": 1, "device": "cpu", "tolerance": 10.0}
-    alone: Report = onnxmerge.optimize(path, ratio=0.0, **fixed, **options).report
-    both: Report = onnxmerge.optimize(path, macs=share, **fixed, **options).report
-    assert alone.precision is not None and both.precision is not None
-    size = alone.input.bytes
-    told: Callable[[Any], str] = lambda step: (  # noqa: E731
-        f"{step.bytes / size:.2f} | {step.latency:.2f} | "
-        + (f"{step.score:.1f}%" if step.score is not None else f"change {percent(step.change)}")
-    )
-    dense = "" if alone.score is None else f"{alone.score.before:.1f}%"
+    fixed = {"precision": "int8", "threads": 1, "device": "cpu", "tolerance": 10.0} | options
+    of_alone, of_both = Measure(bench), Measure(bench)
+    alone = onnxmerge.optimize(path, ratio=0.0, evaluate=of_alone, **fixed).report
+    both = onnxmerge.optimize(path, macs=share, evaluate=of_both, **fixed).report
+    assert alone.precision is not None and both.precision is not None and both.score is not None
+    size = both.input.bytes
+    # The input is evaluated twice, then what is written, then what it was in full precision.
+    (_, dense, int8), (_, again, lowered, pruned) = of_alone.times, of_both.times
+
+    def told(what: str, step: StepFacts, ratio: float) -> str:
+        found = f"{step.score:.1f}%" if bench is not None else f"change {percent(step.change)}"
+        return f"| | {what} | {step.bytes / size:.2f} | {ratio:.2f} | {found} |"
+
+    first = f"{both.score.before:.1f}%" if bench is not None else ""
     lines = [
-        f"| {name} | dense | 1 ({size:,} bytes) | 1 | {dense} |",
-        f"| | {share:g} of the MACs | {told(both.precision.before)} |",
-        f"| | int8 | {told(alone.precision.after)} |",
-        f"| | {share:g} of the MACs, int8 | {told(both.precision.after)} |",
+        f"| {name} | dense | 1 ({size:,} bytes) | 1 ({1000 * dense:.2f} ms) | {first} |",
+        told(f"{share:g} of the MACs", both.precision.before, pruned / again),
+        told("int8", alone.precision.after, int8 / dense),
+        told(f"{share:g} of the MACs, int8", both.precision.after, lowered / again),
     ]
     return lines, alone.precision.why
 

@@ -19,10 +19,11 @@ import onnx
 
 from onnxmerge.errors import ModelError
 from onnxmerge.runtime.messages import sentence
-from onnxmerge.runtime.session import Feed
+from onnxmerge.runtime.session import Feed, ort
 
 # Scales per channel are an attribute since this version of the operators.
-_LEAST_OPSET = 13
+_LEAST_OPSET, _LEAST_IR = 13, 7
+_FATAL_ONLY, _WARNINGS = 4, 2
 # What the quantiser leaves in the metadata of a model, for itself to find.
 _MARK = "onnxruntime.quant"
 
@@ -140,9 +141,19 @@ def _converted(convert: Callable[[Path], onnx.ModelProto], name: str) -> onnx.Mo
 
 
 def _recent(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model in a version of the operators that has scales per channel."""
+    """The model in a version of the operators with scales per channel, its weights constants."""
     opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
-    return model if opset >= _LEAST_OPSET else onnx.version_converter.convert_version(model, _LEAST_OPSET)
+    recent = onnx.ModelProto()
+    recent.CopyFrom(model)
+    if opset < _LEAST_OPSET:
+        recent = onnx.version_converter.convert_version(recent, _LEAST_OPSET)
+    # What is an input, too, might be fed another value, and BatchNorm would not be folded into it.
+    stored = {tensor.name for tensor in recent.graph.initializer}
+    inputs = [value for value in recent.graph.input if value.name not in stored]
+    del recent.graph.input[:]
+    recent.graph.input.extend(inputs)
+    recent.ir_version = max(recent.ir_version, _LEAST_IR)
+    return recent
 
 
 def _finished(made: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
@@ -181,6 +192,8 @@ def _quiet() -> Iterator[None]:
     """Without what the tools log and warn: what a user should know of a result is measured."""
     root, own = logging.getLogger(), logging.getLogger("onnxruntime")
     level = own.level
+    # The tools load sessions of their own. What the level was cannot be asked; this is the usual one.
+    ort.set_default_logger_severity(_FATAL_ONLY)
     root.addFilter(_from_tools)
     own.setLevel(logging.CRITICAL)
     try:
@@ -188,6 +201,7 @@ def _quiet() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
+        ort.set_default_logger_severity(_WARNINGS)
         own.setLevel(level)
         root.removeFilter(_from_tools)
 
