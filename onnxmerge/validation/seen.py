@@ -143,5 +143,8 @@ def _map(name: str, how: Judgement, answers: Answers) -> Judgement:
     signs = min(float(v.min()) for v in arrays) < 0 < max(float(v.max()) for v in arrays)
     if agree < COHERENT or not signs or not highest.std() > 0:
         return how
-    reason = f"it ends in a convolution to a map of {shape[axis]} channels, of which mostly the same is the highest in neighbours"
+    reason = (
+        f"it ends in a convolution to a map of {shape[axis]} channels, of which mostly the same is the "
+        "highest in neighbours"
+    )
     return _changed(how, Masks(axis), reason, name)
