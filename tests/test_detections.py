@@ -385,7 +385,7 @@ def test_a_run_counts_boxes_and_says_so(tmp_path):
     assert {m.name: m.counts for m in output.measures}["detections"]
     assert output.change == report.parity.change > 0
     assert "of the detections change (F1 0." in report.headline.answers
-    assert "with 90% confidence by at most" in report.headline.answers
+    assert "; with 90% confidence by at most" in report.headline.answers
     with pytest.raises(ToleranceExceeded, match=r"of the detections change \(F1"):
         onnxmerge.optimize(proto, calibration=spots(64), macs=0.6, tolerance=0.001)
 

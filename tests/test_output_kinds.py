@@ -204,6 +204,16 @@ def test_maps_of_scores_that_nothing_marks():
     smooth = np.repeat(np.repeat(RNG.standard_normal((8, 3, 4, 4)), 8, axis=2), 8, axis=3).astype(np.float32)
     found = kinds_of(text, x=smooth)["y"]
     assert found.how == Masks(1) and "map of 6 channels" in found.words
+    resized = "y = Resize(z, , two)"
+    larger = (
+        text.replace("6,32,32", "6,64,64")
+        .replace("y = Conv", "z = Conv")
+        .replace("w) }", f"w)  {resized} }}")
+    )
+    larger = larger.replace("[6,3,1,1] w", "[6,3,1,1] w, float[4] two = {1, 1, 2, 2}")
+    assert kinds_of(larger, x=smooth)["y"].how == Masks(1)
+    activated = text.replace("y = Conv(x, w)", "z = Conv(x, w)  y = Relu(z)")
+    assert kinds_of(activated, x=smooth)["y"].kind == "values"
     noise = RNG.standard_normal((8, 3, 32, 32)).astype(np.float32)
     assert kinds_of(text, x=noise)["y"].kind == "values"
     picture = text.replace("float[6,3,1,1]", "float[3,3,1,1]").replace("float[N,6", "float[N,3")

@@ -66,7 +66,12 @@ def listed(folder: Path, samples: int) -> Iterator[str]:
 
 
 def compared(
-    model: Path, calibration: np.ndarray, loss: Callable[[bytes, bytes], float], what: str, samples: int
+    model: Path,
+    calibration: np.ndarray,
+    evaluation: np.ndarray,
+    loss: Callable[[bytes, bytes], float],
+    what: str,
+    samples: int,
 ) -> Iterator[str]:
     """A row for every share: what onnxmerge says beside what is lost."""
     yield f"| model | MACs | change said | at most (90%) | relative error | {what} |"
@@ -74,7 +79,9 @@ def compared(
     original = model.read_bytes()
     for share in SHARES:
         start = time.time()
-        result = onnxmerge.optimize(model, macs=share, calibration=calibration, samples=samples, threads=1)
+        result = onnxmerge.optimize(
+            model, macs=share, calibration=calibration, evaluation=evaluation, samples=samples, threads=1
+        )
         parity = result.report.parity
         lost = loss(original, result.model.SerializeToString())
         yield (
@@ -94,12 +101,18 @@ def session_of(model: bytes) -> ort.InferenceSession:
 # --- a detector -------------------------------------------------------------------------------------
 
 
-def pictures(folder: Path, side: int, first: int, most: int) -> np.ndarray:
-    """Every other file of a folder, squeezed to a square; float32 [N, 3, side, side], 0..255, BGR."""
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".png", ".webp"))
-    files = files[first::2][:most]
-    read = [np.asarray(Image.open(p).convert("RGB").resize((side, side))) for p in files]
-    return np.stack(read)[..., ::-1].transpose(0, 3, 1, 2).astype(np.float32)
+def pictures(folder: Path, side: int, part: int, most: int) -> np.ndarray:
+    """A third of a folder's files, each whole and its corners; float32 [N, 3, side, side], 0..255, BGR."""
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".png", ".webp"))[part::3]
+    read = []
+    for path in files:
+        image = Image.open(path).convert("RGB")
+        w, h = image.size
+        for x, y, share in ((0, 0, 1), (0, 0, 0.6), (0.4, 0, 0.6), (0, 0.4, 0.6), (0.4, 0.4, 0.6)):
+            view = image.crop((int(x * w), int(y * h), int((x + share) * w), int((y + share) * h)))
+            read.append(np.asarray(view.resize((side, side))))
+    chosen = np.random.default_rng(0).permutation(len(read))[:most]
+    return np.stack([read[i] for i in chosen])[..., ::-1].transpose(0, 3, 1, 2).astype(np.float32)
 
 
 def yolox_boxes(raw: np.ndarray, side: int) -> list[tuple[int, float, tuple[float, ...]]]:
@@ -218,23 +231,21 @@ def main() -> None:
     )
     parser.add_argument("what", choices=("list", "detector", "reader"))
     parser.add_argument("path", type=Path)
-    parser.add_argument("--images", type=Path, help="photographs; every other one is a test image")
+    parser.add_argument("--images", type=Path, help="photographs: thirds to fit, to judge and to test")
     parser.add_argument("--samples", type=int, default=192, help="most that onnxmerge is given")
     args = parser.parse_args()
     rows: Iterator[str]
     if args.what == "list":
         rows = listed(args.path, args.samples)
     elif args.what == "detector":
-        given, test = pictures(args.images, 416, 0, args.samples), pictures(args.images, 416, 1, TESTED)
-        rows = compared(args.path, given, boxes_lost(test), "boxes lost", args.samples)
-    else:
-        rows = compared(
-            args.path,
-            lines(args.samples, 1)[0],
-            lines_lost(*lines(TESTED, 2)),
-            "exact lines lost",
-            args.samples,
+        side = session_of(args.path.read_bytes()).get_inputs()[0].shape[-1]
+        given, judged, test = (
+            pictures(args.images, side, i, n) for i, n in enumerate((args.samples, 800, 800))
         )
+        rows = compared(args.path, given, judged, boxes_lost(test), "boxes lost", args.samples)
+    else:
+        given, judged, test = lines(args.samples, 1)[0], lines(TESTED, 3)[0], lines(TESTED, 2)
+        rows = compared(args.path, given, judged, lines_lost(*test), "exact lines lost", args.samples)
     with contextlib.suppress(KeyboardInterrupt):
         for row in rows:
             print(row, flush=True)

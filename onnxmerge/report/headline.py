@@ -125,7 +125,9 @@ def answers(parity: Parity, holdout: Holdout) -> str:
         if worst.found.stays
         else f"with {CONFIDENCE:.0%} confidence by at most {bound}"
     )
-    return f"{parity.said} ({sure}), measured on {measured_on(parity, holdout)}."
+    said = parity.said
+    said = f"{said[:-1]}; {sure})" if said.endswith(")") else f"{said} ({sure})"
+    return f"{said}, measured on {measured_on(parity, holdout)}."
 
 
 def _bound(parity: Parity, output: str) -> float:

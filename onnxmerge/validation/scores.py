@@ -17,11 +17,13 @@ from onnxmerge.operators.values import (
     chooses,
     compares,
     competing_axis,
+    convolves,
     decided_on,
     is_logistic,
     is_unit_length,
     joined_axis,
     judges_alone,
+    keeps_channels,
     normalises,
     passed_on,
     quantised_from,
@@ -116,6 +118,13 @@ class Scores:
         """Whether vectors are brought to length 1, and nothing happens to them any more."""
         node = self.behind(name)
         return node is not None and is_unit_length(node, self.makers.get)
+
+    def ends_in_convolution(self, name: str) -> bool:
+        """Whether a map is what a convolution gives, at this size or at another."""
+        node = self.behind(name)
+        while node is not None and keeps_channels(node):
+            node = self.behind(node.input[0])
+        return node is not None and convolves(node)
 
     def parts(self, name: str, length: int) -> list[tuple[int, bool]] | None:
         """What the columns of an output are put together from: their numbers, and whether normalised.

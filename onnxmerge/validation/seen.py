@@ -63,7 +63,7 @@ def seen(
             )
     for name, how in found.items():
         if not how.outputs and name in answers.names and how.asked in (None, "sequences", "masks"):
-            found[name] = _refined(name, how, answers, alone=len(judgements) == 1)
+            found[name] = _refined(name, how, answers, graph, alone=len(judgements) == 1)
     return found
 
 
@@ -74,7 +74,7 @@ def _settled(how: Judgement) -> bool:
     return how.marked and how.kind in ("classes", "embeddings")
 
 
-def _refined(name: str, how: Judgement, answers: Answers, *, alone: bool) -> Judgement:
+def _refined(name: str, how: Judgement, answers: Answers, graph: Scores, *, alone: bool) -> Judgement:
     arrays = answers.of_output(name)
     first, kind = arrays[0], how.how
     if first.dtype.kind != "f":
@@ -92,7 +92,7 @@ def _refined(name: str, how: Judgement, answers: Answers, *, alone: bool) -> Jud
         return how
     if isinstance(kind, Classes) and first.ndim == 2 and not answers.made_up:
         return _constant(name, how, answers)
-    if first.ndim == 4 and answers.image is not None:
+    if first.ndim == 4 and answers.image is not None and graph.ends_in_convolution(name):
         return _map(name, how, answers)
     if first.ndim == 3 and first.shape[-1] >= 10:
         blank = _blank(arrays)
@@ -143,5 +143,8 @@ def _map(name: str, how: Judgement, answers: Answers) -> Judgement:
     signs = min(float(v.min()) for v in arrays) < 0 < max(float(v.max()) for v in arrays)
     if agree < COHERENT or not signs or not highest.std() > 0:
         return how
-    reason = f"it is a map of {shape[axis]} channels, of which mostly the same is the highest in neighbours"
+    reason = (
+        f"it ends in a convolution to a map of {shape[axis]} channels, of which mostly the same is the "
+        "highest in neighbours"
+    )
     return _changed(how, Masks(axis), reason, name)
