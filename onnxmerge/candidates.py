@@ -76,8 +76,15 @@ def budget_of(
             assert table is not None, "a latency budget is priced by a table"
             return Budget(kind, value, table.share, depth)
         case _:
-            cost = study.analysis.cost
-            return Budget(kind, value, lambda lengths: cost.share(kind, lengths), depth)
+            analysis = study.analysis
+
+            def share(lengths: np.ndarray) -> np.ndarray:
+                if lengths.ndim > 1 or depth is None:
+                    # Many widths at once only guide a search: layers that nobody reads any more count there.
+                    return analysis.cost.share(kind, lengths)
+                return np.asarray(analysis.share(kind, lengths))
+
+            return Budget(kind, value, share, depth)
 
 
 def shapes(study: Study, kind: str) -> tuple[str, ...]:

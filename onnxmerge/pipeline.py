@@ -314,7 +314,7 @@ def without_misjudged(study: Study, decision: Decision) -> Decision:
     cut, depth = Builder.of(study, study.samples.fit).cut, study.analysis.depth
 
     def agrees(candidate: Candidate) -> bool:
-        reference = masked(study.analysis, candidate.selection, candidate.folds)
+        reference = partial(masked, study.analysis, candidate.selection, candidate.folds)
         return equals_mask(candidate.model, reference, study.feed, study.runtime)
 
     def agrees_if_cut(selection: Selection) -> bool:

@@ -8,6 +8,7 @@ import pytest
 import support
 from onnx import numpy_helper
 
+import onnxmerge
 from onnxmerge.graph import canonicalize
 
 
@@ -58,6 +59,21 @@ def test_what_a_view_leaves_over_is_known_where_the_dynamic_lengths_cancel():
     # Both views of one axis, none of the other.
     odd = text.replace("Concat<axis = 0>(u, v, rest)", "Concat<axis = 0>(u, u, rest)")
     assert "q" not in constants(odd)
+
+
+def test_a_weight_that_layers_share_through_an_identity_stays_one():
+    text = """g (float[N,8] x) => (float[N,8] y) <float[8,16] w, float[16] b, float[16,8] v> {
+        h = MatMul(x, w)  i = Add(h, b)  r = Relu(i)  k = MatMul(r, v)
+        w2 = Identity(w)  w3 = Identity(w2)  b2 = Identity(b)  v2 = Identity(v)
+        l = MatMul(k, w3)  j = Add(l, b2)  s = Relu(j)  y = MatMul(s, v2) }"""
+    proto = support.model(text)
+    graph = canonicalize(proto)
+    assert [node.op for node in graph.nodes] == ["MatMul", "Add", "Relu", "MatMul"] * 2
+    result = onnxmerge.optimize(
+        proto, macs=0.6, calibration=np.random.default_rng(0).standard_normal((64, 8)).astype(np.float32)
+    )
+    assert 0.5 < result.report.reached.macs <= 0.6
+    assert result.report.output.bytes < result.report.input.bytes
 
 
 def test_the_rank_of_folded_integers_is_kept():

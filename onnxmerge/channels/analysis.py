@@ -83,7 +83,18 @@ class Analysis:
 
         Layers that nobody reads any more, because what they fed is gone, are not in it, however wide.
         """
-        lengths = kept_lengths(self.channels, self.removed(selection))
+        return self._kept(kind, kept_lengths(self.channels, self.removed(selection)))
+
+    def share(self, kind: str, lengths: np.ndarray) -> float:
+        """The share (0..1) of the multiplications (``macs``) or parameters (``params``) that is left.
+
+        Args:
+            lengths: of all axis classes, int64 [classes]; see ``kept`` for layers that nobody reads.
+        """
+        total = self.cost.macs if kind == "macs" else self.cost.params
+        return self._kept(kind, lengths) / max(total, 1)
+
+    def _kept(self, kind: str, lengths: np.ndarray) -> float:
         gone = np.flatnonzero((lengths == 0) & (self.channels.classes.size > 0))
         live = self.depth.without(gone).live if len(gone) else None
         return self.cost.kept(kind, lengths, live)

@@ -69,14 +69,19 @@ class Regression:
 def precision(gram: np.ndarray, ridge: float) -> np.ndarray:
     """The inverse of a covariance with ``ridge`` times its mean variance on the diagonal; float64 [F, F]."""
     scale = float(np.trace(gram)) / max(len(gram), 1) or 1.0
+    # In place: with some thousand features each copy has hundreds of MB.
     while True:
-        factor, failed = dpotrf(gram / scale + ridge * np.eye(len(gram)), lower=1)
+        inverse: np.ndarray = np.asfortranarray(gram / scale)
+        np.einsum("ii->i", inverse)[:] += ridge
+        inverse, failed = dpotrf(inverse, lower=1, overwrite_a=1)
         if not failed:
             break
         ridge *= 10  # rounding left a negative eigenvalue beyond the ridge
-    inverse = np.tril(dpotri(factor, lower=1)[0])
-    whole: np.ndarray = (inverse + np.tril(inverse, -1).T) / scale
-    return whole
+    inverse = dpotri(inverse, lower=1, overwrite_c=1)[0]
+    for i in range(len(inverse)):
+        inverse[i, i + 1 :] = inverse[i + 1 :, i]
+    inverse /= scale
+    return inverse.T
 
 
 def eliminate(regressions: Sequence[Regression], count: int, least: int = 1) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ from onnxmerge.errors import ModelError
 from onnxmerge.graph import external_weights
 from onnxmerge.plan import Selection
 from onnxmerge.runtime import Runtime
+from onnxmerge.runtime.model_bytes import source_of
 
 # Wrong rules give differences of the size of the outputs; rounding, even where it is amplified by
 # exponentials and divisions, far smaller ones.
@@ -44,14 +45,22 @@ def misjudged(
 
 
 def equals_mask(
-    pruned: onnx.ModelProto, masked: onnx.ModelProto, feed: Mapping[str, np.ndarray], runtime: Runtime
+    pruned: onnx.ModelProto,
+    masked: Callable[[], onnx.ModelProto],
+    feed: Mapping[str, np.ndarray],
+    runtime: Runtime,
 ) -> bool:
     """Whether a pruned model runs and answers like its masked reference on one feed.
 
     Outputs that differ between two runs of the reference (random operators) are not compared.
+
+    Args:
+        masked: makes the reference, which is as large as the input and not kept longer than it is needed.
     """
     try:
-        reference = runtime.session(masked, prepack=False)
+        source = source_of(masked())
+        reference = runtime.session(source, prepack=False)
+        del source
         expected, again = reference.run(feed), reference.run(feed)
         # One after the other: each holds all weights.
         del reference

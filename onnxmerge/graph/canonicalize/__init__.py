@@ -3,6 +3,8 @@
 The passes, in the order of ``canonicalize``:
 
 * local functions are inlined: the rules know operators, not functions;
+* what reads a stored tensor through an Identity, as exporters write weights that layers share, reads the
+  tensor itself: evaluated it would be a copy;
 * operators on constants alone are evaluated (``folding``), so that weights behind a Transpose can be sliced;
 * integers that follow from fixed lengths become constants, so that a Reshape target can be edited; what is
   made of them is evaluated in turn;
@@ -55,6 +57,7 @@ def canonicalize(proto: onnx.ModelProto, scratch: Scratch | None = None) -> gs.G
     graph = import_model(proto)
     _sort(graph)
     fill_types(graph, inferred.types)
+    share_stored(graph)
     known = fold_constants(graph, scratch)
     if known:
         inferred = infer(proto, known)
@@ -69,6 +72,23 @@ def canonicalize(proto: onnx.ModelProto, scratch: Scratch | None = None) -> gs.G
     # Dead nodes go, and the order of the others stays.
     graph.cleanup(recurse_subgraphs=False, recurse_functions=False)
     return graph
+
+
+def share_stored(graph: gs.Graph) -> None:
+    """Let the users of an Identity of a stored tensor read that tensor."""
+    kept = {id(tensor) for tensor in graph.outputs}
+    for node in graph.nodes:
+        if any(True for _ in node.subgraphs()):
+            kept |= {id(tensor) for tensor in _read(node)}
+    for node in graph.nodes:
+        if node.op != "Identity" or node.domain not in (None, "", "ai.onnx") or len(node.inputs) != 1:
+            continue
+        stored, copy = node.inputs[0], node.outputs[0]
+        if isinstance(stored, gs.Constant) and not is_sparse(stored) and id(copy) not in kept:
+            for user in list(copy.outputs):
+                user.inputs = [stored if x is copy else x for x in user.inputs]
+            node.inputs.clear()
+            node.outputs.clear()
 
 
 def fold_known_integers(graph: gs.Graph, static: Mapping[str, list[int | None]]) -> dict[str, np.ndarray]:
