@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from onnxmerge.data import Dataset, ImageOptions
     from onnxmerge.data.recording import record
     from onnxmerge.errors import OnnxMergeError
-    from onnxmerge.pipeline import Result, inspect, optimize, sweep
+    from onnxmerge.pipeline import inspect, optimize, sweep
     from onnxmerge.plan import Plan
     from onnxmerge.report import Comparison, Inspection, Report, Sweep
+    from onnxmerge.result import Result
 
 # Loaded on first use: the command line answers --help and Ctrl-C before onnxruntime is imported.
 _HOMES = {
@@ -28,7 +29,7 @@ _HOMES = {
     "Plan": "onnxmerge.plan",
     "Recovery": "onnxmerge.config",
     "Report": "onnxmerge.report",
-    "Result": "onnxmerge.pipeline",
+    "Result": "onnxmerge.result",
     "Sweep": "onnxmerge.report",
     "compare": "onnxmerge.comparison",
     "inspect": "onnxmerge.pipeline",

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import onnx
@@ -24,29 +23,25 @@ from onnxmerge.candidates import Builder, score
 from onnxmerge.channels.analysis import Analysis
 from onnxmerge.channels.explain import explain
 from onnxmerge.channels.scope import in_scope
-from onnxmerge.comparison import compare
 from onnxmerge.config import Config, configured
 from onnxmerge.data.gather import Reading, gather
 from onnxmerge.decisions import decision_of, made
 from onnxmerge.errors import BudgetError, InternalError, ModelError, UsageError
 from onnxmerge.gates import refuse_excess
-from onnxmerge.graph.external_weights import Scratch
-from onnxmerge.graph.files import LoadedModel, load
-from onnxmerge.graph.output import copy_file, save
+from onnxmerge.graph.files import load
 from onnxmerge.method import choose_method
 from onnxmerge.plan import Plan, Selection
 from onnxmerge.precision import lowered, refuse_precision
 from onnxmerge.progress import Clock, Progress
 from onnxmerge.recovery import taught, trainer
 from onnxmerge.report import (
-    Comparison,
     Inspection,
-    Report,
     Sweep,
     describe,
     describe_inspection,
     describe_sweep,
 )
+from onnxmerge.result import Result
 from onnxmerge.rewrite import masked
 from onnxmerge.runtime import Runtime, Session
 from onnxmerge.study import Candidate, Choice, DataPaths, Decision, Proof, Recovered, Source, Study
@@ -60,61 +55,6 @@ from onnxmerge.validation import (
     output_kinds,
     seen,
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """What ``optimize`` gives back.
-
-    Attributes:
-        model: the smaller model, or the input model where nothing was removed. The weights of a large one
-            are references to files that are there as long as this object is; ``save`` writes all.
-        report: before and after, parity, latency, groups, what was frozen and why.
-        plan: the decisions; ``optimize(model, plan=...)`` applies them again.
-        original: the input model.
-        config: the options of the run.
-        unchanged_file: the input file, where it is the result as it stands.
-        external: whether the weights are written beside the model, as the input had them.
-        scratch: holds the weights of a large model.
-    """
-
-    model: onnx.ModelProto
-    report: Report
-    plan: Plan
-    original: LoadedModel
-    config: Config
-    unchanged_file: Path | None = None
-    external: bool = False
-    scratch: Scratch | None = None
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model, replacing an existing file at once or not at all.
-
-        A large model whose input had external data, and any above 2 GB, gets its weights in ``<path>.data``.
-
-        Raises:
-            OutputError: the file cannot be written.
-        """
-        if self.unchanged_file is not None:
-            copy_file(self.unchanged_file, path)
-        else:
-            save(self.model, path, external=self.external)
-
-    def compare(self, calibration: Any = None, **options: Any) -> Comparison:
-        """The smaller model beside the input on further data, read with the options of the run.
-
-        Args:
-            calibration: in any form that ``optimize`` takes; all samples count unless ``samples=`` is given.
-
-        Raises:
-            OnnxMergeError: one of its subclasses, see ``onnxmerge.errors``.
-        """
-        config = replace(self.config, samples=Config().samples)
-        made = self.original if self.model is self.original.proto else self.model
-        return compare(self.original, made, calibration=calibration, config=config, **options)
-
-    def _repr_html_(self) -> str:
-        return self.report._repr_html_()
 
 
 def optimize(
@@ -159,7 +99,8 @@ def optimize(
     choice = chosen(study) if plan is None else budgets.planned(study, plan, force=force)
     decision = lowered(study, without_misjudged(study, made(study, choice)))
     proof = proven(study, decision)
-    return _result(study, decision, describe(study, decision, proof))
+    report = describe(study, decision, proof)
+    return Result.of(study, decision, budgets.plan_of(study, decision), report)
 
 
 def inspect(
@@ -404,17 +345,3 @@ def _score(study: Study, decision: Decision, tried: Session) -> float | None:
     if decision.unchanged or study.own is None:
         return None if study.own is None else study.own.before
     return study.score(candidate, tried if candidate is decision.tried else study.session(candidate))
-
-
-def _result(study: Study, decision: Decision, report: Report) -> Result:
-    loaded, candidate = study.source.loaded, decision.candidate
-    return Result(
-        loaded.proto if decision.unchanged else candidate.model,
-        report,
-        budgets.plan_of(study, decision),
-        loaded,
-        study.config,
-        unchanged_file=loaded.path if decision.unchanged and loaded.self_contained else None,
-        external=not loaded.self_contained,
-        scratch=loaded.scratch if decision.unchanged else candidate.scratch,
-    )

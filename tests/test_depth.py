@@ -12,7 +12,7 @@ import pytest
 import support
 
 import onnxmerge
-from onnxmerge import pipeline, rewrite
+from onnxmerge import rewrite
 from onnxmerge.channels.analysis import Analysis
 from onnxmerge.channels.depth import Depth
 from onnxmerge.data import Dataset
@@ -271,7 +271,7 @@ IMAGES = IMAGES[IMAGES.files[0]][:64]
 BLOCK = "/block2/conv1/Conv"
 
 
-def planned(name: str, **method: object) -> pipeline.Result:
+def planned(name: str, **method: object) -> onnxmerge.Result:
     """A run that applies a plan in which one group keeps no channel."""
     whole = onnxmerge.optimize(DIGITS, calibration=IMAGES, ratio=0.0, device="cpu", threads=1).plan
     plan = onnxmerge.Plan(whole.fingerprint, {name: ()}, method)

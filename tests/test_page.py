@@ -67,7 +67,7 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def result() -> onnxmerge.pipeline.Result:
+def result() -> onnxmerge.Result:
     return onnxmerge.optimize(DIGITS, macs=0.2, calibration=CALIB, threads=1, **FAST)
 
 

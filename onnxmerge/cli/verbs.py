@@ -18,8 +18,8 @@ from onnxmerge.errors import UsageError
 
 if TYPE_CHECKING:
     from onnxmerge.cli.terminal import Terminal
-    from onnxmerge.pipeline import Result
     from onnxmerge.report import Comparison, Inspection, Report, Sweep
+    from onnxmerge.result import Result
 
 # What follows is imported late, so that --help and mistakes in the options are answered at once.
 
