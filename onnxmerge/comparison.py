@@ -27,7 +27,7 @@ from onnxmerge.graph.constants import operators
 from onnxmerge.graph.files import LoadedModel, load
 from onnxmerge.progress import Clock, Progress
 from onnxmerge.report import Comparison, describe_comparison
-from onnxmerge.report.report import ModelFacts
+from onnxmerge.report.facts import ModelFacts
 from onnxmerge.runtime import Runtime, Session
 from onnxmerge.runtime.session import Feed
 from onnxmerge.runtime.tensor_info import TensorInfo

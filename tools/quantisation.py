@@ -19,8 +19,8 @@ import numpy as np
 from accuracy import Bench, load_bench
 
 import onnxmerge
+from onnxmerge.report.facts import StepFacts
 from onnxmerge.report.headline import percent
-from onnxmerge.report.report import StepFacts
 
 RUNS = 50
 

@@ -2,7 +2,8 @@
 
 from onnxmerge.report.comparison import Comparison, describe_comparison
 from onnxmerge.report.describe import describe, describe_inspection, describe_sweep
-from onnxmerge.report.report import Inspection, Report, Sweep, is_page
+from onnxmerge.report.document import is_page
+from onnxmerge.report.report import Inspection, Report, Sweep
 
 __all__ = [
     "Comparison",

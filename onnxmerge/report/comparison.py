@@ -12,8 +12,9 @@ from onnxmerge.data.generic import Plausible
 from onnxmerge.data.holdout import Holdout
 from onnxmerge.errors import LatencyExceeded, ToleranceExceeded
 from onnxmerge.report.describe import parity_facts
+from onnxmerge.report.document import SCHEMA_VERSION, Document
+from onnxmerge.report.facts import LatencyFacts, ModelFacts, ParityFacts
 from onnxmerge.report.headline import Headline, checked, time_taken
-from onnxmerge.report.report import SCHEMA_VERSION, Document, LatencyFacts, ModelFacts, ParityFacts
 from onnxmerge.validation import Latency, Parity
 from onnxmerge.version import __version__
 

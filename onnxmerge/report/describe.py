@@ -9,29 +9,26 @@ from onnxmerge.data.holdout import Holdout
 from onnxmerge.graph.constants import operators
 from onnxmerge.graph.output import measured
 from onnxmerge.plan import Selection
-from onnxmerge.report.headline import CONFIDENCE, headline, measured_on
-from onnxmerge.report.report import (
-    SCHEMA_VERSION,
+from onnxmerge.report.document import SCHEMA_VERSION
+from onnxmerge.report.facts import (
     Asked,
     CalibrationFacts,
     ConventionFacts,
     ConventionParity,
     GroupWidths,
-    Inspection,
     LatencyFacts,
     MeasureFacts,
     ModelFacts,
     OutputChange,
     ParityFacts,
-    Point,
     PrecisionFacts,
     Reached,
-    Report,
     ScoreFacts,
     SearchFacts,
     StepFacts,
-    Sweep,
 )
+from onnxmerge.report.headline import CONFIDENCE, headline, measured_on
+from onnxmerge.report.report import Inspection, Point, Report, Sweep
 from onnxmerge.report.warnings import of_data, of_own_measure, warnings_of
 from onnxmerge.study import Decision, Proof, Recovered, Study
 from onnxmerge.validation import Found, Parity

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from onnxmerge.report.chart import curve
 from onnxmerge.report.comparison import Comparison
-from onnxmerge.report.report import Document, Inspection, Report, Sweep
+from onnxmerge.report.document import Document
+from onnxmerge.report.report import Inspection, Report, Sweep
 from onnxmerge.validation import percent
 
 if TYPE_CHECKING:
