@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from support import model
 
@@ -177,6 +178,23 @@ def test_points_are_no_classes():
     assert kinds_of(text % (weights, level), x=rows)["y"].kind == "classes"
     assert kinds_of(text % (weights, points), x=rows[:15])["y"].kind == "classes", "too few to tell"
     assert kinds_of(text % (weights, points), x=rows, made_up=True)["y"].kind == "classes"
+
+
+def test_coordinates_are_no_classes():
+    """Points on a curve, x and y in turn: another one may be the highest every time."""
+    text = "g (float[N,24] x) => (float[N,24] y) <float[24,24] w> { y = MatMul(x, w) }"
+    proto = model(text)
+    eye = onnx.numpy_helper.from_array(np.eye(24, dtype=np.float32), "w")
+    proto.graph.initializer[0].CopyFrom(eye)
+    turns = RNG.uniform(0, 6, (20, 1)) + np.linspace(0, 5, 12)
+    points = np.stack([np.cos(turns), np.sin(turns)], axis=-1).reshape(20, 24).astype(np.float32)
+    session = Runtime.create("cpu", 1).session(proto)
+
+    def kind(x):
+        return seen(output_kinds(proto), proto, session, Dataset("given", arrays={"x": x}))["y"]
+
+    assert kind(points).kind == "values" and "coordinates of points" in kind(points).words
+    assert kind(RNG.standard_normal((20, 24)).astype(np.float32)).kind == "classes"
 
 
 def test_a_blank_is_seen():

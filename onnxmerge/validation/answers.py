@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxmerge.data.dataset import Dataset
+from onnxmerge.graph import external_weights
 from onnxmerge.runtime import Session
 from onnxmerge.validation.parity import rows_of
 
-# So many samples tell how outputs are to be read, and no more than so many bytes of them are held.
-SAMPLES, BYTES = 32, 1 << 28
+# So many samples tell how outputs are to be read (of large models fewer, one by one), and no more than so
+# many bytes of them are held.
+SAMPLES, OF_LARGE, BYTES = 32, 4, 1 << 28
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +41,8 @@ class Answers:
         feeds, rows, held = [], [], 0
         image: tuple[int, int] | None = None
         numbers = True
-        for feed in data.feeds(SAMPLES if not session.mapped else 1):
+        most, batch = (OF_LARGE, 1) if session.mapped else (SAMPLES, SAMPLES)
+        for feed in data.feeds(batch):
             image = image or _picture(feed)
             numbers &= all(value.dtype.kind not in "iu" or value.ndim > 2 for value in feed.values())
             found = session.run(feed, names)
@@ -47,8 +50,10 @@ class Answers:
             feeds.append(kept)
             rows.append(1 if data.ready is not None else rows_of(feed, data.shared))
             held += sum(value.nbytes for value in kept.values())
-            if sum(rows) >= SAMPLES or held >= BYTES:
+            if sum(rows) >= most or held >= BYTES:
                 break
+        if session.mapped:
+            external_weights.release()
         return Answers(tuple(feeds), tuple(rows), image, numbers, data.made_up)
 
     @property

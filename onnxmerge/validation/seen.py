@@ -19,6 +19,9 @@ from onnxmerge.validation.scores import Scores
 
 # With so many samples, an answer that is nearly always the same is none.
 FEWEST, CONSTANT = 16, 0.9
+# So many columns are points where each is this much like the next but one (correlation): 0.8 to 0.9 in nets
+# for landmarks, 0.1 to 0.4 in those for classes.
+FEWEST_POINTS, ALIKE = 20, 0.6
 # A class that is highest at so many positions of a sequence is the blank of a CTC, where it is the first or
 # the last one.
 BLANK = 0.3
@@ -34,7 +37,8 @@ def seen(
     """The judgements that the graph gives, put right by how the original answers to some samples.
 
     Boxes and scores become ``detections``; sequences are read as a CTC where one class is the blank; an only
-    output with many columns of which one is nearly always the highest becomes ``values``; a map of channels
+    output with many columns that look like points, or of which one is nearly always the highest, becomes
+    ``values``; a map of channels
     that compete, and nothing marks, becomes ``masks``.
 
     Raises:
@@ -90,7 +94,7 @@ def _refined(name: str, how: Judgement, answers: Answers, graph: Scores, *, alon
         return _changed(how, replace(kind, threshold=0.5 if unit else 0.0), "one score for every pixel", name)
     if how.asked is not None or how.marked or not alone:
         return how
-    if isinstance(kind, Classes) and first.ndim == 2 and not answers.made_up:
+    if isinstance(kind, Classes) and first.ndim == 2:
         return _constant(name, how, answers)
     if first.ndim == 4 and answers.image is not None and graph.ends_in_convolution(name):
         return _map(name, how, answers)
@@ -117,11 +121,24 @@ def _blank(arrays: list[np.ndarray]) -> int | None:
     return None
 
 
+def _alternates(values: np.ndarray) -> bool:
+    """Whether the columns are points x, y, x, y, ...: each like the next but one, from [samples, columns]."""
+    if values.shape[1] < FEWEST_POINTS or values.shape[1] % 2 or not len(values):
+        return False
+    here, there = (v - v.mean(axis=1, keepdims=True) for v in (values[:, :-2], values[:, 2:]))
+    size = np.sqrt((here**2).sum(axis=1) * (there**2).sum(axis=1))
+    return bool(np.median((here * there).sum(axis=1) / np.maximum(size, 1e-12)) > ALIKE)
+
+
 def _constant(name: str, how: Judgement, answers: Answers) -> Judgement:
-    """An only output whose columns nothing marks as scores, and one of them is nearly always the highest."""
-    highest = np.concatenate([v.argmax(-1) for v in answers.of_output(name)])
+    """An only output whose columns nothing marks: coordinates, or one is nearly always the highest."""
+    values = np.concatenate(answers.of_output(name)).astype(np.float64)
+    if _alternates(values):
+        reason = "nothing marks it as scores of classes, and its columns are like coordinates of points"
+        return _changed(how, Values(), reason, name, "classes")
+    highest = values.argmax(-1)
     share = float(np.bincount(highest).max(initial=0) / max(len(highest), 1))
-    if len(highest) < FEWEST or share < CONSTANT:
+    if len(highest) < FEWEST or share < CONSTANT or answers.made_up:
         return how
     reason = (
         f"nothing marks it as scores of classes, and one of its columns is the highest in {share:.0%} of "

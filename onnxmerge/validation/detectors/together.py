@@ -24,6 +24,11 @@ from onnxmerge.validation.scores import Scores
 
 
 def together(name: str, answers: Answers, graph: Scores, *, sure: bool) -> Detector | None:
+    """An output that holds boxes and their scores; None where it does not.
+
+    Args:
+        sure: whether it is said to.
+    """
     arrays = answers.of_output(name)
     first = arrays[0]
     if first.dtype.kind in "iu":
