@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import support
+from onnx import numpy_helper
 
 from onnxmerge.channels.residual import destination
 from onnxmerge.channels.sensitivity import output_sensitivity
@@ -173,3 +174,21 @@ def test_sums_of_any_shape(shape, dtype):
     assert found.count == len(rows)
     np.testing.assert_allclose(found.sum, rows.sum(0), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(found.squares, (rows**2).sum(0), rtol=1e-5)
+
+
+def test_several_inputs_of_one_node_are_scaled():
+    """A recurrent layer sums over its data and over its own states."""
+    proto = support.model("""g (float[N,7,5] x) => (float[N,1,7,8] y)
+        <float[1,32,5] w, float[1,32,8] r> { y = LSTM<hidden_size = 8>(x, w, r) }""")
+    feed = {"x": np.random.default_rng(0).standard_normal((3, 7, 5)).astype(np.float32)}
+    masks = {0: np.float32([1, 0, 1, 0, 1]), 2: np.float32([1, 1, 0, 1, 1, 0, 1, 1])}
+    segments = Segments(proto, [feed], support.RUNTIME, ["y"])
+    for operand, mask in masks.items():
+        segments.scale_input(0, operand, mask)
+    with segments.read(["y"]) as values:
+        found = values(0)["y"]
+    weight = proto.graph.initializer[1]
+    masked = numpy_helper.to_array(weight) * masks[2]
+    weight.CopyFrom(numpy_helper.from_array(masked, weight.name))
+    expected = support.RUNTIME.session(proto).run({"x": feed["x"] * masks[0]})["y"]
+    np.testing.assert_allclose(found, expected, atol=1e-6)

@@ -17,6 +17,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class Entry:
     """A network and the way to its file.
 
     Attributes:
-        kind: ``cnn``, ``transformer`` or ``other``.
+        kind: ``cnn``, ``transformer``, ``other``.
         make: the network in evaluation mode, and inputs that it takes.
         dynamo: whether torch's newer exporter writes it.
         then: what is done to the file afterwards, a key of ``_TURNED``; empty: nothing.
@@ -115,10 +116,7 @@ def _enliven(net: nn.Module) -> None:
         if parameter.dim() and parameter.numel() > 1 and parameter.is_floating_point():
             first = parameter.flatten()[0]
             if bool((parameter == first).all()):
-                if float(first) == 1:
-                    parameter.uniform_(0.5, 1.5)
-                else:
-                    parameter.uniform_(-0.2, 0.2)
+                parameter.uniform_(*((0.5, 1.5) if float(first) == 1 else (-0.2, 0.2)))
 
 
 def _quantised(path: Path, inputs: Inputs) -> None:
@@ -158,7 +156,7 @@ def _fused(kind: str, path: Path, inputs: Inputs) -> None:
     """The fusions of onnxruntime.transformers."""
     from onnxruntime.transformers import optimizer
 
-    heads = {"bert": (4, 128), "vit": (3, 192), "gpt2": (4, 128)}[kind]
+    heads = {"bert": (4, 128), "vit": (3, 192)}[kind]
     optimizer.optimize_model(
         str(path), model_type=kind, num_heads=heads[0], hidden_size=heads[1], opt_level=0
     ).save_model_to_file(str(path))
@@ -166,11 +164,10 @@ def _fused(kind: str, path: Path, inputs: Inputs) -> None:
 
 _TURNED: dict[str, Callable[[Path, Inputs], None]] = {
     "QDQ": _quantised,
-    "onnxruntime basic": lambda path, inputs: _optimised("BASIC", path, inputs),
-    "onnxruntime extended": lambda path, inputs: _optimised("EXTENDED", path, inputs),
-    "fused as bert": lambda path, inputs: _fused("bert", path, inputs),
-    "fused as vit": lambda path, inputs: _fused("vit", path, inputs),
-    "fused as gpt2": lambda path, inputs: _fused("gpt2", path, inputs),
+    "onnxruntime basic": partial(_optimised, "BASIC"),
+    "onnxruntime extended": partial(_optimised, "EXTENDED"),
+    "fused as bert": partial(_fused, "bert"),
+    "fused as vit": partial(_fused, "vit"),
 }
 
 

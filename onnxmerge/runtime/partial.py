@@ -121,14 +121,17 @@ class Segments:
 
     def scale_input(self, node: int, operand: int, values: np.ndarray) -> None:
         """Multiply an input of a node by a constant (that broadcasts)."""
-        first, *rest = self._edits.get(node, [self._nodes[node]])
+        edited = self._edits.get(node, [self._nodes[node]])
+        # Other inputs may be scaled before: the node itself comes behind what does that.
+        place = next(i for i, n in enumerate(edited) if n.op_type == self._nodes[node].op_type)
+        before, first, rest = edited[:place], edited[place], edited[place + 1 :]
         name = f"{first.input[operand]}__masked_{node}_{operand}"
         self._constants[f"{name}_by"] = numpy_helper.from_array(values, f"{name}_by")
         scaled = helper.make_node(MULTIPLY, [first.input[operand], f"{name}_by"], [name])
         changed = onnx.NodeProto()
         changed.CopyFrom(first)
         changed.input[operand] = name
-        self._edits[node] = [scaled, changed, *rest]
+        self._edits[node] = [*before, scaled, changed, *rest]
 
     def read(self, names: Sequence[str], threads: int | None = None) -> Reading:
         """The values of these tensors, batch by batch; the frontier moves up to them where it fits.
