@@ -208,6 +208,27 @@ def test_a_blank_is_seen():
     assert kinds_of(text, x=rows)["y"].how == Sequences(True, 19)
 
 
+def test_classes_that_were_chosen_already_are_read_like_a_ctc():
+    text = "g (float[N,12,20] x) => (int64[N,12] y) { y = ArgMax<axis = 2, keepdims = 0>(x) }"
+    rows = RNG.standard_normal((20, 12, 20)).astype(np.float32)
+    assert kinds_of(text, x=rows)["y"].kind == "integers"
+    rows[:, ::2, 0] += 9
+    found = kinds_of(text, x=rows)["y"]
+    assert found.how == Sequences(True, 0, chosen=True) and "--output-kind y=integers" in found.words
+    before, after = np.array([[0, 1, 1, 0], [2, 0, 2, 0]]), np.array([[1, 0, 0, 0], [2, 2, 0, 0]])
+    parity = one(before, after, found.how)
+    assert parity.change == 0.5 and parity.outputs[0].found.beside[0].value == 5 / 8
+    assert one(before, after[:, :3], found.how).change == 0.5, "another length is another place"
+
+
+def test_a_softmax_that_was_written_out_is_scores_of_classes():
+    text = """g (float[N,12] x) => (float[N,12] y) {
+        e = Exp(x)  a = Constant<value_ints = [1]>()  s = ReduceSum(e, a)  y = Div(e, s) }"""
+    rows = RNG.standard_normal((20, 12)).astype(np.float32)
+    found = kinds_of(text, x=rows)["y"]
+    assert found.kind == "classes" and "shares of one" in found.words
+
+
 def test_a_vocabulary_is_a_sequence_of_tokens():
     weights = "float[8,1000] w"
     text = f"""g (int64[N,T] i) => (float[N,T,1000] y) <float[50,8] e, {weights}> {{

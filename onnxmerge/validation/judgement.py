@@ -181,10 +181,8 @@ def words_of(how: Kind, reason: str, name: str | None = None, instead: str = "va
     if name is None:
         return f"judged by {how.how} ({reason})"
     option = f"output_kinds={{'{name}': '{instead}'}} (--output-kind {name}={instead})"
-    otherwise = (
-        f"{option} compares the numbers instead" if instead == "values" else f"{option} if it holds scores"
-    )
-    return f"judged by {how.how} ({reason}); {otherwise}"
+    otherwise = {"values": "compares the numbers instead", "integers": "counts the elements that differ"}
+    return f"judged by {how.how} ({reason}); {option} {otherwise.get(instead, 'if it holds scores')}"
 
 
 def _columns(node: onnx.NodeProto | None, scores: Scores) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from onnxmerge.runtime import Session
 from onnxmerge.validation.answers import Answers
 from onnxmerge.validation.detectors import detectors
 from onnxmerge.validation.judgement import Judgement, words_of
-from onnxmerge.validation.kinds import Classes, Kind, Masks, Sequences, Values
+from onnxmerge.validation.kinds import Classes, Integers, Kind, Masks, Sequences, Values
 from onnxmerge.validation.scores import Scores
 
 # With so many samples, an answer that is nearly always the same is none.
@@ -25,6 +25,10 @@ FEWEST_POINTS, ALIKE = 20, 0.6
 # A class that is highest at so many positions of a sequence is the blank of a CTC, where it is the first or
 # the last one.
 BLANK = 0.3
+# Fewer whole numbers in a row are as likely an answer each.
+STEPS = 8
+# By how much the sum of single-precision shares misses one at most.
+TO_ONE = 1e-3
 # Of neighbouring pixels, how many have the same class where channels are scores of classes.
 COHERENT = 0.8
 # Fewer or more channels of a map are as likely colours, distances or features.
@@ -38,8 +42,8 @@ def seen(
 
     Boxes and scores become ``detections``; sequences are read as a CTC where one class is the blank; an only
     output with many columns that look like points, or of which one is nearly always the highest, becomes
-    ``values``; a map of channels
-    that compete, and nothing marks, becomes ``masks``.
+    ``values``; a map of channels that compete, and nothing marks, becomes ``masks``. Rows that are shares of
+    one become ``classes``, and whole numbers with many zeros in a row are what a CTC reads.
 
     Raises:
         UsageError: outputs that are said to be detections cannot be read so.
@@ -81,6 +85,8 @@ def _settled(how: Judgement) -> bool:
 def _refined(name: str, how: Judgement, answers: Answers, graph: Scores, *, alone: bool) -> Judgement:
     arrays = answers.of_output(name)
     first, kind = arrays[0], how.how
+    if first.dtype.kind in "iu" and isinstance(kind, Integers) and how.asked is None:
+        return _read(name, how, arrays)
     if first.dtype.kind != "f":
         return how
     if isinstance(kind, Sequences) and first.ndim == 3:
@@ -98,6 +104,8 @@ def _refined(name: str, how: Judgement, answers: Answers, graph: Scores, *, alon
         return _constant(name, how, answers)
     if first.ndim == 4 and answers.image is not None and graph.ends_in_convolution(name):
         return _map(name, how, answers)
+    if first.ndim == 2 and first.shape[-1] >= 2 and isinstance(kind, Values) and _shares(arrays):
+        return _changed(how, Classes(-1), "its rows are shares of one: a softmax that was written out", name)
     if first.ndim == 3 and first.shape[-1] >= 10:
         blank = _blank(arrays)
         if blank is not None:
@@ -119,6 +127,21 @@ def _blank(arrays: list[np.ndarray]) -> int | None:
         if highest.size and last >= 2 and (highest == place).mean() >= BLANK:
             return place
     return None
+
+
+def _read(name: str, how: Judgement, arrays: list[np.ndarray]) -> Judgement:
+    """Whole numbers: classes of a CTC where 0, the blank, stands between others."""
+    many = all(v.ndim == 2 and v.shape[1] >= STEPS and v.min(initial=0) >= 0 for v in arrays)
+    blanks = float(np.mean([(v == 0).mean() for v in arrays])) if many else 0.0
+    if not many or not BLANK <= blanks < 1 or max(int(v.max()) for v in arrays) < 2:
+        return how
+    reason = f"whole numbers of which {blanks:.0%} are 0: classes with a blank between them"
+    return _changed(how, Sequences(True, 0, chosen=True), reason, name, "integers")
+
+
+def _shares(arrays: list[np.ndarray]) -> bool:
+    """Whether rows are not negative and add up to one, each time."""
+    return all(bool((v >= 0).all()) and bool((abs(v.sum(-1) - 1) < TO_ONE).all()) for v in arrays)
 
 
 def _alternates(values: np.ndarray) -> bool:

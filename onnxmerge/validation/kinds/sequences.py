@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnxmerge.validation.kinds.protocol import Found, columns, difference, percent, share
+from onnxmerge.validation.kinds.protocol import Found, columns, difference, percent, samples_of, share
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,17 @@ class Sequences:
         ctc: whether repeats are collapsed and blanks dropped: then the change is the share of sequences that
             read differently, else that of the positions.
         blank: the class that stands for nothing; None where no class does.
+        chosen: whether the output is the classes themselves, whole numbers [N, T], and not their scores.
     """
 
     ctc: bool = False
     blank: int | None = None
+    chosen: bool = False
     name: ClassVar[str] = "sequences"
-    of_classes: ClassVar[bool] = True
+
+    @property
+    def of_classes(self) -> bool:
+        return not self.chosen
 
     @property
     def how(self) -> str:
@@ -45,17 +50,25 @@ class _Tally:
 
     def add(self, before: Sequence[np.ndarray], after: Sequence[np.ndarray], rows: int) -> None:
         (x,), (y,) = before, after
+        if self.kind.chosen:
+            count = samples_of(x, rows)
+            self._add(x.reshape(count, -1), y.reshape(count, -1), None)
+            return
         if x.ndim not in (2, 3) or x.shape[-1] < 2 or not x.size:
             return
         batch = batch_axis(x, rows)
         x, y = (np.moveaxis(v, batch, 0) if v.ndim == 3 else v[None] for v in (x, y))
         alike = x.shape == y.shape
-        wrong = ~np.isfinite(difference(x, y)[2]).all(-1) if alike else np.ones(x.shape[:2], bool)
-        a, b = x.argmax(-1), y.argmax(-1)
-        differs = wrong | (a != b) if alike else wrong
-        self.positions.append(columns(differs.sum(axis=1), x.shape[1]))
+        wrong = ~np.isfinite(difference(x, y)[2]).all(-1) if alike else None
+        self._add(x.argmax(-1), y.argmax(-1), wrong)
+
+    def _add(self, a: np.ndarray, b: np.ndarray, wrong: np.ndarray | None) -> None:
+        """Count classes [N, T]; ``wrong`` where scores are no numbers."""
+        wrong = np.zeros(a.shape, bool) if wrong is None else wrong
+        differs = wrong | (a != b) if a.shape == b.shape else np.ones(a.shape, bool)
+        self.positions.append(columns(differs.sum(axis=1), a.shape[1]))
         read = [
-            float(i >= len(b) or (alike and wrong[i].any()) or self._read(a[i]) != self._read(b[i]))
+            float(i >= len(b) or wrong[i].any() or self._read(a[i]) != self._read(b[i]))
             for i in range(len(a))
         ]
         self.sequences.append(columns(np.array(read), 1.0))
