@@ -150,8 +150,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         f"were optimised with `--macs {ASKED} --patches {PATCHES}` on random inputs. *Reach* is the share of "
         "the multiplications that goes when every group keeps one channel; *kept* are shares of the input. "
         "Seconds are those of one thread of a machine that others may use, too. *Over* is a peak above twice "
-        "the model and 0.8 GB (1.6 times and 0.6 GB from 256 MB on). Nothing here says how the answers of a "
-        "trained network change.",
+        "the model and 0.8 GB (1.6 times and 0.6 GB from 256 MB on). A row stays until it is made again, so "
+        "rows may come from different states of the code. Nothing here says how the answers of a trained "
+        "network change.",
         "",
         "| network | exporter | code | reach | MACs kept | params kept | bytes kept | s | peak, MB |",
         "|---|---|---|---|---|---|---|---|---|",
