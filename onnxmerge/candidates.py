@@ -20,12 +20,13 @@ from onnxmerge.data.dataset import Dataset
 from onnxmerge.errors import BudgetError
 from onnxmerge.graph import external_weights
 from onnxmerge.graph.external_weights import Scratch
+from onnxmerge.outcomes import Candidate, Shortfall
 from onnxmerge.plan import Scores, Selection
 from onnxmerge.reconstruction import reconstruct
 from onnxmerge.rewrite import Fold, pruned
 from onnxmerge.statistics import Needs
 from onnxmerge.statistics.dense import Statistics, collect
-from onnxmerge.study import Candidate, Shortfall, Study
+from onnxmerge.study import Study
 
 
 def score(study: Study, data: Dataset) -> Scores:

@@ -12,9 +12,10 @@ from dataclasses import replace
 from onnxmerge.budgets import chosen_change
 from onnxmerge.candidates import Builder, budget_of, shortfall
 from onnxmerge.data.dataset import Dataset
+from onnxmerge.outcomes import Candidate, Choice, Decision, RecoveryFacts
 from onnxmerge.plan import Selection
 from onnxmerge.recovery import taught
-from onnxmerge.study import Candidate, Choice, Decision, RecoveryFacts, Study
+from onnxmerge.study import Study
 
 
 def made(study: Study, choice: Choice) -> Decision:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from onnxmerge.errors import ToleranceExceeded
-from onnxmerge.study import Decision, Proof, Study
+from onnxmerge.outcomes import Decision, Proof
+from onnxmerge.study import Study
 
 # The largest change on made-up inputs that is written without being asked for.
 MOST_BLIND_CHANGE = 0.2

@@ -30,6 +30,7 @@ from onnxmerge.errors import BudgetError, InternalError, ModelError, UsageError
 from onnxmerge.gates import refuse_excess
 from onnxmerge.graph.files import load
 from onnxmerge.method import choose_method
+from onnxmerge.outcomes import Candidate, Choice, Decision, Proof, Recovered
 from onnxmerge.plan import Plan, Selection
 from onnxmerge.precision import lowered, refuse_precision
 from onnxmerge.progress import Clock, Progress
@@ -44,7 +45,7 @@ from onnxmerge.report import (
 from onnxmerge.result import Result
 from onnxmerge.rewrite import masked
 from onnxmerge.runtime import Runtime, Session
-from onnxmerge.study import Candidate, Choice, DataPaths, Decision, Proof, Recovered, Source, Study
+from onnxmerge.study import DataPaths, Source, Study
 from onnxmerge.validation import (
     OwnMeasure,
     check_model,

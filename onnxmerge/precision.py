@@ -8,8 +8,9 @@ from onnxmerge.config import Config
 from onnxmerge.errors import UsageError
 from onnxmerge.graph.files import LoadedModel
 from onnxmerge.operators.values import quantised_from
+from onnxmerge.outcomes import Candidate, Decision, Lowered
 from onnxmerge.runtime.quantisation import Int8, to_float16, to_int8
-from onnxmerge.study import Candidate, Decision, Lowered, Study
+from onnxmerge.study import Study
 
 # Ranges of activations settle with this many; more only find rarer extremes, which make the steps wider.
 SAMPLES = 128

@@ -9,7 +9,8 @@ from typing import Any
 
 from onnxmerge.data.holdout import CHECKING, Holdout
 from onnxmerge.errors import UsageError
-from onnxmerge.study import Candidate, RecoveryFacts, Study
+from onnxmerge.outcomes import Candidate, RecoveryFacts
+from onnxmerge.study import Study
 
 # Without a bound, teaching takes so many times as long as the rest of the run, and at most so long.
 RECOVERY_TIMES, MOST_RECOVERY_SECONDS = 5.0, 600.0

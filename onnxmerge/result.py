@@ -14,9 +14,10 @@ from onnxmerge.config import Config
 from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.graph.files import LoadedModel
 from onnxmerge.graph.output import copy_file, save
+from onnxmerge.outcomes import Decision
 from onnxmerge.plan import Plan
 from onnxmerge.report import Comparison, Report
-from onnxmerge.study import Decision, Study
+from onnxmerge.study import Study
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,9 +19,10 @@ from onnxmerge.budgets import front, latency, tolerance
 from onnxmerge.budgets.front import Ranked, Shaped, distinct, ranked
 from onnxmerge.channels.depth import Depth
 from onnxmerge.errors import BudgetError
+from onnxmerge.outcomes import TriedShape
 from onnxmerge.plan import Scores, Selection
 from onnxmerge.progress import Clock
-from onnxmerge.study import Study, TriedShape
+from onnxmerge.study import Study
 
 MODELS = Path(__file__).parents[1] / "models"
 DIGITS = MODELS / "digits.onnx"

@@ -17,11 +17,11 @@ from PIL import Image
 
 import onnxmerge
 from onnxmerge.cli import main
+from onnxmerge.outcomes import RecoveryFacts, TriedShape
 from onnxmerge.report import Inspection, Report, Sweep
 from onnxmerge.report.chart import _ticks, curve
 from onnxmerge.report.facts import ConventionFacts, ConventionParity, GroupWidths, SearchFacts
 from onnxmerge.report.html import number, seconds, share, size
-from onnxmerge.study import RecoveryFacts, TriedShape
 
 MODELS = Path(__file__).parents[1] / "models"
 DIGITS = MODELS / "digits.onnx"

@@ -7,8 +7,9 @@ from onnxmerge.candidates import allocate, budget_of, use_up
 from onnxmerge.channels import Channels
 from onnxmerge.data.holdout import Holdout
 from onnxmerge.errors import BudgetError
+from onnxmerge.outcomes import Choice
 from onnxmerge.plan import Scores, Selection
-from onnxmerge.study import Choice, Study
+from onnxmerge.study import Study
 
 # So many reasons are given where nothing can be removed.
 MOST_REASONS = 3

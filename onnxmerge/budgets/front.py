@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from onnxmerge.candidates import Builder, shapes
 from onnxmerge.data.holdout import Holdout
 from onnxmerge.errors import BudgetError
+from onnxmerge.outcomes import Candidate, TriedShape
 from onnxmerge.plan import Selection
 from onnxmerge.progress import Clock
-from onnxmerge.study import Candidate, Study, TriedShape
+from onnxmerge.study import Study
 from onnxmerge.validation import Parity
 
 # With fewer samples than this, one candidate is made: too few would be left to tell several apart.

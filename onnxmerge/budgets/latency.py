@@ -11,9 +11,10 @@ from onnxmerge.budgets.front import best_first
 from onnxmerge.candidates import Builder, Widths, priced_by_time
 from onnxmerge.data.holdout import Holdout
 from onnxmerge.errors import BudgetError
+from onnxmerge.outcomes import Candidate, Choice
 from onnxmerge.plan import Scores, Selection
 from onnxmerge.progress import Progress
-from onnxmerge.study import Candidate, Choice, Study
+from onnxmerge.study import Study
 
 # Widths that are tried, but for the smallest ones.
 ATTEMPTS = 5

@@ -13,15 +13,16 @@ from onnxmerge.config import Config, Recovery
 from onnxmerge.data import ImageOptions
 from onnxmerge.errors import UsageError
 from onnxmerge.method import Method
+from onnxmerge.outcomes import Choice, Decision
 from onnxmerge.plan import Plan
-from onnxmerge.study import Choice, Decision, Study
+from onnxmerge.study import Study
 
 # What a plan records of a configuration: the methods, and the options that change what they compute; and how
 # the data were read, which counts where nothing else is said. The data are given again.
 _METHODS = ("criterion", "allocation", "compensation", "threshold", "trade_off", "patches")
 _RECORDED = (*_METHODS, "seed", "recover")
 _READING = ("samples", "shapes", "images")
-# What a candidate may have been fitted to, see ``study.Choice``.
+# What a candidate may have been fitted to, see ``outcomes.Choice``.
 FIT_ON = ("all", "rest", "part")
 
 

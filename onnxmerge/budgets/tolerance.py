@@ -11,10 +11,11 @@ from onnxmerge.budgets.front import in_order
 from onnxmerge.candidates import Builder, Widths, shapes
 from onnxmerge.data.holdout import Holdout
 from onnxmerge.errors import BudgetError
+from onnxmerge.outcomes import Candidate, Choice, Sought, TriedShape, Verdict
 from onnxmerge.plan import Scores, Selection
 from onnxmerge.progress import Clock
 from onnxmerge.runtime import Session
-from onnxmerge.study import Candidate, Choice, Sought, Study, TriedShape, Verdict
+from onnxmerge.study import Study
 from onnxmerge.validation import Parity
 
 # Candidates whose fit is cheap, and those that few samples make.

@@ -10,10 +10,10 @@ from rich.table import Table
 
 from onnxmerge.cli.progress import shown
 from onnxmerge.cli.streams import STREAM
+from onnxmerge.outcomes import RecoveryFacts
 from onnxmerge.report import Comparison, Inspection, Report, Sweep
 from onnxmerge.report.document import Document
 from onnxmerge.report.facts import PrecisionFacts, StepFacts
-from onnxmerge.study import RecoveryFacts
 from onnxmerge.validation import percent
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from onnxmerge.data.holdout import Holdout
 from onnxmerge.graph.constants import operators
 from onnxmerge.graph.output import measured
+from onnxmerge.outcomes import Decision, Proof, Recovered
 from onnxmerge.plan import Selection
 from onnxmerge.report.document import SCHEMA_VERSION
 from onnxmerge.report.facts import (
@@ -30,7 +31,7 @@ from onnxmerge.report.facts import (
 from onnxmerge.report.headline import CONFIDENCE, headline, measured_on
 from onnxmerge.report.report import Inspection, Point, Report, Sweep
 from onnxmerge.report.warnings import of_data, of_own_measure, warnings_of
-from onnxmerge.study import Decision, Proof, Recovered, Study
+from onnxmerge.study import Study
 from onnxmerge.validation import Found, Parity
 
 

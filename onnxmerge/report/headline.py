@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from onnxmerge.data.generic import Plausible
 from onnxmerge.data.holdout import Holdout
 from onnxmerge.graph.constants import operators
-from onnxmerge.study import Decision, Proof, Study
+from onnxmerge.outcomes import Decision, Proof
+from onnxmerge.study import Study
 from onnxmerge.validation import Latency, Parity, percent
 
 CONFIDENCE = 0.9

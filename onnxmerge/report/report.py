@@ -8,6 +8,7 @@ from typing import Any
 
 from onnxmerge.channels.explain import FrozenEntry, GroupEntry
 from onnxmerge.method import Method
+from onnxmerge.outcomes import RecoveryFacts, TriedShape
 from onnxmerge.report.document import Document
 from onnxmerge.report.facts import (
     Asked,
@@ -22,7 +23,6 @@ from onnxmerge.report.facts import (
     SearchFacts,
 )
 from onnxmerge.report.headline import Headline
-from onnxmerge.study import RecoveryFacts, TriedShape
 from onnxmerge.validation import ChangedSample
 from onnxmerge.version import __version__
 

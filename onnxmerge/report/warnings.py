@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from onnxmerge.config import DEFAULT_TOLERANCE
-from onnxmerge.study import Decision, Proof, Shortfall, Study
+from onnxmerge.outcomes import Decision, Proof, Shortfall
+from onnxmerge.study import Study
 from onnxmerge.validation import SLOWER, Latency
 
 # Measured ratios are uncertain by about this much.
