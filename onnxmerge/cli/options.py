@@ -68,7 +68,9 @@ def optimize_parser() -> Parser:
     _add_method(parser)
     _add_data(parser)
     _add_evaluation(parser)
-    _add_no_clobber(_add_running(parser))
+    running = _add_running(parser)
+    _add_examples(running)
+    _add_no_clobber(running)
     parser.add_argument("--version", action=Version, nargs=0, help="print the version")
     _add(parser, "--print-completion", "print what makes a shell complete these options (needs shtab)",
          metavar="bash|zsh|...", action=Completion)  # fmt: skip
@@ -105,7 +107,9 @@ def apply_parser() -> Parser:
     _add_tolerance(parser, "largest change of the answers; exceeding it is an error")
     _add_data(parser)
     _add_evaluation(parser)
-    _add_no_clobber(_add_running(parser))
+    running = _add_running(parser)
+    _add_examples(running)
+    _add_no_clobber(running)
     return parser
 
 

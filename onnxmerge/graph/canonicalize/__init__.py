@@ -140,7 +140,9 @@ def _make_constant(node: gs.Node, values: np.ndarray) -> None:
 
 
 def separate_uniform(graph: gs.Graph, inputs: Collection[str]) -> None:
-    """Give every node its own copy of a small floating-point constant whose elements are all alike.
+    """Give every use its own copy of a small floating-point constant whose elements are all alike.
+
+    One node may use it twice: a bias and a running mean of zeros are one constant in many files.
 
     Args:
         inputs: names that whoever runs the model may give other values.
@@ -149,17 +151,15 @@ def separate_uniform(graph: gs.Graph, inputs: Collection[str]) -> None:
     own = {id(node) for node in graph.nodes}
     for name, tensor in graph.tensors().items():
         users = list({id(node): node for node in tensor.outputs}.values())
-        if len(users) < 2 or name in inputs or not all(id(user) in own for user in users):
+        uses = [(user, place) for user in users for place, x in enumerate(user.inputs) if x is tensor]
+        if len(uses) < 2 or name in inputs or not all(id(user) in own for user in users):
             continue
         if not _is_uniform(tensor):
             continue
-        for number, user in enumerate(users[1:]):
+        for number, (user, place) in enumerate(uses[1:]):
             copy = f"{name}__of_{number}"
             if copy not in names:
-                alone = gs.Constant(copy, tensor.values)
-                for place, x in enumerate(user.inputs):
-                    if x is tensor:
-                        user.inputs[place] = alone
+                user.inputs[place] = gs.Constant(copy, tensor.values)
 
 
 def _is_uniform(tensor: gs.Tensor) -> bool:
