@@ -41,3 +41,13 @@ def test_a_model_that_does_not_run_is_an_error():
     session = Runtime.create("cpu", threads=1).session(chain(1))
     with pytest.raises(ModelError):
         compare_latency(session, session, {"x0": np.ones((1, 3), np.float32)}, seconds=0.1)
+
+
+def test_one_thread_is_timed_by_the_processor():
+    """What other work takes of a processor is nobody's time; several threads wait for one another."""
+    feed = {"x0": np.ones((64, 256), np.float32)}
+    one, two = (
+        compare_latency(*(runtime.session(chain(2)) for _ in range(2)), feed, seconds=0.05)
+        for runtime in (Runtime.create("cpu", 1), Runtime.create("cpu", 2))
+    )
+    assert one.of_processor and not two.of_processor

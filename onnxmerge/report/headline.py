@@ -166,6 +166,8 @@ def time_taken(latency: Latency, other: str) -> str:
         unsteady = f"; new sessions differ from {latency.sessions[0]:.2f} to {latency.sessions[1]:.2f}"
     device = latency.provider.removesuffix("ExecutionProvider")
     threads = f"{latency.threads} thread{'s' if latency.threads > 1 else ''}"
+    if latency.of_processor:
+        threads = f"processor time of {threads}"
     return (
         f"One run takes {latency.ratio:.2f} of the {other}'s time here (half of {latency.runs} measurements "
         f"lie between {low:.2f} and {high:.2f}; {device}, {threads}{unsteady})."

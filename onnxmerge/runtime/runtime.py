@@ -27,11 +27,10 @@ from onnxmerge.graph.edit import ADD, SHAPE
 from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.runtime.messages import sentence
 from onnxmerge.runtime.model_bytes import Model, Source, opened, patch, source_of, tensors
-from onnxmerge.runtime.session import CUDA, Session, ort
+from onnxmerge.runtime.session import CPU, CUDA, Session, ort
 
 DEVICES = ("auto", "cpu", "cuda")
 
-_CPU = "CPUExecutionProvider"
 # TF32 keeps 10 bits of mantissa: parity measured with it would be the parity of the rounding.
 _CUDA_OPTIONS = {"use_tf32": "0"}
 _FATAL_ONLY = 4  # every failure is raised as an exception too: logging it as well would say it twice
@@ -61,7 +60,7 @@ class Runtime:
         word("device", device, DEVICES)
         count = _cpu_count() if threads is None else whole("threads", threads, 1)
         if device == "cpu":
-            return cls("cpu", _CPU, count)
+            return cls("cpu", CPU, count)
         lacking = _cuda_lacks()
         if lacking is None:
             return cls("cuda", CUDA, count)
@@ -69,7 +68,7 @@ class Runtime:
             raise DeviceError(f"CUDA was asked for and does not work here: {lacking}")
         built_for_cuda = CUDA in ort.get_available_providers()
         note = f"CUDA does not work here, so the CPU is used: {lacking}" if built_for_cuda else None
-        return cls("cpu", _CPU, count, note)
+        return cls("cpu", CPU, count, note)
 
     def session(self, model: Model | Source, *, optimize: bool = True, prepack: bool = True) -> Session:
         """Load a model: a proto, its bytes, or a path (needed for external data and above 2 GB).
@@ -206,7 +205,7 @@ class Runtime:
         held = {name: _in_place(values) for name, values in source.mapped.items()}
         for name, value in held.items():
             options.add_initializer(name, value)
-        providers = [(CUDA, _CUDA_OPTIONS), _CPU] if self.provider == CUDA else [_CPU]
+        providers = [(CUDA, _CUDA_OPTIONS), CPU] if self.provider == CUDA else [CPU]
         try:
             session = ort.InferenceSession(source.model, options, providers=providers, enable_fallback=0)
         except MemoryError:

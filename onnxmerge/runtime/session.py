@@ -23,7 +23,7 @@ except ImportError as missing:  # pragma: no cover - the tests need a runtime
 # ``ort`` too: whoever needs onnxruntime gets it from here, with the words for where it is missing.
 __all__ = ["CUDA", "Feed", "Session", "ort"]
 
-CUDA = "CUDAExecutionProvider"
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 # Inputs of one run by name.
 Feed = dict[str, np.ndarray]
 

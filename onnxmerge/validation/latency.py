@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxmerge.graph import external_weights
 from onnxmerge.runtime import Session
+from onnxmerge.runtime.session import CPU
 
 # A model that takes this much of another one's time is slower: less is within the noise.
 SLOWER = 1.02
@@ -18,6 +19,7 @@ _LEAST_PAIRS = 5
 _MOST_PAIRS = 2000
 # Of models whose weights lie in files.
 _BLOCKS, _RUNS_PER_BLOCK = 3, 2
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Latency:
         provider: what ran the models, and ``threads`` its intra-op threads.
         runs: the number of pairs.
         in_turn: whether the two ran by turns; models too large for that run in alternating blocks.
+        of_processor: whether processor time was taken, and not that of a clock on the wall.
         sessions: the smallest and the largest ratio of several new sessions of both; None: there was one.
     """
 
@@ -42,6 +45,7 @@ class Latency:
     threads: int
     runs: int
     in_turn: bool = True
+    of_processor: bool = False
     sessions: tuple[float, float] | None = None
 
 
@@ -57,10 +61,13 @@ def compare_latency(
     """Time both models on one feed for about ``seconds``, at least 5 pairs of runs. Raises ModelError.
 
     The two run in turn, and the one that goes first alternates, so that a change of clock frequency or
-    load meets both alike.
+    load meets both alike. On one thread of a CPU it is the thread's processor time that counts: of two models
+    that share a processor with other work, the longer one is interrupted more often, or the one that goes
+    second, and ratios on a wall clock were seen to be off by ten times.
     """
     if before.mapped or after.mapped:
         return _summary(_in_blocks(before, after, feed), after, in_turn=False)
+    clock = _clock(before, after)
     one, other = before.runner(feed), after.runner(feed)
     for _ in range(_WARM_UP):
         one()
@@ -69,13 +76,13 @@ def compare_latency(
     end = time.perf_counter() + seconds
     while len(times) < _LEAST_PAIRS or (len(times) < _MOST_PAIRS and time.perf_counter() < end):
         if len(times) % 2:
-            second = _timed(other)
-            first = _timed(one)
+            second = _timed(other, clock)
+            first = _timed(one, clock)
         else:
-            first = _timed(one)
-            second = _timed(other)
+            first = _timed(one, clock)
+            second = _timed(other, clock)
         times.append((first, second))
-    return _summary(times, after, in_turn=True)
+    return replace(_summary(times, after, in_turn=True), of_processor=clock is time.thread_time)
 
 
 def _in_blocks(before: Session, after: Session, feed: Mapping[str, np.ndarray]) -> list[tuple[float, float]]:
@@ -117,7 +124,13 @@ def median_seconds(session: Session, feed: Mapping[str, np.ndarray], runs: int =
     return float(np.median([_timed(run) for _ in range(runs)]))
 
 
-def _timed(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def _clock(*sessions: Session) -> Clock:
+    """Of the calling thread, where that does all the work; else of the wall."""
+    alone = all(session.threads == 1 and session.provider == CPU for session in sessions)
+    return time.thread_time if alone else time.perf_counter
+
+
+def _timed(run: Callable[[], object], clock: Clock = time.perf_counter) -> float:
+    start = clock()
     run()
-    return time.perf_counter() - start
+    return clock() - start
