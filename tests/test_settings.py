@@ -9,13 +9,12 @@ from dataclasses import fields
 import pytest
 
 from onnxmerge.cli import main
+from onnxmerge.cli.given import config_of, parsed
 from onnxmerge.cli.options import (
     apply_parser,
     compare_parser,
-    config_of,
     inspect_parser,
     optimize_parser,
-    parsed,
     plan_parser,
     sweep_parser,
 )
@@ -82,6 +81,13 @@ def test_the_command_line_counts_more(tmp_path):
     assert config.recovery == Recovery(steps=5) and found.calib == "mine.npz"
 
 
+def test_every_option_of_the_configuration_has_a_flag():
+    destinations = {action.dest for action in optimize_parser().options().values()}
+    images = {field.name for field in fields(ImageOptions)}
+    options = {field.name for field in fields(Config)} - {"images"}
+    assert options | images <= destinations
+
+
 RICH = Config(
     params=0.4,
     tolerance=0.02,
@@ -100,6 +106,8 @@ RICH = Config(
     shapes={"a": (1, 2)},
     images=ImageOptions((0.1, 0.2, 0.3), (1.0,), 0.5, "nhwc", (8, 9), "bgr"),
     output_kinds={"o": "values"},
+    examples=3,
+    precision="fp16",
     recover=Recovery(steps=5, batch=4, rate=0.1, inner=2.0, augment=False),
     threads=2,
     device="cpu",
