@@ -15,7 +15,7 @@ from onnxmerge.cli.given import in_flags, parsed
 from onnxmerge.cli.parser import Parser
 from onnxmerge.cli.signals import Terminated, raise_when_asked
 from onnxmerge.cli.streams import silence_stdout
-from onnxmerge.errors import InternalError, ModelError, OnnxMergeError, UsageError
+from onnxmerge.errors import InternalError, ModelError, OnnxMergeError, UsageError, told
 
 # As the shell gives them for programs that a signal ends.
 INTERRUPTED, UNREAD, TERMINATED = 130, 141, 143
@@ -73,12 +73,9 @@ def _meant(error: OnnxMergeError, arguments: Sequence[str]) -> str:
 
 def _unforeseen(error: Exception, *, shown: bool) -> str:
     """What to say of an error that is a defect of this program, in one line."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    said = " ".join(str(error).split())[:300].rstrip(". ")
-    what = f"{type(error).__name__}{': ' if said else ''}{said}"
     more = "the lines above" if shown else "what -v prints"
     return (
-        f"a defect of onnxmerge: {what} ({Path(last.filename).name}:{last.lineno}); "
+        f"a defect of onnxmerge: {told(error)}; "
         f"please report it with the command, {more}, and the model if it may be shared"
     )
 

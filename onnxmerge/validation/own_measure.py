@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from onnxmerge.arguments import refused
-from onnxmerge.errors import EvaluationError, UsageError
+from onnxmerge.errors import EvaluationError, UsageError, told
 from onnxmerge.progress import Clock
 from onnxmerge.runtime import Session
 
@@ -106,7 +104,7 @@ class OwnMeasure:
             try:
                 given = self.evaluate(session.inference_session)
             except (Exception, SystemExit) as error:
-                raise EvaluationError(f"evaluate= {self.name} {_failed(error)}, on {what}") from error
+                raise EvaluationError(f"evaluate= {self.name} raised {told(error)}, on {what}") from error
             self.seconds += time.perf_counter() - start
             self.evaluations += 1
         return _number(given, self.name)
@@ -123,14 +121,6 @@ class OwnMeasure:
         left = max(self.most - self.evaluations, 1)
         most = self.evaluations + left
         return f"evaluation {self.evaluations + 1} of at most {most}, {_time(left * each)} left"
-
-
-def _failed(error: BaseException) -> str:
-    """What went wrong in the user's code, and where."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    said = " ".join(str(error).split())[:300]
-    what = f"{type(error).__name__}{': ' if said else ''}{said}"
-    return f"raised {what} ({Path(last.filename).name}:{last.lineno})"
 
 
 def _number(given: Any, name: str) -> float:
