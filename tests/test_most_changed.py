@@ -18,7 +18,7 @@ from onnxmerge.data.conventions import COLOUR, GREY, stretched
 from onnxmerge.data.dataset import mixture
 from onnxmerge.data.image_inputs import ImageInput
 from onnxmerge.errors import UsageError
-from onnxmerge.validation import ImageFacts, Judgement, measure, most_changed, worst
+from onnxmerge.validation import KINDS, ImageFacts, Judgement, measure, most_changed, worst
 
 MODELS = Path(__file__).parents[1] / "models"
 # The second model moves what the first one says by the inputs' first column.
@@ -29,7 +29,7 @@ FIRST, SECOND = (support.RUNTIME.session(support.model(text)) for text in (BEFOR
 
 
 def changed(data: Dataset, kind: str, most: int = 8, sessions=(FIRST, SECOND), images=None):
-    kinds = {"y": Judgement(kind)}
+    kinds = {"y": Judgement(KINDS[kind]())}
     parity = worst([measure(*sessions, part, kinds) for part in data.parts()])
     return most_changed(parity, sessions, data, kinds, images, most), parity
 
@@ -53,7 +53,7 @@ def test_classes_that_became_others_are_named_and_the_rest_is_not():
 
 
 def test_models_that_never_run_at_the_same_time_are_not_run_again():
-    data, kinds = Dataset("d", {"x": rows(0, 3)}), {"y": Judgement("values")}
+    data, kinds = Dataset("d", {"x": rows(0, 3)}), {"y": Judgement(KINDS["values"]())}
     parity = measure(FIRST, SECOND, data, kinds)
     large = SimpleNamespace(mapped=True)
     assert most_changed(parity, (large, large), data, kinds, None, 8) == ()

@@ -81,13 +81,6 @@ def test_the_command_line_counts_more(tmp_path):
     assert config.recovery == Recovery(steps=5) and found.calib == "mine.npz"
 
 
-def test_every_option_of_the_configuration_has_a_flag():
-    destinations = {action.dest for action in optimize_parser().options().values()}
-    images = {field.name for field in fields(ImageOptions)}
-    options = {field.name for field in fields(Config)} - {"images"}
-    assert options | images <= destinations
-
-
 RICH = Config(
     params=0.4,
     tolerance=0.02,
