@@ -49,6 +49,7 @@ from onnxmerge.study import DataPaths, Source, Study
 from onnxmerge.validation import (
     OwnMeasure,
     check_model,
+    class_scores,
     compare_latency,
     equals_mask,
     median_of_sessions,
@@ -207,7 +208,7 @@ def analysed(
     with clock("data"):
         reading = Reading(config.images, config.samples, config.shapes, config.seed, generic)
         samples, plausible = gather(
-            loaded.proto, source.session, runtime, calibration, evaluation, source.class_scores, reading
+            loaded.proto, source.session, runtime, calibration, evaluation, class_scores(kinds), reading
         )
         source = replace(source, kinds=seen(source.kinds, loaded.proto, source.session, samples.fit))
     with clock("analyse"):

@@ -91,6 +91,11 @@ def output_kinds(model: onnx.ModelProto, overrides: Mapping[str, str] | None = N
     }
 
 
+def class_scores(judgements: Mapping[str, Judgement]) -> list[str]:
+    """The outputs that hold scores of classes."""
+    return [name for name, judged in judgements.items() if judged.how.of_classes]
+
+
 def _judged(output: onnx.ValueInfoProto, scores: Scores, alone: bool) -> Judgement:
     name, tensor, shape = output.name, output.type.tensor_type, declared_shape(output)
     if tensor.elem_type in _EXACT:
