@@ -117,8 +117,8 @@ def compare(
         holdout,
         plausible,
         config.as_dict() | {"samples": most} | asdict(DataPaths.of(calibration, None)),
-        [*notes, *reference.warnings, *other.warnings, *([runtime.note] if runtime.note else [])],
-        clock.seconds,
+        [*notes, *reference.warnings, *other.warnings, *runtime.notes],
+        clock,
     )
 
 

@@ -198,7 +198,7 @@ def analysed(
     with clock("load"):
         loaded = load(model)
         refuse_precision(loaded, config)
-        warnings = (*check_model(loaded.proto), *([runtime.note] if runtime.note else []))
+        warnings = (*check_model(loaded.proto), *runtime.notes)
         if teaches:
             trainer().ensure_covered(loaded.proto)
         kinds = output_kinds(loaded.proto, config.output_kinds)

@@ -24,7 +24,7 @@ class Classes:
     of_classes: ClassVar[bool] = True
 
     @property
-    def how(self) -> str:
+    def judged_by(self) -> str:
         return "the class with the highest score"
 
     def tally(self) -> _Tally:

@@ -29,7 +29,7 @@ class Embeddings:
     of_classes: ClassVar[bool] = False
 
     @property
-    def how(self) -> str:
+    def judged_by(self) -> str:
         return "the angle by which its vectors turn, as a share of a right angle"
 
     def tally(self) -> _Tally:

@@ -34,7 +34,7 @@ class Masks:
         return self.threshold is None
 
     @property
-    def how(self) -> str:
+    def judged_by(self) -> str:
         at = "" if self.threshold is None else f" (foreground from {self.threshold:g} on)"
         return f"the class of every pixel{at}, and by the IoU of what is not background"
 

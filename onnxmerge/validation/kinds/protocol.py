@@ -144,7 +144,7 @@ class Kind(Protocol):
         ...
 
     @property
-    def how(self) -> str:
+    def judged_by(self) -> str:
         """What is judged, as a phrase."""
         ...
 
