@@ -154,7 +154,7 @@ def sweep(
     holdout = study.holdout_of_sweep()
     scores, builder = score(study, holdout.fit), Builder.of(study, holdout.fit)
     points: list[tuple[Decision, Proof, Recovered | None]] = []
-    interrupted = False
+    teaches = config.recovery is not None
     for number, share in enumerate(shares):
         study.clock.step("sweep", number, len(shares))
         try:
@@ -164,15 +164,21 @@ def sweep(
         candidate = builder.of_widths(selection)
         decision = decision_of(study, Choice(selection, holdout), candidate, candidate, "rest")
         proof, after = measured(study, decision, examples=False), None
-        if config.recovery is not None and not decision.unchanged and not interrupted:
-            student, facts = taught(study, candidate, holdout, among=len(shares))
-            after = Recovered(proof.parity, proof.score)
-            if facts.taken:
-                session = study.session(student)
-                after = Recovered(study.parity(session, holdout.judged), study.score(student, session))
-            interrupted = facts.stopped == "interrupted"
+        if teaches and not decision.unchanged:
+            after, teaches = _after_teaching(study, decision, proof, among=len(shares))
         points.append((decision, proof, after))
     return describe_sweep(study, holdout, points)
+
+
+def _after_teaching(study: Study, decision: Decision, proof: Proof, among: int) -> tuple[Recovered, bool]:
+    """How a point of a sweep answers after teaching, and whether others are to be taught, too."""
+    holdout = decision.choice.holdout
+    student, facts = taught(study, decision.candidate, holdout, among)
+    goes_on = facts.stopped != "interrupted"
+    if not facts.taken:
+        return Recovered(proof.parity, proof.score), goes_on
+    session = study.session(student)
+    return Recovered(study.parity(session, holdout.judged), study.score(student, session)), goes_on
 
 
 def analysed(

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from onnxmerge.arguments import refused
 from onnxmerge.errors import EvaluationError, UsageError, told
-from onnxmerge.progress import Clock
+from onnxmerge.progress import Clock, duration
 from onnxmerge.runtime import Session
 
 # The input is evaluated so many times: what differs between the scores is no difference of models.
@@ -120,7 +120,7 @@ class OwnMeasure:
         each = self.seconds / self.evaluations
         left = max(self.most - self.evaluations, 1)
         most = self.evaluations + left
-        return f"evaluation {self.evaluations + 1} of at most {most}, {_time(left * each)} left"
+        return f"evaluation {self.evaluations + 1} of at most {most}, {duration(left * each)} left"
 
 
 def _number(given: Any, name: str) -> float:
@@ -131,7 +131,3 @@ def _number(given: Any, name: str) -> float:
         return float(value)
     what = f"a {type(given).__name__}" if given is not None else "None"
     raise EvaluationError(f"evaluate= {name} returned {what}, where one number is needed: the score")
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
