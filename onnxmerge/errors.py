@@ -82,7 +82,7 @@ class EvaluationError(OnnxMergeError):
     exit_code = 12
 
 
-def told(error: BaseException) -> str:
+def in_one_line(error: BaseException) -> str:
     """An error of somebody else's code in one line: its type, what it says, and where it was raised."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     said = " ".join(str(error).split())[:300].rstrip(". ")

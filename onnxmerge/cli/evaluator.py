@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from onnxmerge.errors import UsageError, told
+from onnxmerge.errors import UsageError, in_one_line
 
 
 def evaluator(text: str | None) -> Callable[[Any], Any] | None:
@@ -54,7 +54,7 @@ def _imported(text: str, place: str, path: Path | None) -> ModuleType:
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name == place:
             raise UsageError(f"--eval {text}: there is no module {place} here or on the path") from error
-        raise UsageError(f"--eval {text}: importing {place} failed: {told(error)}") from error
+        raise UsageError(f"--eval {text}: importing {place} failed: {in_one_line(error)}") from error
 
 
 def _loaded(path: Path) -> ModuleType:

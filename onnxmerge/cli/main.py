@@ -15,7 +15,7 @@ from onnxmerge.cli.given import in_flags, parsed
 from onnxmerge.cli.parser import Parser
 from onnxmerge.cli.signals import Terminated, raise_when_asked
 from onnxmerge.cli.streams import silence_stdout
-from onnxmerge.errors import InternalError, ModelError, OnnxMergeError, UsageError, told
+from onnxmerge.errors import InternalError, ModelError, OnnxMergeError, UsageError, in_one_line
 
 # As the shell gives them for programs that a signal ends.
 INTERRUPTED, UNREAD, TERMINATED = 130, 141, 143
@@ -75,7 +75,7 @@ def _unforeseen(error: Exception, *, shown: bool) -> str:
     """What to say of an error that is a defect of this program, in one line."""
     more = "the lines above" if shown else "what -v prints"
     return (
-        f"a defect of onnxmerge: {told(error)}; "
+        f"a defect of onnxmerge: {in_one_line(error)}; "
         f"please report it with the command, {more}, and the model if it may be shared"
     )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from onnxmerge.arguments import refused
-from onnxmerge.errors import EvaluationError, UsageError, told
+from onnxmerge.errors import EvaluationError, UsageError, in_one_line
 from onnxmerge.progress import Clock, duration
 from onnxmerge.runtime import Session
 
@@ -104,7 +104,9 @@ class OwnMeasure:
             try:
                 given = self.evaluate(session.inference_session)
             except (Exception, SystemExit) as error:
-                raise EvaluationError(f"evaluate= {self.name} raised {told(error)}, on {what}") from error
+                raise EvaluationError(
+                    f"evaluate= {self.name} raised {in_one_line(error)}, on {what}"
+                ) from error
             self.seconds += time.perf_counter() - start
             self.evaluations += 1
         return _number(given, self.name)

@@ -48,9 +48,7 @@ class _Tally:
         if not -x.ndim <= self.axis < x.ndim or not x.size:
             return
         axis = self.axis % x.ndim
-        rows = samples_of(x, rows)
-        if axis == 0:
-            rows = 1
+        rows = samples_of(x, rows, axis)
         if x.shape != y.shape:
             self.turned.append(columns(np.ones(rows), 1.0))
             return
