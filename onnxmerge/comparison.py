@@ -36,10 +36,12 @@ from onnxmerge.validation import (
     Judgement,
     Latency,
     check_model,
+    class_scores,
     compare_latency,
     measure,
     median_of_sessions,
     output_kinds,
+    seen,
     worst,
 )
 
@@ -97,6 +99,7 @@ def compare(
         kinds = output_kinds(reference.loaded.proto, config.output_kinds)
     with clock("data"):
         holdout, plausible = _data(reference, calibration, most, config, runtime, kinds)
+        kinds = seen(kinds, reference.loaded.proto, reference.session, holdout.judged)
         holdout = replace(holdout, judged=_in_batches_of(other.session, holdout.judged))
     feed = next(iter(holdout.judged.feeds(batch=1)))
     with clock("parity"):
@@ -114,8 +117,8 @@ def compare(
         holdout,
         plausible,
         config.as_dict() | {"samples": most} | asdict(DataPaths.of(calibration, None)),
-        [*notes, *reference.warnings, *other.warnings, *([runtime.note] if runtime.note else [])],
-        clock.seconds,
+        [*notes, *reference.warnings, *other.warnings, *runtime.notes],
+        clock,
     )
 
 
@@ -175,14 +178,15 @@ def _data(
     kinds: dict[str, Judgement],
 ) -> tuple[Holdout, Plausible | None]:
     """What is compared on; ``most`` bounds the samples of data that were given."""
-    scores = [name for name, judged in kinds.items() if judged.kind == "classes"]
     # Of what stands in, only what would judge a run is used, and that has its own size.
     count = MADE_UP_SAMPLES if calibration is None else most
     reading = Reading(config.images, count, config.shapes, config.seed)
     # Folders of images may have to be read under several conventions; then all of them are to judge.
     again = calibration if holds_images(calibration) else None
     loaded, session = reference.loaded, reference.session
-    samples, plausible = gather(loaded.proto, session, runtime, calibration, again, scores, reading)
+    samples, plausible = gather(
+        loaded.proto, session, runtime, calibration, again, class_scores(kinds), reading
+    )
     found = Holdout.of(samples, config.seed, fits=False)
     if most is not None and again is not None:
         # The same images under every convention.

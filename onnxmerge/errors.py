@@ -6,6 +6,9 @@ a bad file from a budget that cannot be met without reading the message.
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
+
 
 class OnnxMergeError(Exception):
     """Base of all errors of this package. The message is one sentence that a user can act on."""
@@ -77,3 +80,10 @@ class EvaluationError(OnnxMergeError):
     """The user's own measure raised an error, or gave no number."""
 
     exit_code = 12
+
+
+def in_one_line(error: BaseException) -> str:
+    """An error of somebody else's code in one line: its type, what it says, and where it was raised."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    said = " ".join(str(error).split())[:300].rstrip(". ")
+    return f"{type(error).__name__}{': ' if said else ''}{said} ({Path(last.filename).name}:{last.lineno})"

@@ -49,6 +49,7 @@ from onnxmerge.study import DataPaths, Source, Study
 from onnxmerge.validation import (
     OwnMeasure,
     check_model,
+    class_scores,
     compare_latency,
     equals_mask,
     median_of_sessions,
@@ -153,7 +154,7 @@ def sweep(
     holdout = study.holdout_of_sweep()
     scores, builder = score(study, holdout.fit), Builder.of(study, holdout.fit)
     points: list[tuple[Decision, Proof, Recovered | None]] = []
-    interrupted = False
+    teaches = config.recovery is not None
     for number, share in enumerate(shares):
         study.clock.step("sweep", number, len(shares))
         try:
@@ -163,15 +164,21 @@ def sweep(
         candidate = builder.of_widths(selection)
         decision = decision_of(study, Choice(selection, holdout), candidate, candidate, "rest")
         proof, after = measured(study, decision, examples=False), None
-        if config.recovery is not None and not decision.unchanged and not interrupted:
-            student, facts = taught(study, candidate, holdout, among=len(shares))
-            after = Recovered(proof.parity, proof.score)
-            if facts.taken:
-                session = study.session(student)
-                after = Recovered(study.parity(session, holdout.judged), study.score(student, session))
-            interrupted = facts.stopped == "interrupted"
+        if teaches and not decision.unchanged:
+            after, teaches = _after_teaching(study, decision, proof, among=len(shares))
         points.append((decision, proof, after))
     return describe_sweep(study, holdout, points)
+
+
+def _after_teaching(study: Study, decision: Decision, proof: Proof, among: int) -> tuple[Recovered, bool]:
+    """How a point of a sweep answers after teaching, and whether others are to be taught, too."""
+    holdout = decision.choice.holdout
+    student, facts = taught(study, decision.candidate, holdout, among)
+    goes_on = facts.stopped != "interrupted"
+    if not facts.taken:
+        return Recovered(proof.parity, proof.score), goes_on
+    session = study.session(student)
+    return Recovered(study.parity(session, holdout.judged), study.score(student, session)), goes_on
 
 
 def analysed(
@@ -197,7 +204,7 @@ def analysed(
     with clock("load"):
         loaded = load(model)
         refuse_precision(loaded, config)
-        warnings = (*check_model(loaded.proto), *([runtime.note] if runtime.note else []))
+        warnings = (*check_model(loaded.proto), *runtime.notes)
         if teaches:
             trainer().ensure_covered(loaded.proto)
         kinds = output_kinds(loaded.proto, config.output_kinds)
@@ -207,7 +214,7 @@ def analysed(
     with clock("data"):
         reading = Reading(config.images, config.samples, config.shapes, config.seed, generic)
         samples, plausible = gather(
-            loaded.proto, source.session, runtime, calibration, evaluation, source.class_scores, reading
+            loaded.proto, source.session, runtime, calibration, evaluation, class_scores(kinds), reading
         )
         source = replace(source, kinds=seen(source.kinds, loaded.proto, source.session, samples.fit))
     with clock("analyse"):

@@ -65,3 +65,12 @@ class Clock:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + own
             if self._inner:
                 self._inner[-1] += spent
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 90:
+        return f"{max(round(seconds), 1)} s"
+    if seconds < 5400:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"

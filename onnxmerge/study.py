@@ -51,11 +51,6 @@ class Source:
     kinds: dict[str, Judgement]
     warnings: tuple[str, ...]
 
-    @property
-    def class_scores(self) -> list[str]:
-        """The outputs that hold scores of classes."""
-        return [name for name, judged in self.kinds.items() if judged.how.of_classes]
-
 
 @dataclass(frozen=True)
 class DataPaths:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -17,6 +18,7 @@ import onnx
 import onnx.parser
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxmerge import optimize
 from onnxmerge.channels import Channels, find_channels
 from onnxmerge.channels.analysis import Analysis
 from onnxmerge.channels.cost import CostModel, removed_channels
@@ -38,11 +40,24 @@ from onnxmerge.rewrite.resize import resize
 from onnxmerge.rewrite.vanish import vanish
 from onnxmerge.runtime import Runtime, Session
 
+MODELS = Path(__file__).parents[1] / "models"
 RUNTIME = Runtime.create("cpu", 1)
 TOLERANCE = 1e-4
 FITTED = LeastSquares()
 
 Feed = Mapping[str, np.ndarray]
+
+
+@cache
+def narrow_digits() -> onnx.ModelProto:
+    """models/digits.onnx with a third of its channels: as deep, and a tenth of the time to work on.
+
+    For what does not depend on how right the answers are.
+    """
+    images = np.load(MODELS / "digits_calib.npz")["image"][:64]
+    return optimize(
+        MODELS / "digits.onnx", ratio=0.67, criterion="l1", calibration=images, patches=1000, threads=1
+    ).model
 
 
 # --- models from text ---------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 
 import onnxmerge
 from onnxmerge.cli import main
-from onnxmerge.cli.options import in_flags
+from onnxmerge.cli.given import in_flags
 from onnxmerge.config import Config
 from onnxmerge.data import ImageOptions
 from onnxmerge.errors import UsageError

@@ -17,7 +17,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnxmerge.cli import main
-from onnxmerge.cli.options import config_of, optimize_parser
+from onnxmerge.cli.given import config_of
+from onnxmerge.cli.options import optimize_parser
 from onnxmerge.config import Config
 
 MODELS = Path(__file__).parents[1] / "models"

@@ -379,11 +379,13 @@ ONE_OUTPUT = detector(
 
 def test_a_run_counts_boxes_and_says_so(tmp_path):
     proto = with_cells(model(ONE_OUTPUT), corner=False)
-    report = onnxmerge.optimize(proto, calibration=spots(64), macs=0.6).report
+    result = onnxmerge.optimize(proto, calibration=spots(64), macs=0.6)
+    report = result.report
     (output,) = report.parity.outputs
     assert output.kind == "detections" and "centres and sizes" in output.judged
     assert {m.name: m.counts for m in output.measures}["detections"]
     assert output.change == report.parity.change > 0
+    assert result.compare(spots(8)).parity.outputs[0].judged == output.judged, "compared alike"
     assert "of the detections change (F1 0." in report.headline.answers
     assert "; with 90% confidence by at most" in report.headline.answers
     with pytest.raises(ToleranceExceeded, match=r"of the detections change \(F1"):

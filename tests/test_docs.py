@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import onnxmerge
+from onnxmerge.cli.given import parsed
 from onnxmerge.cli.main import VERBS
-from onnxmerge.cli.options import optimize_parser, parsed
+from onnxmerge.cli.options import optimize_parser
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from support import analysed, model
+from support import analysed, model, narrow_digits
 
 import onnxmerge
 from onnxmerge import candidates
@@ -25,7 +25,6 @@ from onnxmerge.progress import Clock
 from onnxmerge.study import Study
 
 MODELS = Path(__file__).parents[1] / "models"
-DIGITS = MODELS / "digits.onnx"
 IMAGES = np.load(MODELS / "digits_calib.npz")["image"]
 
 
@@ -75,6 +74,7 @@ class Spent:
 
 @pytest.fixture
 def spent(monkeypatch) -> Spent:
+    narrow_digits()  # what that takes does not count
     counts = Spent([], [], [])
     reconstruct, compare = candidates.reconstruct, Study.parity
 
@@ -99,7 +99,7 @@ def rows(images: np.ndarray) -> set[bytes]:
 @pytest.mark.parametrize("options", [{"macs": 0.5}, {"tolerance": 0.05}])
 def test_what_chooses_does_not_judge(spent, options):
     images = np.unique(IMAGES[:256], axis=0)
-    report = onnxmerge.optimize(DIGITS, calibration=images, **options).report
+    report = onnxmerge.optimize(narrow_digits(), calibration=images, **options).report
     *chose, judged = spent.measured
     assert len(chose) > 1 and report["parity"]["samples"] == len(judged)
     assert not rows(judged) & rows(np.concatenate(chose))
@@ -107,7 +107,7 @@ def test_what_chooses_does_not_judge(spent, options):
 
 def test_what_is_compared_was_not_fitted_to_what_it_is_compared_on(spent):
     images = np.unique(IMAGES[:256], axis=0)
-    onnxmerge.optimize(DIGITS, calibration=images, macs=0.5)
+    onnxmerge.optimize(narrow_digits(), calibration=images, macs=0.5)
     *chose, judged = spent.measured
     for fitted in spent.fitted[: len(chose)]:
         assert not rows(fitted) & (rows(judged) | rows(chose[0]))
@@ -119,7 +119,7 @@ def test_what_is_compared_was_not_fitted_to_what_it_is_compared_on(spent):
 @pytest.mark.parametrize("samples", [96, 256, 512])
 def test_shapes_take_at_most_as_long_as_the_rest(spent, samples):
     """Counted in samples that candidates are fitted to; the statistics come once."""
-    onnxmerge.optimize(DIGITS, calibration=IMAGES[:samples], macs=0.5)
+    onnxmerge.optimize(narrow_digits(), calibration=IMAGES[:samples], macs=0.5)
     *screened, one, other = spent.fits
     assert screened and samples in (one, other)
     assert sum(screened) <= one + other
@@ -129,13 +129,13 @@ def test_one_shape_is_made_once(monkeypatch, spent):
     """Where all shapes come out the same, nothing is compared."""
     usual = lambda self, kind: {"mixed": self, "other": self}  # noqa: E731
     monkeypatch.setattr(CostCurves, "shapes", usual)
-    onnxmerge.optimize(DIGITS, calibration=IMAGES[:256], macs=0.5)
+    onnxmerge.optimize(narrow_digits(), calibration=IMAGES[:256], macs=0.5)
     assert len(spent.fits) == 2 and len(spent.measured) == 1
 
 
 @pytest.mark.parametrize("options", [{"samples": 40}, {"calibration": None, "compensation": "none"}])
 def test_without_enough_data_the_usual_shape_is_made(spent, options):
-    onnxmerge.optimize(DIGITS, **{"calibration": IMAGES, "macs": 0.8, "tolerance": 1.0} | options)
+    onnxmerge.optimize(narrow_digits(), **{"calibration": IMAGES, "macs": 0.8, "tolerance": 1.0} | options)
     assert len(spent.measured) == 1
 
 
@@ -151,14 +151,14 @@ def test_the_shape_that_is_taken_is_replayed(monkeypatch):
         return turned
 
     options = {"calibration": IMAGES[:128], "macs": 0.5}
-    usual = onnxmerge.optimize(DIGITS, **options)
+    usual = onnxmerge.optimize(narrow_digits(), **options)
     monkeypatch.setattr(front, "ranked", last_first)
-    results = [onnxmerge.optimize(DIGITS, threads=t, **options) for t in (1, 2)]
+    results = [onnxmerge.optimize(narrow_digits(), threads=t, **options) for t in (1, 2)]
     one, two = (r.model.SerializeToString(deterministic=True) for r in results)
     assert one == two != usual.model.SerializeToString(deterministic=True)
     keep = results[0].plan.keep
     assert {n: len(k) for n, k in keep.items()} == {n: len(k) for n, k in taken[0].keep.items()}
-    again = onnxmerge.optimize(DIGITS, calibration=IMAGES[:128], plan=results[0].plan)
+    again = onnxmerge.optimize(narrow_digits(), calibration=IMAGES[:128], plan=results[0].plan)
     assert again.model.SerializeToString(deterministic=True) == one
 
 

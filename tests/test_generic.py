@@ -15,7 +15,7 @@ from onnxmerge.data.generic.stand_ins import generic_dataset
 from onnxmerge.data.image_inputs import image_input
 from onnxmerge.data.images import ImageOptions
 from onnxmerge.runtime import Runtime
-from onnxmerge.validation import output_kinds
+from onnxmerge.validation import class_scores, output_kinds
 
 PACK = Path(__file__).parents[1] / "onnxmerge" / "data" / "generic" / "images"
 SHARED = Path(__file__).parents[2] / "shared"
@@ -294,7 +294,7 @@ def test_other_inputs_get_made_up_values(runtime):
 )
 def test_real_models(name, expected, runtime):
     model = onnx.load(SHARED / "models" / f"{name}.onnx")
-    scores = [output for output, judged in output_kinds(model).items() if judged.how.of_classes]
+    scores = class_scores(output_kinds(model))
     found = dataset(model, runtime, samples=64, scores=scores)
     assert (found is None) == (expected is None)
     if found is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import support
 from onnx import helper, numpy_helper
 from PIL import Image
 
@@ -37,13 +38,13 @@ def digits() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def fitted():
-    return onnxmerge.optimize(DIGITS, macs=0.5, calibration=CALIB)
+    return onnxmerge.optimize(support.narrow_digits(), macs=0.5, calibration=CALIB)
 
 
 @pytest.mark.parametrize("count, held", [(512, 52), (128, 32), (64, 16), (20, 5)])
 def test_what_the_change_is_measured_on_was_held_out(count, held):
     images = digits()[:count]
-    study = analysed(DIGITS, images, None, Config(macs=0.5, samples=count), Clock())
+    study = analysed(support.narrow_digits(), images, None, Config(macs=0.5, samples=count), Clock())
     holdout = made(study, chosen(study)).choice.holdout
     assert (holdout.basis, len(holdout.judged), len(holdout.fit)) == ("held out", held, count - held)
     rows = [
@@ -55,7 +56,7 @@ def test_what_the_change_is_measured_on_was_held_out(count, held):
 
 
 def test_the_model_that_is_written_is_fitted_to_all_of_the_data():
-    study = analysed(DIGITS, digits(), None, Config(macs=0.5), Clock())
+    study = analysed(support.narrow_digits(), digits(), None, Config(macs=0.5), Clock())
     decision = made(study, chosen(study))
     widths = [
         {name: len(keep) for name, keep in c.selection.keep.items()}
@@ -86,7 +87,8 @@ def test_a_report_begins_with_three_sentences(fitted):
 def test_data_of_its_own_to_measure_on():
     test = MODELS / "digits_test.npz"
     images = np.load(test)["image"]
-    report = onnxmerge.optimize(DIGITS, macs=0.5, calibration=CALIB, evaluation=images).report
+    model = support.narrow_digits()
+    report = onnxmerge.optimize(model, macs=0.5, calibration=CALIB, evaluation=images).report
     assert report["parity"]["basis"] == "evaluation" and report["parity"]["samples"] == len(images)
     assert "given to measure on" in report["headline"]["answers"]
 
@@ -171,25 +173,27 @@ def test_real_data_may_change_as_much_as_the_budget_takes():
 
 def test_the_last_lines_of_the_terminal_are_the_headline(tmp_path, capsys):
     report = tmp_path / "r.json"
-    arguments = [str(DIGITS), str(tmp_path / "o.onnx"), "--macs", "0.5", "--calib", str(CALIB)]
+    onnx.save(support.narrow_digits(), tmp_path / "i.onnx")
+    arguments = [str(tmp_path / "i.onnx"), str(tmp_path / "o.onnx"), "--macs", "0.5", "--calib", str(CALIB)]
     assert main([*arguments, "--report", str(report)]) == 0
     lines = capsys.readouterr().out.strip().splitlines()
     assert lines[-3:] == list(json.loads(report.read_text())["headline"].values())
 
 
 def test_a_sweep_marks_what_stands_in():
-    stand_in = onnxmerge.pipeline.sweep(DIGITS, steps=(0.8,), samples=64, images=SCALED, threads=1)
-    real = onnxmerge.pipeline.sweep(DIGITS, steps=(0.8,), calibration=CALIB, threads=1)
+    model, options = support.narrow_digits(), {"steps": (0.8,), "threads": 1}
+    stand_in = onnxmerge.sweep(model, samples=64, images=SCALED, **options)
+    real = onnxmerge.sweep(model, calibration=CALIB, **options)
     assert stand_in["stand_in"] and "not of your data" in stand_in["source"]
     assert not real["stand_in"] and "held out" in real["source"]
 
 
 def test_what_a_search_chooses_by_is_not_what_it_is_judged_on():
-    result = onnxmerge.optimize(DIGITS, calibration=CALIB, tolerance=0.05)
+    result = onnxmerge.optimize(support.narrow_digits(), calibration=CALIB, tolerance=0.05)
     search, parity = result.report["search"], result.report["parity"]
     assert search["change"] <= 0.05 and search["samples"] == 115
     assert parity["basis"] == "held out" and parity["samples"] == 52
-    study = analysed(DIGITS, digits(), None, Config(tolerance=0.05), Clock())
+    study = analysed(support.narrow_digits(), digits(), None, Config(tolerance=0.05), Clock())
     holdout = study.holdout().for_search(seed=0)
     parts = (holdout.fit, holdout.choosing, holdout.judged)
     rows = [{r.tobytes() for f in part.feeds() for r in f["image"]} for part in parts]
@@ -282,7 +286,8 @@ def test_a_search_that_missed_its_tolerance_on_other_samples_says_so(monkeypatch
         return replace(found, change=0.5) if len(data) == 52 else found
 
     monkeypatch.setattr(Study, "parity", worse)
-    report = onnxmerge.optimize(DIGITS, calibration=CALIB, tolerance=0.05, threads=1, **FAST).report
+    options = {"calibration": CALIB, "tolerance": 0.05, "threads": 1}
+    report = onnxmerge.optimize(support.narrow_digits(), **options, **FAST).report
     assert not any("chose nothing" in warning for warning in report.warnings)
-    report = onnxmerge.optimize(DIGITS, calibration=CALIB, tolerance=0.05, threads=1).report
+    report = onnxmerge.optimize(support.narrow_digits(), **options).report
     assert any("on samples that chose nothing the change is 0.5" in warning for warning in report.warnings)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import support
 
 import onnxmerge
 from onnxmerge import pipeline
@@ -168,7 +169,7 @@ CHEAP = {"calibration": np.zeros((4, 1, 8, 8), np.float32), "criterion": "l1", "
 
 def written(folder: Path, **options) -> tuple[bytes, onnxmerge.Report]:
     """The bytes of the file that a run writes, and its report."""
-    result = onnxmerge.optimize(MODELS / "digits.onnx", **options)
+    result = onnxmerge.optimize(support.narrow_digits(), **options)
     result.save(folder / "out.onnx")
     return (folder / "out.onnx").read_bytes(), result.report
 
@@ -191,7 +192,7 @@ def test_the_clock_adds_a_warning_and_nothing_else(monkeypatch, tmp_path, option
         pipeline, "compare_latency", lambda *args, **how: replace(real(*args, **how), ratio=3.0)
     )
     busy, slow_report = written(tmp_path, **options)
-    assert busy == idle and busy != (MODELS / "digits.onnx").read_bytes()
+    assert busy == idle and busy != support.narrow_digits().SerializeToString()
     assert slow_report["output"] == report["output"] and not slow_report["unchanged"]
     assert slow_report["output"]["macs"] < slow_report["input"]["macs"]
     assert any("3.00 of the input's time" in text for text in slow_report["warnings"])

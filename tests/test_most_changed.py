@@ -19,7 +19,6 @@ from onnxmerge.data.dataset import mixture
 from onnxmerge.data.image_inputs import ImageInput
 from onnxmerge.errors import UsageError
 from onnxmerge.validation import KINDS, ImageFacts, Judgement, measure, most_changed, worst
-from onnxmerge.validation.kinds import Values
 
 MODELS = Path(__file__).parents[1] / "models"
 # The second model moves what the first one says by the inputs' first column.
@@ -54,7 +53,7 @@ def test_classes_that_became_others_are_named_and_the_rest_is_not():
 
 
 def test_models_that_never_run_at_the_same_time_are_not_run_again():
-    data, kinds = Dataset("d", {"x": rows(0, 3)}), {"y": Judgement(Values())}
+    data, kinds = Dataset("d", {"x": rows(0, 3)}), {"y": Judgement(KINDS["values"]())}
     parity = measure(FIRST, SECOND, data, kinds)
     large = SimpleNamespace(mapped=True)
     assert most_changed(parity, (large, large), data, kinds, None, 8) == ()

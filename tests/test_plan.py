@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import narrow_digits
 
 import onnxmerge
 from onnxmerge.budgets import tolerance
@@ -16,7 +17,6 @@ from onnxmerge.plan import Plan
 from onnxmerge.study import Study
 
 MODELS = Path(__file__).parents[1] / "models"
-DIGITS = MODELS / "digits.onnx"
 IMAGES = np.load(MODELS / "digits_calib.npz")["image"][:128]
 SHARED_MODELS = Path(__file__).parents[2] / "shared" / "models"
 
@@ -25,7 +25,7 @@ def applied(plan: Plan, **options) -> onnxmerge.Result:
     """What the plan gives after a way through JSON."""
     again = Plan.from_json(plan.to_json())
     assert again == plan
-    return onnxmerge.optimize(DIGITS, plan=again, calibration=IMAGES, **options)
+    return onnxmerge.optimize(narrow_digits(), plan=again, calibration=IMAGES, **options)
 
 
 def bytes_of(result: onnxmerge.Result) -> bytes:
@@ -47,7 +47,7 @@ def bytes_of(result: onnxmerge.Result) -> bytes:
     ],
 )
 def test_the_same_data_give_the_same_bytes(options):
-    first = onnxmerge.optimize(DIGITS, calibration=IMAGES, **options)
+    first = onnxmerge.optimize(narrow_digits(), calibration=IMAGES, **options)
     again = applied(first.plan)
     assert bytes_of(again) == bytes_of(first)
     assert again.plan.keep == first.plan.keep
@@ -66,6 +66,7 @@ def test_residual_sums_and_channels_chosen_on_the_way_are_replayed():
 
 def test_a_candidate_that_a_search_fitted_on_a_part_is_fitted_on_that_part_again(monkeypatch):
     """All data are pretended to make it worse, so that the search gives back what the part made."""
+    narrow_digits()  # what that takes is not watched
     found = []
     search, parity = tolerance.search, Study.parity
 
@@ -78,7 +79,7 @@ def test_a_candidate_that_a_search_fitted_on_a_part_is_fitted_on_that_part_again
 
     monkeypatch.setattr(tolerance, "search", searched)
     monkeypatch.setattr(Study, "parity", worse)
-    first = onnxmerge.optimize(DIGITS, calibration=IMAGES, tolerance=0.2)
+    first = onnxmerge.optimize(narrow_digits(), calibration=IMAGES, tolerance=0.2)
     assert first.plan.method["fit_on"] == "part"
     assert bytes_of(applied(first.plan)) == bytes_of(first)
 
@@ -98,7 +99,7 @@ def test_a_candidate_that_a_search_fitted_on_a_part_is_fitted_on_that_part_again
 )
 def test_options_that_contradict_the_plan_are_named(contradiction):
     made = {"criterion": "l1", "compensation": "merge", "patches": 1000, "trade_off": 0.5}
-    plan = onnxmerge.optimize(DIGITS, ratio=0.5, calibration=IMAGES, **made).plan
+    plan = onnxmerge.optimize(narrow_digits(), ratio=0.5, calibration=IMAGES, **made).plan
     with pytest.raises(UsageError, match=next(iter(contradiction))):
         applied(plan, **contradiction)
     config = onnxmerge.Config(**contradiction)
@@ -111,12 +112,14 @@ def test_options_that_contradict_the_plan_are_named(contradiction):
 
 def test_plans_without_a_method_take_the_options_of_the_run():
     made = {"criterion": "l1", "compensation": "merge"}
-    first = onnxmerge.optimize(DIGITS, ratio=0.5, calibration=IMAGES, **made)
+    first = onnxmerge.optimize(narrow_digits(), ratio=0.5, calibration=IMAGES, **made)
     content = json.loads(first.plan.to_json())
     del content["method"]
     old = Plan.from_json(json.dumps(content))
-    assert bytes_of(onnxmerge.optimize(DIGITS, plan=old, calibration=IMAGES, **made)) == bytes_of(first)
-    usual = onnxmerge.optimize(DIGITS, plan=old, calibration=IMAGES)
+    assert bytes_of(onnxmerge.optimize(narrow_digits(), plan=old, calibration=IMAGES, **made)) == bytes_of(
+        first
+    )
+    usual = onnxmerge.optimize(narrow_digits(), plan=old, calibration=IMAGES)
     assert usual.report["method"]["compensation"] == "lstsq"
     # What plans recorded before they were applied with it.
     content["method"] = {"criterion": "l1", "allocation": "uniform", "compensation": "merge", "seed": 0}
@@ -125,6 +128,8 @@ def test_plans_without_a_method_take_the_options_of_the_run():
 
 @pytest.mark.parametrize("method", [{"patches": "many"}, {"criterion": 5}, {"compensation": "glue"}])
 def test_a_method_that_makes_no_sense_is_an_error(method):
-    plan = onnxmerge.optimize(DIGITS, ratio=0.5, calibration=IMAGES, criterion="l1", compensation="none").plan
+    plan = onnxmerge.optimize(
+        narrow_digits(), ratio=0.5, calibration=IMAGES, criterion="l1", compensation="none"
+    ).plan
     with pytest.raises(UsageError):
         applied(replace(plan, method=method))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import support
 
 pytest.importorskip("torch")
 
@@ -70,11 +71,11 @@ def in_vain(monkeypatch):
 
 @pytest.mark.parametrize("budget", [{"macs": 0.5}, {"tolerance": 0.05}])
 def test_what_is_not_better_is_what_would_be_written_without(in_vain, budget):
-    options = {"calibration": IMAGES[:160], "threads": 1, **budget}
-    found = onnxmerge.optimize(DIGITS, recover=5, **options)
-    assert written(found) == written(onnxmerge.optimize(DIGITS, **options))
+    net, options = support.narrow_digits(), {"calibration": IMAGES[:160], "threads": 1, **budget}
+    found = onnxmerge.optimize(net, recover=5, **options)
+    assert written(found) == written(onnxmerge.optimize(net, **options))
     assert not found.report.recovery.taken and found.plan.method["recover"] is None
-    again = onnxmerge.optimize(DIGITS, calibration=IMAGES[:160], plan=found.plan, threads=1)
+    again = onnxmerge.optimize(net, calibration=IMAGES[:160], plan=found.plan, threads=1)
     assert written(again) == written(found)
 
 
@@ -95,9 +96,9 @@ def test_the_samples_that_judge_are_not_learned_from(monkeypatch):
 
     monkeypatch.setattr(recovery.trainer(), "recover", watched)
     config = Config(macs=0.5, recover=2, threads=1)
-    study = analysed(DIGITS, IMAGES[:128], None, config, Clock())
+    study = analysed(support.narrow_digits(), IMAGES[:128], None, config, Clock())
     judged = {row.tobytes() for f in study.holdout().judged.feeds() for row in f["image"]}
-    onnxmerge.optimize(DIGITS, calibration=IMAGES[:128], config=config)
+    onnxmerge.optimize(support.narrow_digits(), calibration=IMAGES[:128], config=config)
     assert not judged & set.union(*seen["parts"]) and not set.intersection(*seen["parts"])
 
 

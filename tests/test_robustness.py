@@ -21,13 +21,13 @@ import support
 from rich.console import Console
 
 from onnxmerge.cli import completion, main
-from onnxmerge.cli.progress import EVERY, Pace, duration, shown
+from onnxmerge.cli.progress import EVERY, Pace, shown
 from onnxmerge.cli.terminal import Terminal
 from onnxmerge.errors import OutputError
 from onnxmerge.graph import leftovers
 from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.graph.output import atomic_write
-from onnxmerge.progress import Clock
+from onnxmerge.progress import Clock, duration
 from onnxmerge.runtime import Runtime
 from onnxmerge.runtime.session import Session
 
@@ -50,7 +50,7 @@ def wait(options):
     time.sleep(60)
 
 program = import_module("onnxmerge.cli.main")
-program.VERBS["inspect"] = (program.spoken.inspect_parser, wait)
+program.VERBS["inspect"] = (program.VERBS["inspect"][0], wait)
 sys.argv = ["onnxmerge", "inspect", "x"]
 program.run()
 """

@@ -145,11 +145,11 @@ def test_cuda_that_does_not_work(monkeypatch):
         Runtime.create("cuda")
     monkeypatch.setattr(runtime_module.ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     plain = Runtime.create("auto")
-    assert (plain.provider, plain.note) == ("CPUExecutionProvider", None)
+    assert (plain.provider, plain.notes) == ("CPUExecutionProvider", ())
     monkeypatch.setattr(runtime_module.ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     fallen = Runtime.create("auto")
     assert fallen.provider == "CPUExecutionProvider"
-    assert fallen.note is not None and "libcublas.so.12" in fallen.note
+    assert len(fallen.notes) == 1 and "libcublas.so.12" in fallen.notes[0]
 
 
 def test_silent_fallback_is_noticed():

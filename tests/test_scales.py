@@ -107,6 +107,11 @@ PRODUCTS = {
         "float[4,6] w, float[4] k",
         {"Gemm": 1},
     ),
+    "a shift that takes the bias away": (
+        "h = Gemm(x, w, three) y = Sub(h, three)",
+        "float[4,6] w, float three = {3.0}",
+        {"Gemm": 1},
+    ),
     "a shift behind a MatMul has nowhere to go": (
         "h = MatMul(x, w) s = Mul(h, k) y = Add(s, t)",
         "float[4,6] w, float[1] k, float[6] t",

@@ -9,13 +9,12 @@ from dataclasses import fields
 import pytest
 
 from onnxmerge.cli import main
+from onnxmerge.cli.given import config_of, parsed
 from onnxmerge.cli.options import (
     apply_parser,
     compare_parser,
-    config_of,
     inspect_parser,
     optimize_parser,
-    parsed,
     plan_parser,
     sweep_parser,
 )
@@ -100,6 +99,8 @@ RICH = Config(
     shapes={"a": (1, 2)},
     images=ImageOptions((0.1, 0.2, 0.3), (1.0,), 0.5, "nhwc", (8, 9), "bgr"),
     output_kinds={"o": "values"},
+    examples=3,
+    precision="fp16",
     recover=Recovery(steps=5, batch=4, rate=0.1, inner=2.0, augment=False),
     threads=2,
     device="cpu",

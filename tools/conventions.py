@@ -32,7 +32,7 @@ from onnxmerge.data.generic import plausible as inference
 from onnxmerge.data.generic.evidence import Evidence
 from onnxmerge.data.generic.stand_ins import look
 from onnxmerge.runtime import Runtime
-from onnxmerge.validation import output_kinds
+from onnxmerge.validation import class_scores, output_kinds
 
 OBSERVED = Path(__file__).parent / "results" / "conventions.json"
 KNOWN = Path(__file__).parent / "conventions_known.json"
@@ -129,7 +129,7 @@ def observe(args: argparse.Namespace) -> None:
         begin, model = time.time(), one.model()
         if model is None:
             continue
-        scores = [name for name, judged in output_kinds(model).items() if judged.how.of_classes]
+        scores = class_scores(output_kinds(model))
         found = look(model, runtime.session(model).inputs, runtime, scores=scores)
         if found is None:
             print(f"{one.name}: takes no images", flush=True)

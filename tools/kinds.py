@@ -28,7 +28,7 @@ from onnxmerge.data.gather import Reading, gather
 from onnxmerge.errors import OnnxMergeError
 from onnxmerge.graph.files import load
 from onnxmerge.runtime import Runtime
-from onnxmerge.validation import output_kinds, seen
+from onnxmerge.validation import class_scores, output_kinds, seen
 
 FONTS = Path("/usr/share/fonts/truetype/dejavu")
 _TEXT = """
@@ -50,8 +50,8 @@ def listed(folder: Path, samples: int) -> Iterator[str]:
             loaded = load(path)
             kinds = output_kinds(loaded.proto)
             session = runtime.session(loaded.proto)
-            scores = [name for name, how in kinds.items() if how.how.of_classes]
-            data, _ = gather(loaded.proto, session, runtime, None, None, scores, Reading(samples=samples))
+            reading = Reading(samples=samples)
+            data, _ = gather(loaded.proto, session, runtime, None, None, class_scores(kinds), reading)
             kinds = seen(kinds, loaded.proto, session, data.fit)
         except OnnxMergeError as error:
             yield f"| {path.stem} | - | - | {' '.join(str(error).split())[:120]} |"

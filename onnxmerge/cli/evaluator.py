@@ -6,14 +6,13 @@ import contextlib
 import importlib
 import importlib.util
 import sys
-import traceback
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from onnxmerge.errors import UsageError
+from onnxmerge.errors import UsageError, in_one_line
 
 
 def evaluator(text: str | None) -> Callable[[Any], Any] | None:
@@ -55,12 +54,7 @@ def _imported(text: str, place: str, path: Path | None) -> ModuleType:
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name == place:
             raise UsageError(f"--eval {text}: there is no module {place} here or on the path") from error
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        said = " ".join(str(error).split())[:300]
-        raise UsageError(
-            f"--eval {text}: importing {place} failed: {type(error).__name__}{': ' if said else ''}{said} "
-            f"({Path(last.filename).name}:{last.lineno})"
-        ) from error
+        raise UsageError(f"--eval {text}: importing {place} failed: {in_one_line(error)}") from error
 
 
 def _loaded(path: Path) -> ModuleType:

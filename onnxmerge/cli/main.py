@@ -9,24 +9,25 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from onnxmerge.cli import options as spoken
+from onnxmerge.cli import options as parsers
 from onnxmerge.cli import verbs
+from onnxmerge.cli.given import in_flags, parsed
 from onnxmerge.cli.parser import Parser
 from onnxmerge.cli.signals import Terminated, raise_when_asked
 from onnxmerge.cli.streams import silence_stdout
-from onnxmerge.errors import InternalError, ModelError, OnnxMergeError, UsageError
+from onnxmerge.errors import InternalError, ModelError, OnnxMergeError, UsageError, in_one_line
 
 # As the shell gives them for programs that a signal ends.
 INTERRUPTED, UNREAD, TERMINATED = 130, 141, 143
 
 Verb = tuple[Callable[[], Parser], Callable[[argparse.Namespace], None]]
-_MAIN: Verb = (spoken.optimize_parser, verbs.optimize)
+_MAIN: Verb = (parsers.optimize_parser, verbs.optimize)
 VERBS: dict[str, Verb] = {
-    "inspect": (spoken.inspect_parser, verbs.inspect),
-    "sweep": (spoken.sweep_parser, verbs.sweep),
-    "plan": (spoken.plan_parser, verbs.plan),
-    "apply": (spoken.apply_parser, verbs.apply),
-    "compare": (spoken.compare_parser, verbs.compare),
+    "inspect": (parsers.inspect_parser, verbs.inspect),
+    "sweep": (parsers.sweep_parser, verbs.sweep),
+    "plan": (parsers.plan_parser, verbs.plan),
+    "apply": (parsers.apply_parser, verbs.apply),
+    "compare": (parsers.compare_parser, verbs.compare),
 }
 
 
@@ -37,12 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser, action = VERBS[verb] if verb else _MAIN
     verbose = False
     try:
-        options = spoken.parsed(parser(), arguments[1:] if verb else arguments)
+        options = parsed(parser(), arguments[1:] if verb else arguments)
         verbose = options.verbose
         options.command = shlex.join(["onnxmerge", *arguments])
         action(options)
     except OnnxMergeError as error:
-        return _fail(spoken.in_flags(str(error)) + _meant(error, arguments), error.exit_code)
+        return _fail(in_flags(str(error)) + _meant(error, arguments), error.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted; nothing was written", INTERRUPTED)
     except Terminated:
@@ -72,12 +73,9 @@ def _meant(error: OnnxMergeError, arguments: Sequence[str]) -> str:
 
 def _unforeseen(error: Exception, *, shown: bool) -> str:
     """What to say of an error that is a defect of this program, in one line."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    said = " ".join(str(error).split())[:300].rstrip(". ")
-    what = f"{type(error).__name__}{': ' if said else ''}{said}"
     more = "the lines above" if shown else "what -v prints"
     return (
-        f"a defect of onnxmerge: {what} ({Path(last.filename).name}:{last.lineno}); "
+        f"a defect of onnxmerge: {in_one_line(error)}; "
         f"please report it with the command, {more}, and the model if it may be shared"
     )
 

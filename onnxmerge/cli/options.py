@@ -1,19 +1,13 @@
-"""What can be said on the command line, and the Config that it makes."""
+"""What can be said on the command line: a parser for every verb."""
 
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from onnxmerge.cli.parser import Completion, Parser, Version
 from onnxmerge.cli.values import align, bound, kind, numbers, shape, size
-from onnxmerge.errors import UsageError
-
-if TYPE_CHECKING:
-    from onnxmerge.config import Config
 
 # Where options go: a parser, or a group of one.
 Group = argparse._ActionsContainer
@@ -37,8 +31,9 @@ exit codes:
   3  the model cannot be read, is not valid, or does not run in onnxruntime
   4  the calibration data does not fit the model
   5  the budget cannot be met
-  6  at the given budget the change exceeds --tolerance, or the drop of the own score --max-drop; or the
-     change of a comparison exceeds --max-change
+  6  at the given budget the change exceeds --tolerance, or the drop of the own score --max-drop; without
+     data and without either, the change on made-up inputs exceeds 20%; the change of a comparison
+     exceeds --max-change
   7  OUT or the report cannot be written
   8  the device does not work here
   9  a defect of onnxmerge: an error that nobody foresaw, or a result that failed its own checks
@@ -89,7 +84,7 @@ def plan_parser() -> Parser:
     _add_method(parser)
     _add_data(parser)
     _add_evaluation(parser)
-    _add_running(parser)
+    _add_examples(_add_running(parser))
     return parser
 
 
@@ -133,32 +128,6 @@ def compare_parser() -> Parser:
     return parser
 
 
-def _add_output(parser: Parser) -> None:
-    parser.add_argument("output", metavar="OUT", help="the smaller model; an existing file is replaced")
-
-
-def _add_no_clobber(running: Group) -> None:
-    running.add_argument(
-        "--no-clobber", action="store_true", default=False, help="refuse to replace an existing OUT"
-    )
-
-
-def _add_budget(parser: Parser) -> None:
-    budget = parser.add_argument_group("how much goes (without a budget: as much as --tolerance allows)")
-    budget.add_argument("--ratio", type=float, metavar="R", help="share of channels removed per group")
-    budget.add_argument("--macs", type=float, metavar="F", help="share of the model's multiplications kept")
-    budget.add_argument("--params", type=float, metavar="F", help="share of the model's parameters kept")
-    _add(budget, "--latency", "share of the measured time of one run kept", type=float, metavar="F")
-    _add_tolerance(budget, "largest change of the answers (default 0.01 without a budget; with one, "
-                   "exceeding it is an error)")  # fmt: skip
-    _add(budget, "--max-drop", "largest drop of the score that --eval gives, in its unit, in the place of "
-         "--tolerance", type=float, metavar="D")  # fmt: skip
-
-
-def _add_tolerance(group: Group, text: str) -> None:
-    _add(group, "--tolerance", text, type=float, metavar="T")
-
-
 def inspect_parser() -> Parser:
     """``onnxmerge inspect IN``."""
     parser = _parser("onnxmerge inspect", "Show which channels could be removed, and what stays and why.")
@@ -185,82 +154,6 @@ def sweep_parser() -> Parser:
     return parser
 
 
-def parsed(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
-    """What was said on the command line, else in the file of ``--config``, else the defaults.
-
-    Raises:
-        UsageError: what does not parse; and options in a file that are out of range, or that there are not.
-    """
-    said, usual = parser.given(arguments)
-    settings: dict[str, Any] = {}
-    if "config" in said:
-        from onnxmerge.cli.settings import read_settings
-
-        path = Path(said["config"])
-        settings = read_settings(path, parser.options())
-        try:
-            config_of(argparse.Namespace(**settings))
-        except UsageError as error:
-            raise UsageError(f"{path}: {error}") from error
-    if any(name in said for name in _BUDGETS):
-        # Another budget takes the place of the file's.
-        settings = {name: value for name, value in settings.items() if name not in _BUDGETS}
-    return argparse.Namespace(**(usual | settings | said))
-
-
-def config_of(options: argparse.Namespace) -> Config:
-    """The Config of parsed options; what a verb does not offer keeps its default.
-
-    Raises:
-        UsageError: options that are out of range or contradict one another.
-    """
-    from onnxmerge.config import Config
-
-    return Config(**given_options(options))
-
-
-def given_options(options: argparse.Namespace) -> dict[str, Any]:
-    """The options of Config that were given, by its names.
-
-    Raises:
-        UsageError: options of images that are out of range.
-    """
-    from onnxmerge.data import ImageOptions
-
-    given = {name: value for name, value in vars(options).items() if name in _CONFIG}
-    given = {name: value for name, value in given.items() if value != []}
-    for name in ("shapes", "output_kinds"):
-        if name in given:
-            given[name] = dict(given[name])
-    if given.get("recover") == "":
-        given["recover"] = True
-    images = {name: getattr(options, name, None) for name in _IMAGES}
-    if any(value is not None for value in images.values()):
-        given["images"] = ImageOptions(**{k: v for k, v in images.items() if v is not None})
-    return given
-
-
-def in_flags(message: str) -> str:
-    """A message of the package, which names arguments (``macs=``), in the words of the command line."""
-    return re.sub(rf"\b({'|'.join(_ARGUMENTS)})=(?=[\s,;:.)]|$)", lambda m: _ARGUMENTS[m[1]], message)
-
-
-_BUDGETS = ("ratio", "macs", "params", "latency")
-_CONFIG = {
-    "ratio", "macs", "params", "latency", "tolerance", "max_drop", "lower_is_better", "criterion",
-    "compensation", "threshold",
-    "trade_off", "target", "allocation", "align", "patches", "scope", "skip", "only", "samples", "seed",
-    "depth", "shapes", "output_kinds", "examples", "recover", "precision", "threads", "device",
-}  # fmt: skip
-_IMAGES = ("mean", "std", "scale", "order", "layout", "resize")
-_OTHERS = ("steps", "force", "max_change", "max_latency")
-
-_ARGUMENTS = {name: f"--{name.replace('_', '-')}" for name in (*_CONFIG, *_IMAGES, *_OTHERS)}
-_ARGUMENTS |= {"trade_off": "--lambda", "shapes": "--shape", "output_kinds": "--output-kind"}
-_ARGUMENTS |= {"calibration": "--calib", "evaluation": "--eval-calib", "evaluate": "--eval"}
-_ARGUMENTS |= {"lower_is_better": "--eval-lower-is-better", "precision": "--int8 or --fp16"}
-
-
 def _parser(
     prog: str,
     description: str,
@@ -277,6 +170,32 @@ def _parser(
 
 def _add(group: Group, flag: str, text: str, **how: Any) -> None:
     group.add_argument(flag, help=text, **how)
+
+
+def _add_output(parser: Parser) -> None:
+    parser.add_argument("output", metavar="OUT", help="the smaller model; an existing file is replaced")
+
+
+def _add_no_clobber(running: Group) -> None:
+    running.add_argument(
+        "--no-clobber", action="store_true", default=False, help="refuse to replace an existing OUT"
+    )
+
+
+def _add_budget(parser: Parser) -> None:
+    budget = parser.add_argument_group("how much goes (without a budget: as much as --tolerance allows)")
+    budget.add_argument("--ratio", type=float, metavar="R", help="share of channels removed per group")
+    budget.add_argument("--macs", type=float, metavar="F", help="share of the model's multiplications kept")
+    budget.add_argument("--params", type=float, metavar="F", help="share of the model's parameters kept")
+    _add(budget, "--latency", "share of the measured time of one run kept", type=float, metavar="F")
+    _add_tolerance(budget, "largest change of the answers (default 0.01 without a budget; with one, "
+                   "exceeding it is an error)")  # fmt: skip
+    _add(budget, "--max-drop", "largest drop of the score that --eval gives, in its unit, in the place of "
+         "--tolerance", type=float, metavar="D")  # fmt: skip
+
+
+def _add_tolerance(group: Group, text: str) -> None:
+    _add(group, "--tolerance", text, type=float, metavar="T")
 
 
 def _add_method(parser: Parser) -> None:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from onnxmerge.progress import duration
+
 Show = Callable[[str, int, int], None]
 
 # Seconds between lines in a log.
@@ -46,15 +48,6 @@ class Pace:
             return None
         self._announced = stage
         return f"{stage} will take about {duration(left)} more"
-
-
-def duration(seconds: float) -> str:
-    """A time as people say it."""
-    if seconds < 90:
-        return f"{max(round(seconds), 1)} s"
-    if seconds < 5400:
-        return f"{round(seconds / 60)} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 @contextmanager

@@ -93,6 +93,8 @@ def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
 def _value(path: Path, key: str, action: argparse.Action, value: Any) -> Any:
     """A value as the command line would have given it; what ``Config`` checks it checks."""
     if action.nargs == 0:
+        if key == action.dest and isinstance(action.const, str):
+            return value  # of several flags the one that stands for this
         return action.const if _truth(path, key, value) else argparse.SUPPRESS
     if action.dest == "recover":
         return _recovery(path, value)

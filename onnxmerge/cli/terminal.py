@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -13,7 +13,7 @@ from onnxmerge.cli.streams import STREAM
 from onnxmerge.outcomes import RecoveryFacts
 from onnxmerge.report import Comparison, Inspection, Report, Sweep
 from onnxmerge.report.document import Document
-from onnxmerge.report.facts import PrecisionFacts, StepFacts
+from onnxmerge.report.facts import LatencyFacts, ModelFacts, PrecisionFacts, StepFacts
 from onnxmerge.validation import percent
 
 
@@ -85,16 +85,8 @@ class Terminal:
         self._print_json(report)
         if self._quiet:
             return
-        latency = report.latency
-        table = Table("", "first", "second", "share")
-        for column in table.columns[1:]:
-            column.justify = "right"
-        for name, key in (("MACs", "macs"), ("parameters", "params"), ("bytes", "bytes")):
-            one, other = (getattr(facts, key) for facts in (report.first, report.second))
-            table.add_row(name, f"{one:,}", f"{other:,}", f"{other / one:.1%}" if one else "")
-        unit, times = f"latency, ms ({latency.threads} threads)", (latency.before_ms, latency.after_ms)
-        table.add_row(unit, *(f"{time:.3f}" for time in times), f"{latency.ratio:.1%}")
-        self._out.print(table)
+        titles = ("", "first", "second", "share")
+        self._out.print(side_by_side(titles, report.first, report.second, report.latency))
         for output in report.parity.outputs:
             self._out.print(f"{output.name}: change {output.change:.4g}, {output.judged}", markup=False)
         self._warn(report)
@@ -109,7 +101,10 @@ class Terminal:
             self._out.print(sentence, markup=False)
 
     def _facts(self, report: Report) -> None:
-        self._out.print(before_after(report))
+        table = side_by_side(("", "before", "after", "kept"), report.input, report.output, report.latency)
+        if report.score is not None:
+            table.add_row(report.score.name, f"{report.score.before:.6g}", f"{report.score.after:.6g}", "")
+        self._out.print(table)
         latency = report["latency"]
         if latency["predicted_ratio"] is not None:
             self._out.print(
@@ -199,21 +194,18 @@ def recovery_line(found: RecoveryFacts) -> str:
     )
 
 
-def before_after(report: Report) -> Table:
-    """The table that every run ends with."""
-    before, after, latency = report["input"], report["output"], report["latency"]
-    table = Table("", "before", "after", "kept")
+def side_by_side(
+    titles: Sequence[str], before: ModelFacts, after: ModelFacts, latency: LatencyFacts
+) -> Table:
+    """Two models in figures, and what share of the first one's the second one has."""
+    table = Table(*titles)
     for column in table.columns[1:]:
         column.justify = "right"
     for name, key in (("MACs", "macs"), ("parameters", "params"), ("bytes", "bytes"), ("operators", "nodes")):
-        share = after[key] / before[key] if before[key] else 1.0
-        table.add_row(name, f"{before[key]:,}", f"{after[key]:,}", f"{share:.1%}")
-    unit = f"latency, ms ({latency['threads']} threads)"
-    table.add_row(
-        unit, f"{latency['before_ms']:.3f}", f"{latency['after_ms']:.3f}", f"{latency['ratio']:.1%}"
-    )
-    if report.score is not None:
-        table.add_row(report.score.name, f"{report.score.before:.6g}", f"{report.score.after:.6g}", "")
+        one, other = getattr(before, key), getattr(after, key)
+        table.add_row(name, f"{one:,}", f"{other:,}", f"{other / one if one else 1.0:.1%}")
+    unit, times = f"latency, ms ({latency.threads} threads)", (latency.before_ms, latency.after_ms)
+    table.add_row(unit, *(f"{time:.3f}" for time in times), f"{latency.ratio:.1%}")
     return table
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxmerge.cli.evaluator import evaluator
-from onnxmerge.cli.options import config_of, given_options, in_flags
+from onnxmerge.cli.given import config_of, given_options, in_flags
 from onnxmerge.cli.signals import Terminated
 from onnxmerge.cli.streams import STREAM, ensure_pipe, incoming, silence_stdout, to_stdout
 from onnxmerge.errors import UsageError

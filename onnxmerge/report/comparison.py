@@ -11,7 +11,8 @@ from onnxmerge.arguments import number
 from onnxmerge.data.generic import Plausible
 from onnxmerge.data.holdout import Holdout
 from onnxmerge.errors import LatencyExceeded, ToleranceExceeded
-from onnxmerge.report.describe import parity_facts
+from onnxmerge.progress import Clock
+from onnxmerge.report.describe import parity_facts, seconds_of
 from onnxmerge.report.document import SCHEMA_VERSION, Document
 from onnxmerge.report.facts import LatencyFacts, ModelFacts, ParityFacts
 from onnxmerge.report.headline import Headline, checked, time_taken
@@ -89,7 +90,7 @@ def describe_comparison(
     plausible: Plausible | None,
     options: Mapping[str, Any],
     warnings: Sequence[str],
-    seconds: Mapping[str, float],
+    clock: Clock,
 ) -> Comparison:
     """The report of a comparison."""
     return Comparison(
@@ -103,7 +104,7 @@ def describe_comparison(
         latency=LatencyFacts(**asdict(latency), predicted_ratio=None),
         config=options,
         warnings=tuple(dict.fromkeys([*warnings, *parity.notes])),
-        seconds={stage: round(value, 4) for stage, value in seconds.items()},
+        seconds=seconds_of(clock),
     )
 
 

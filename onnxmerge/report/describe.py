@@ -10,6 +10,7 @@ from onnxmerge.graph.constants import operators
 from onnxmerge.graph.output import measured
 from onnxmerge.outcomes import Decision, Proof, Recovered
 from onnxmerge.plan import Selection
+from onnxmerge.progress import Clock
 from onnxmerge.report.document import SCHEMA_VERSION
 from onnxmerge.report.facts import (
     Asked,
@@ -63,7 +64,7 @@ def describe(study: Study, decision: Decision, proof: Proof) -> Report:
         recovery=decision.recovery,
         config=study.options,
         warnings=tuple(warnings_of(study, decision, proof)),
-        seconds=_seconds(study),
+        seconds=seconds_of(study.clock),
     )
 
 
@@ -78,7 +79,7 @@ def describe_inspection(study: Study) -> Inspection:
         frozen=study.explanation.frozen,
         inputs=study.samples.fit.source,
         warnings=study.source.warnings,
-        seconds=_seconds(study),
+        seconds=seconds_of(study.clock),
     )
 
 
@@ -97,7 +98,7 @@ def describe_sweep(
         stand_in=holdout.stands_in,
         config=study.options,
         warnings=_of_sweep(study, points),
-        seconds=_seconds(study),
+        seconds=seconds_of(study.clock),
     )
 
 
@@ -291,5 +292,6 @@ def _point(study: Study, decision: Decision, proof: Proof, taught: Recovered | N
     )
 
 
-def _seconds(study: Study) -> dict[str, float]:
-    return {stage: round(value, 4) for stage, value in study.clock.seconds.items()}
+def seconds_of(clock: Clock) -> dict[str, float]:
+    """Seconds by stage, as reports have them."""
+    return {stage: round(value, 4) for stage, value in clock.seconds.items()}

@@ -7,17 +7,15 @@ shape that they know. What remains computes the same, up to rounding.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxmerge.graph.edit import Editor
 from onnxmerge.operators import scaling
-from onnxmerge.operators.parameters import beta_of, pads_nothing
+from onnxmerge.operators.parameters import pads_nothing
 from onnxmerge.operators.scaling import Affine
-from onnxmerge.operators.table import linear_of, normalization_of
-from onnxmerge.operators.traits import Form, Linear, attribute
+from onnxmerge.operators.table import normalization_of
+from onnxmerge.rewrite.layer import Layer, per_channel
 
 
 def merge_scales(editor: Editor) -> None:
@@ -25,69 +23,6 @@ def merge_scales(editor: Editor) -> None:
     merger = _Merger(editor)
     while sum(merger.merge(node) for node in list(editor.graph.nodes)):
         editor.graph.cleanup(recurse_subgraphs=False, recurse_functions=False)
-
-
-@dataclass(frozen=True, eq=False)
-class _Layer:
-    """A linear node with a stored weight of single precision that is nobody else's."""
-
-    node: gs.Node
-    linear: Linear
-    weight: np.ndarray
-    groups: int
-    transposed: bool
-
-    @property
-    def rank(self) -> int:
-        """The number of axes of the data, before and after; of a product at least."""
-        if self.linear.form is not Form.PRODUCT:
-            return int(self.weight.ndim)
-        known = self.node.inputs[0].shape
-        return 1 if known is None else len(known)
-
-    @property
-    def channel_axis(self) -> int:
-        """Of the data, before and after; counted from the end for products."""
-        return -1 if self.linear.form is Form.PRODUCT else 1
-
-    @property
-    def outputs(self) -> int:
-        match self.linear.form:
-            case Form.CONVOLUTION:
-                return int(self.weight.shape[0])
-            case Form.TRANSPOSED_CONVOLUTION:
-                return int(self.weight.shape[1]) * self.groups
-        return int(self.weight.shape[0 if self.transposed else 1])
-
-    @property
-    def inputs(self) -> int:
-        match self.linear.form:
-            case Form.CONVOLUTION:
-                return int(self.weight.shape[1]) * self.groups
-            case Form.TRANSPOSED_CONVOLUTION:
-                return int(self.weight.shape[0])
-        return int(self.weight.shape[1 if self.transposed else 0])
-
-    def grouped(self) -> np.ndarray:
-        """The weight, float64 [groups, outputs of a group, inputs of a group, ...]."""
-        weight = self.weight.astype(np.float64)
-        match self.linear.form:
-            case Form.CONVOLUTION:
-                return weight.reshape(self.groups, -1, *weight.shape[1:])
-            case Form.TRANSPOSED_CONVOLUTION:
-                return weight.reshape(self.groups, -1, *weight.shape[1:]).swapaxes(1, 2)
-        return (weight if self.transposed else weight.T)[None]
-
-    def stored(self, grouped: np.ndarray) -> np.ndarray:
-        """``grouped`` in the layout of the file."""
-        match self.linear.form:
-            case Form.CONVOLUTION:
-                weight = grouped
-            case Form.TRANSPOSED_CONVOLUTION:
-                weight = grouped.swapaxes(1, 2)
-            case Form.PRODUCT:
-                weight = grouped[0] if self.transposed else grouped[0].T
-        return np.ascontiguousarray(weight.reshape(self.weight.shape), dtype=np.float32)
 
 
 class _Merger:
@@ -114,7 +49,7 @@ class _Merger:
         if normalization_of(maker) is not None:
             merged = self._into_normalization(maker, affine)
         else:
-            layer = self._layer(maker)
+            layer = Layer.of(self._editor, maker)
             merged = layer is not None and self._into_outputs(layer, affine)
         if merged:
             _hand_over(x, node)
@@ -143,26 +78,26 @@ class _Merger:
         rank = maker.inputs[0].shape and len(maker.inputs[0].shape)
         if gamma is None or beta is None or gamma.dtype != np.float32 or not rank or len(maker.outputs) > 1:
             return False
-        scale, shift = (_per_channel(v, rank, 1, gamma.size) for v in (affine.scale, affine.shift))
+        scale, shift = (per_channel(v, rank, 1, gamma.size) for v in (affine.scale, affine.shift))
         if scale is None or shift is None:
             return False
         for number, values in ((slots.scale, gamma * scale), (slots.shift, beta * scale + shift)):
             maker.inputs[number] = self._constant(maker.inputs[number].name, values)
         return True
 
-    def _into_outputs(self, layer: _Layer, affine: Affine) -> bool:
+    def _into_outputs(self, layer: Layer, affine: Affine) -> bool:
         """Scale and shift what a layer makes."""
         rank, axis, count = layer.rank, layer.channel_axis, layer.outputs
-        scale, shift = (_per_channel(v, rank, axis, count) for v in (affine.scale, affine.shift))
+        scale, shift = (per_channel(v, rank, axis, count) for v in (affine.scale, affine.shift))
         if scale is None or shift is None or (affine.shifts and layer.linear.bias is None):
             return False
-        bias = self._bias(layer)
+        bias = layer.bias()
         if bias is None:
             return False
         if affine.scales:
             grouped = layer.grouped()
-            self._set_weight(layer, grouped * scale.reshape(*grouped.shape[:2], *[1] * (grouped.ndim - 2)))
-        self._set_bias(layer, bias * scale + shift)
+            layer.set_weight(grouped * scale.reshape(*grouped.shape[:2], *[1] * (grouped.ndim - 2)))
+        layer.set_bias(bias * scale + shift)
         return True
 
     def _into_readers(self, node: gs.Node, affine: Affine) -> bool:
@@ -203,20 +138,20 @@ class _Merger:
         self._rename(after)
         return True
 
-    def _scale_inputs(self, layers: list[_Layer], values: np.ndarray) -> bool:
-        scales = [_per_channel(values, _.rank, _.channel_axis, _.inputs) for _ in layers]
+    def _scale_inputs(self, layers: list[Layer], values: np.ndarray) -> bool:
+        scales = [per_channel(values, _.rank, _.channel_axis, _.inputs) for _ in layers]
         if any(scale is None for scale in scales):
             return False
         for layer, scale in zip(layers, scales, strict=True):
             assert scale is not None
             grouped = layer.grouped()
             own = scale.reshape(layer.groups, 1, -1, *[1] * (grouped.ndim - 3))
-            self._set_weight(layer, grouped * own)
+            layer.set_weight(grouped * own)
         return True
 
-    def _shift_inputs(self, layers: list[_Layer], values: np.ndarray) -> bool:
-        shifts = [_per_channel(values, _.rank, _.channel_axis, _.inputs) for _ in layers]
-        biases = [self._bias(layer) for layer in layers]
+    def _shift_inputs(self, layers: list[Layer], values: np.ndarray) -> bool:
+        shifts = [per_channel(values, _.rank, _.channel_axis, _.inputs) for _ in layers]
+        biases = [layer.bias() for layer in layers]
         if any(shift is None for shift in shifts) or any(bias is None for bias in biases):
             return False
         if any(layer.linear.bias is None or not pads_nothing(layer.node) for layer in layers):
@@ -226,7 +161,7 @@ class _Merger:
             grouped = layer.grouped()
             summed = grouped.reshape(*grouped.shape[:3], -1).sum(axis=-1)
             moved = np.einsum("goi,gi->go", summed, shift.reshape(layer.groups, -1))
-            self._set_bias(layer, bias + moved.reshape(-1))
+            layer.set_bias(bias + moved.reshape(-1))
         return True
 
     def _clip(self, node: gs.Node) -> bool:
@@ -272,58 +207,18 @@ class _Merger:
             and not self._editor.is_output(tensor)
         )
 
-    def _layer(self, node: gs.Node) -> _Layer | None:
-        linear = linear_of(node)
-        if linear is None or linear.fused:
-            return None
-        weight = self._editor.values(node.inputs[1])
-        own = sum(x is node.inputs[1] for user in node.inputs[1].outputs for x in user.inputs) == 1
-        if weight is None or not own or weight.dtype != np.float32 or weight.ndim < 2:
-            return None
-        if linear.alpha is not None and attribute(node, linear.alpha, 1.0) != 1.0:
-            return None
-        if attribute(node, "transA", 0) or (linear.form is Form.PRODUCT and weight.ndim != 2):
-            return None
-        groups = int(attribute(node, "group", 1)) if linear.form is not Form.PRODUCT else 1
-        return _Layer(node, linear, weight, groups, bool(attribute(node, "transB", 0)))
-
-    def _readers(self, tensor: gs.Tensor) -> list[_Layer]:
+    def _readers(self, tensor: gs.Tensor) -> list[Layer]:
         """All who read a tensor, as layers; nobody where some are none."""
         if self._editor.is_output(tensor) or not tensor.outputs:
             return []
         layers = []
         for user in tensor.outputs:
             places = [i for i, x in enumerate(user.inputs) if x is tensor]
-            layer = self._layer(user) if places == [0] else None
+            layer = Layer.of(self._editor, user) if places == [0] else None
             if layer is None:
                 return []
             layers.append(layer)
         return layers
-
-    def _bias(self, layer: _Layer) -> np.ndarray | None:
-        """What a layer adds per output, float64; zeros where it has no bias, None where that is computed."""
-        number = layer.linear.bias
-        given = number is not None and len(layer.node.inputs) > number and layer.node.inputs[number].name
-        if not given:
-            return np.zeros(layer.outputs)
-        assert number is not None
-        stored = self._editor.values(layer.node.inputs[number])
-        if stored is None or _per_channel(stored, max(stored.ndim, 1), -1, layer.outputs) is None:
-            return None
-        factor = beta_of(layer.node)
-        return factor * np.broadcast_to(stored.reshape(-1).astype(np.float64), (layer.outputs,))
-
-    def _set_weight(self, layer: _Layer, grouped: np.ndarray) -> None:
-        self._editor.set_values(layer.node.inputs[1], layer.stored(grouped))
-
-    def _set_bias(self, layer: _Layer, bias: np.ndarray) -> None:
-        number = layer.linear.bias
-        if number is None or not np.any(bias):
-            return
-        layer.node.attrs.pop(layer.linear.beta, None)
-        given = len(layer.node.inputs) > number and layer.node.inputs[number].name
-        like = layer.node.inputs[number].name if given else f"{layer.node.inputs[1].name}_bias"
-        self._editor.set_input(layer.node, number, self._constant(like, bias))
 
     def _constant(self, like: str, values: np.ndarray) -> gs.Constant:
         return self._editor.new_constant(like, np.asarray(values, dtype=np.float32))
@@ -341,17 +236,3 @@ def _invertible(scale: np.ndarray) -> bool:
     """Whether a scale can be taken out again without running out of single precision."""
     size = np.abs(scale)
     return bool(np.all((size > 1e-18) & (size < 1e18)))
-
-
-def _per_channel(values: np.ndarray, rank: int, axis: int, count: int) -> np.ndarray | None:
-    """Stored numbers as one per channel, float64 [count]; None where they vary along other axes too.
-
-    Numbers of more axes than the data would give them more.
-    """
-    if values.ndim > rank:
-        return None
-    axis %= rank
-    shape = (1,) * (rank - values.ndim) + values.shape
-    if any(n != 1 for place, n in enumerate(shape) if place != axis) or shape[axis] not in (1, count):
-        return None
-    return np.broadcast_to(values.reshape(-1), (count,))

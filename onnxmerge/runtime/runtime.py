@@ -40,14 +40,14 @@ _FATAL_ONLY = 4  # every failure is raised as an exception too: logging it as we
 class Runtime:
     """The device that sessions are built on, resolved once by ``create``.
 
-    ``provider`` is onnxruntime's name of it, ``threads`` the intra-op thread count, and ``note`` says why
+    ``provider`` is onnxruntime's name of it, ``threads`` the intra-op thread count, and ``notes`` say why
     'auto' did not take the CUDA device that the installed onnxruntime was built for.
     """
 
     device: str
     provider: str
     threads: int
-    note: str | None = None
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def create(cls, device: str = "auto", threads: int | None = None) -> Runtime:
@@ -67,8 +67,8 @@ class Runtime:
         if device == "cuda":
             raise DeviceError(f"CUDA was asked for and does not work here: {lacking}")
         built_for_cuda = CUDA in ort.get_available_providers()
-        note = f"CUDA does not work here, so the CPU is used: {lacking}" if built_for_cuda else None
-        return cls("cpu", CPU, count, note)
+        note = f"CUDA does not work here, so the CPU is used: {lacking}"
+        return cls("cpu", CPU, count, (note,) if built_for_cuda else ())
 
     def session(self, model: Model | Source, *, optimize: bool = True, prepack: bool = True) -> Session:
         """Load a model: a proto, its bytes, or a path (needed for external data and above 2 GB).

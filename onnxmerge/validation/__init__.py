@@ -1,6 +1,6 @@
 """Checks of a model: its structure, its outputs against another model's, its speed."""
 
-from onnxmerge.validation.judgement import Judgement, output_kinds
+from onnxmerge.validation.judgement import Judgement, class_scores, output_kinds
 from onnxmerge.validation.kinds import KINDS, Found, percent
 from onnxmerge.validation.latency import SLOWER, Latency, compare_latency, median_of_sessions
 from onnxmerge.validation.masked import equals_mask, misjudged
@@ -23,6 +23,7 @@ __all__ = [
     "OwnMeasure",
     "Parity",
     "check_model",
+    "class_scores",
     "compare",
     "compare_latency",
     "equals_mask",

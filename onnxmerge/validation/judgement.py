@@ -91,6 +91,11 @@ def output_kinds(model: onnx.ModelProto, overrides: Mapping[str, str] | None = N
     }
 
 
+def class_scores(judgements: Mapping[str, Judgement]) -> list[str]:
+    """The outputs that hold scores of classes."""
+    return [name for name, judged in judgements.items() if judged.how.of_classes]
+
+
 def _judged(output: onnx.ValueInfoProto, scores: Scores, alone: bool) -> Judgement:
     name, tensor, shape = output.name, output.type.tensor_type, declared_shape(output)
     if tensor.elem_type in _EXACT:
@@ -179,10 +184,10 @@ def _reason(use: Use) -> str:
 def words_of(how: Kind, reason: str, name: str | None = None, instead: str = "values") -> str:
     """One sentence; with a name it ends in how to get another kind for that output."""
     if name is None:
-        return f"judged by {how.how} ({reason})"
+        return f"judged by {how.judged_by} ({reason})"
     option = f"output_kinds={{'{name}': '{instead}'}} (--output-kind {name}={instead})"
     otherwise = {"values": "compares the numbers instead", "integers": "counts the elements that differ"}
-    return f"judged by {how.how} ({reason}); {option} {otherwise.get(instead, 'if it holds scores')}"
+    return f"judged by {how.judged_by} ({reason}); {option} {otherwise.get(instead, 'if it holds scores')}"
 
 
 def _columns(node: onnx.NodeProto | None, scores: Scores) -> tuple[int, int]:

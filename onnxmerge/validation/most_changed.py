@@ -72,7 +72,7 @@ def most_changed(
         kinds: how each output is judged.
         images: None where no input takes images.
     """
-    worst = max(parity.outputs, key=lambda o: o.change, default=None)
+    worst = parity.worst
     part = next((p for p in data.parts() if p.conventions == (parity.convention,)), data)
     if not most or worst is None or len(worst.sums) != len(part) or any(s.mapped for s in sessions):
         return ()

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from onnxmerge.arguments import refused
-from onnxmerge.errors import EvaluationError, UsageError
-from onnxmerge.progress import Clock
+from onnxmerge.errors import EvaluationError, UsageError, in_one_line
+from onnxmerge.progress import Clock, duration
 from onnxmerge.runtime import Session
 
 # The input is evaluated so many times: what differs between the scores is no difference of models.
@@ -106,7 +104,9 @@ class OwnMeasure:
             try:
                 given = self.evaluate(session.inference_session)
             except (Exception, SystemExit) as error:
-                raise EvaluationError(f"evaluate= {self.name} {_failed(error)}, on {what}") from error
+                raise EvaluationError(
+                    f"evaluate= {self.name} raised {in_one_line(error)}, on {what}"
+                ) from error
             self.seconds += time.perf_counter() - start
             self.evaluations += 1
         return _number(given, self.name)
@@ -122,15 +122,7 @@ class OwnMeasure:
         each = self.seconds / self.evaluations
         left = max(self.most - self.evaluations, 1)
         most = self.evaluations + left
-        return f"evaluation {self.evaluations + 1} of at most {most}, {_time(left * each)} left"
-
-
-def _failed(error: BaseException) -> str:
-    """What went wrong in the user's code, and where."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    said = " ".join(str(error).split())[:300]
-    what = f"{type(error).__name__}{': ' if said else ''}{said}"
-    return f"raised {what} ({Path(last.filename).name}:{last.lineno})"
+        return f"evaluation {self.evaluations + 1} of at most {most}, {duration(left * each)} left"
 
 
 def _number(given: Any, name: str) -> float:
@@ -141,7 +133,3 @@ def _number(given: Any, name: str) -> float:
         return float(value)
     what = f"a {type(given).__name__}" if given is not None else "None"
     raise EvaluationError(f"evaluate= {name} returned {what}, where one number is needed: the score")
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

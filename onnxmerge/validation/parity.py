@@ -137,14 +137,14 @@ class _Compared:
     """Running sums for the outputs that one judgement reads."""
 
     names: tuple[str, ...]
-    how: Judgement
+    judged: Judgement
     tally: Tally
     numbers: dict[str, Numbers]
 
     @staticmethod
-    def of(name: str, how: Judgement) -> _Compared:
-        names = how.outputs or (name,)
-        return _Compared(names, how, how.how.tally(), {one: Numbers() for one in names})
+    def of(name: str, judged: Judgement) -> _Compared:
+        names = judged.outputs or (name,)
+        return _Compared(names, judged, judged.how.tally(), {one: Numbers() for one in names})
 
     def add(self, before: Outputs, after: Outputs, rows: int) -> str | None:
         """Count one feed; an output that holds no numbers is named and not counted."""
@@ -152,29 +152,29 @@ class _Compared:
         for name in self.names:
             x, y = _array(before[name]), _array(after[name])
             texts = x is not None and x.dtype.kind in "OSU"
-            if x is None or y is None or (texts and self.how.kind != "integers"):
+            if x is None or y is None or (texts and self.judged.kind != "integers"):
                 return name
             pairs.append((x, y))
-            if not texts and self.how.kind != "integers":
+            if not texts and self.judged.kind != "integers":
                 self.numbers[name].add(x, y, rows)
         self.tally.add([x for x, _ in pairs], [y for _, y in pairs], rows)
         return None
 
-    def results(self, judged: Mapping[str, str]) -> list[OutputParity]:
+    def results(self, words: Mapping[str, str]) -> list[OutputParity]:
         """The comparison of every output; where its kind found nothing to judge, its numbers are judged."""
         together, results = self.tally.found(), []
         for name, numbers in self.numbers.items():
             found = together or numbers.found()
-            exact = self.how.kind == "integers"
+            exact = self.judged.kind == "integers"
             results.append(
                 OutputParity(
                     name,
-                    self.how.kind if together is not None or exact else "values",
+                    self.judged.kind if together is not None or exact else "values",
                     found.worst.value,
                     None if exact else numbers.relative.value,
                     None if exact else numbers.largest,
                     found.agreement,
-                    judged[name],
+                    words[name],
                     found,
                 )
             )
@@ -183,10 +183,10 @@ class _Compared:
 
 def collect(triples: Iterable[tuple[Outputs, Outputs, int]], kinds: Kinds, source: str) -> Parity:
     """The comparison of (reference outputs, candidate outputs, samples) of every feed."""
-    judgements = {n: Judgement(KINDS[how]()) if isinstance(how, str) else how for n, how in kinds.items()}
+    judgements = {n: Judgement(KINDS[kind]()) if isinstance(kind, str) else kind for n, kind in kinds.items()}
     compared: dict[tuple[str, ...], _Compared] = {}
-    for name, how in judgements.items():
-        compared.setdefault(how.outputs or (name,), _Compared.of(name, how))
+    for name, judged in judgements.items():
+        compared.setdefault(judged.outputs or (name,), _Compared.of(name, judged))
     notes: dict[str, str] = {}
     samples = 0
     for before, after, rows in triples:
@@ -196,7 +196,7 @@ def collect(triples: Iterable[tuple[Outputs, Outputs, int]], kinds: Kinds, sourc
             if unread is not None:
                 note = f"the output {unread!r} holds no numbers and was not compared"
                 notes |= dict.fromkeys(one.names, note)
-    words = {name: how.words for name, how in judgements.items()}
+    words = {name: judged.words for name, judged in judgements.items()}
     found = {o.name: o for one in compared.values() for o in one.results(words) if o.name not in notes}
     outputs = tuple(found[name] for name in judgements if name in found)
     agreements = [

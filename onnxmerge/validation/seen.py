@@ -49,13 +49,13 @@ def seen(
         UsageError: outputs that are said to be detections cannot be read so.
         ModelError: the model does not run.
     """
-    if all(_settled(how) for how in judgements.values()):
+    if all(_settled(judged) for judged in judgements.values()):
         return dict(judgements)
     answers = Answers.of(session, data, list(judgements))
     graph = Scores(model)
     found = dict(judgements)
-    asked = [name for name, how in judgements.items() if how.asked == "detections"]
-    free = {name for name, how in judgements.items() if how.asked in (None, "detections")}
+    asked = [name for name, judged in judgements.items() if judged.asked == "detections"]
+    free = {name for name, judged in judgements.items() if judged.asked in (None, "detections")}
     for one in detectors(answers, graph, asked):
         if free.issuperset(one.outputs):
             for name in one.outputs:
@@ -69,54 +69,60 @@ def seen(
                 "output ([N, 4 + classes, boxes], [N, boxes, 5 + classes] or alike) or in several of as many "
                 "rows; give output_kinds= another kind"
             )
-    for name, how in found.items():
-        if not how.outputs and name in answers.names and how.asked in (None, "sequences", "masks"):
-            found[name] = _refined(name, how, answers, graph, alone=len(judgements) == 1)
+    for name, judged in found.items():
+        if not judged.outputs and name in answers.names and judged.asked in (None, "sequences", "masks"):
+            found[name] = _refined(name, judged, answers, graph, alone=len(judgements) == 1)
     return found
 
 
-def _settled(how: Judgement) -> bool:
+def _settled(judged: Judgement) -> bool:
     """Whether values could tell nothing more."""
-    if how.asked is not None:
-        return how.asked not in ("detections", "sequences", "masks")
-    return how.marked and how.kind in ("classes", "embeddings")
+    if judged.asked is not None:
+        return judged.asked not in ("detections", "sequences", "masks")
+    return judged.marked and judged.kind in ("classes", "embeddings")
 
 
-def _refined(name: str, how: Judgement, answers: Answers, graph: Scores, *, alone: bool) -> Judgement:
+def _refined(name: str, judged: Judgement, answers: Answers, graph: Scores, *, alone: bool) -> Judgement:
     arrays = answers.of_output(name)
-    first, kind = arrays[0], how.how
-    if first.dtype.kind in "iu" and isinstance(kind, Integers) and how.asked is None:
-        return _read(name, how, arrays)
+    first, kind = arrays[0], judged.how
+    if first.dtype.kind in "iu" and isinstance(kind, Integers) and judged.asked is None:
+        return _read(name, judged, arrays)
     if first.dtype.kind != "f":
-        return how
+        return judged
     if isinstance(kind, Sequences) and first.ndim == 3:
-        blank = _blank(arrays)
-        if blank is None or not answers.fed_numbers:
-            return how
-        reason = f"class {blank} is the highest at most positions of its sequences"
-        return _changed(how, Sequences(True, blank), reason, name)
+        return _ctc(name, judged, arrays) if answers.fed_numbers else judged
     if isinstance(kind, Masks) and first.shape[kind.axis] == 1 and kind.threshold is None:
         unit = all(((v >= 0) & (v <= 1)).all() for v in arrays)
-        return _changed(how, replace(kind, threshold=0.5 if unit else 0.0), "one score for every pixel", name)
-    if how.asked is not None or how.marked or not alone:
-        return how
+        return _changed(
+            judged, replace(kind, threshold=0.5 if unit else 0.0), "one score for every pixel", name
+        )
+    if judged.asked is not None or judged.marked or not alone:
+        return judged
     if isinstance(kind, Classes) and first.ndim == 2:
-        return _constant(name, how, answers)
+        return _constant(name, judged, answers)
     if first.ndim == 4 and answers.image is not None and graph.ends_in_convolution(name):
-        return _map(name, how, answers)
+        return _map(name, judged, answers)
     if first.ndim == 2 and first.shape[-1] >= 2 and isinstance(kind, Values) and _shares(arrays):
-        return _changed(how, Classes(-1), "its rows are shares of one: a softmax that was written out", name)
+        return _changed(
+            judged, Classes(-1), "its rows are shares of one: a softmax that was written out", name
+        )
     if first.ndim == 3 and first.shape[-1] >= 10:
-        blank = _blank(arrays)
-        if blank is not None:
-            reason = f"class {blank} is the highest at most positions of its sequences"
-            return _changed(how, Sequences(True, blank), reason, name)
-    return how
+        return _ctc(name, judged, arrays)
+    return judged
 
 
-def _changed(how: Judgement, kind: Kind, reason: str, name: str, instead: str = "values") -> Judgement:
-    words = words_of(kind, "as asked") if how.asked else words_of(kind, reason, name, instead)
-    return replace(how, how=kind, words=words)
+def _changed(judged: Judgement, kind: Kind, reason: str, name: str, instead: str = "values") -> Judgement:
+    words = words_of(kind, "as asked") if judged.asked else words_of(kind, reason, name, instead)
+    return replace(judged, how=kind, words=words)
+
+
+def _ctc(name: str, judged: Judgement, arrays: list[np.ndarray]) -> Judgement:
+    """Scores along a sequence: those of a CTC where one class is the blank."""
+    blank = _blank(arrays)
+    if blank is None:
+        return judged
+    reason = f"class {blank} is the highest at most positions of its sequences"
+    return _changed(judged, Sequences(True, blank), reason, name)
 
 
 def _blank(arrays: list[np.ndarray]) -> int | None:
@@ -129,14 +135,14 @@ def _blank(arrays: list[np.ndarray]) -> int | None:
     return None
 
 
-def _read(name: str, how: Judgement, arrays: list[np.ndarray]) -> Judgement:
+def _read(name: str, judged: Judgement, arrays: list[np.ndarray]) -> Judgement:
     """Whole numbers: classes of a CTC where 0, the blank, stands between others."""
     many = all(v.ndim == 2 and v.shape[1] >= STEPS and v.min(initial=0) >= 0 for v in arrays)
     blanks = float(np.mean([(v == 0).mean() for v in arrays])) if many else 0.0
     if not many or not BLANK <= blanks < 1 or max(int(v.max()) for v in arrays) < 2:
-        return how
+        return judged
     reason = f"whole numbers of which {blanks:.0%} are 0: classes with a blank between them"
-    return _changed(how, Sequences(True, 0, chosen=True), reason, name, "integers")
+    return _changed(judged, Sequences(True, 0, chosen=True), reason, name, "integers")
 
 
 def _shares(arrays: list[np.ndarray]) -> bool:
@@ -153,38 +159,38 @@ def _alternates(values: np.ndarray) -> bool:
     return bool(np.median((here * there).sum(axis=1) / np.maximum(size, 1e-12)) > ALIKE)
 
 
-def _constant(name: str, how: Judgement, answers: Answers) -> Judgement:
+def _constant(name: str, judged: Judgement, answers: Answers) -> Judgement:
     """An only output whose columns nothing marks: coordinates, or one is nearly always the highest."""
     values = np.concatenate(answers.of_output(name)).astype(np.float64)
     if _alternates(values):
         reason = "nothing marks it as scores of classes, and its columns are like coordinates of points"
-        return _changed(how, Values(), reason, name, "classes")
+        return _changed(judged, Values(), reason, name, "classes")
     highest = values.argmax(-1)
     share = float(np.bincount(highest).max(initial=0) / max(len(highest), 1))
     if len(highest) < FEWEST or share < CONSTANT or answers.made_up:
-        return how
+        return judged
     reason = (
         f"nothing marks it as scores of classes, and one of its columns is the highest in {share:.0%} of "
         f"{len(highest)} samples"
     )
-    return _changed(how, Values(), reason, name, "classes")
+    return _changed(judged, Values(), reason, name, "classes")
 
 
-def _map(name: str, how: Judgement, answers: Answers) -> Judgement:
+def _map(name: str, judged: Judgement, answers: Answers) -> Judgement:
     """Channels of a map that compete: neighbours agree, and not always the same is the highest."""
     arrays = answers.of_output(name)
     shape = arrays[0].shape
     axis = 3 if shape[3] < shape[1] else 1
     sides = [shape[i] for i in range(1, 4) if i != axis]
     if shape[axis] not in CHANNELS or min(sides) < 8:
-        return how
+        return judged
     highest = np.concatenate([v.argmax(axis).reshape(-1, *sides) for v in arrays if v.shape[1:] == shape[1:]])
     agree = min((highest[:, 1:] == highest[:, :-1]).mean(), (highest[:, :, 1:] == highest[:, :, :-1]).mean())
     signs = min(float(v.min()) for v in arrays) < 0 < max(float(v.max()) for v in arrays)
     if agree < COHERENT or not signs or not highest.std() > 0:
-        return how
+        return judged
     reason = (
         f"it ends in a convolution to a map of {shape[axis]} channels, of which mostly the same is the "
         "highest in neighbours"
     )
-    return _changed(how, Masks(axis), reason, name)
+    return _changed(judged, Masks(axis), reason, name)

@@ -93,7 +93,7 @@ class OnnxModule(nn.Module):
     ):
         super().__init__()
         self._proto = proto
-        self._graph = canonicalize(proto)
+        self._graph = _with_own_statistics(canonicalize(proto))
         self.inputs = [x.name for x in self._graph.inputs]
         self.outputs = own = [y.name for y in self._graph.outputs]
         self._outputs = own if outputs is None else list(outputs)
@@ -254,6 +254,20 @@ def not_covered(nodes: Iterable[gs.Node]) -> list[str]:
             if node.op not in FUNCTIONS or node.domain
         }
     )
+
+
+def _with_own_statistics(graph: gs.Graph) -> gs.Graph:
+    """Every BatchNormalization with numbers of its own.
+
+    Exporters store equal numbers (ones, zeros) once, and a scale may be a variance as well; they are learned
+    and followed apart.
+    """
+    editor = Editor(graph)
+    for node in editor.graph.nodes:
+        for i in range(1, len(node.inputs) if node.op == "BatchNormalization" else 0):
+            if isinstance(node.inputs[i], gs.Constant):
+                editor.own_input(node, i)
+    return editor.graph
 
 
 def _needed(nodes: Sequence[gs.Node], outputs: Iterable[str]) -> list[gs.Node]:

@@ -54,9 +54,9 @@ def together(name: str, answers: Answers, graph: Scores, *, sure: bool) -> Detec
             continue
         parts = graph.parts(name, width)
         values = np.concatenate([np.moveaxis(v, axis, -1).reshape(-1, width) for v in arrays])
-        told = _columns(values, parts, sure=sure or (first.ndim == 3 and width <= rows))
-        if told is not None:
-            return _laid_out(name, axis, told, values, rows, answers)
+        layout = _columns(values, parts, sure=sure or (first.ndim == 3 and width <= rows))
+        if layout is not None:
+            return _laid_out(name, axis, layout, values, rows, answers)
     return None
 
 
@@ -96,7 +96,7 @@ def _final(name: str, arrays: Sequence[np.ndarray], *, batch: bool, sure: bool) 
 
 
 @dataclass(frozen=True)
-class _Told:
+class _Layout:
     """Where in the columns of one output boxes and scores lie."""
 
     boxes: int
@@ -107,12 +107,12 @@ class _Told:
     reason: str = "it is put together from boxes and scores"
 
 
-def _columns(values: np.ndarray, parts: list[tuple[int, bool]] | None, *, sure: bool) -> _Told | None:
+def _columns(values: np.ndarray, parts: list[tuple[int, bool]] | None, *, sure: bool) -> _Layout | None:
     """From values [rows, columns], and what the columns were put together from."""
     if parts is not None:
-        told = _of_parts(parts, values)
-        if told is not None:
-            return told
+        layout = _of_parts(parts, values)
+        if layout is not None:
+            return layout
     if not sure:
         return None
     # Boxes in pixels, then scores of their own: nothing else looks like that.
@@ -126,10 +126,10 @@ def _columns(values: np.ndarray, parts: list[tuple[int, bool]] | None, *, sure: 
     first = _objectness(values[:, 4:stop])
     classes = (5, stop) if first and stop > 5 else (4, stop)
     reason = "its first columns are boxes, and scores follow"
-    return _Told(0, 4 if first and stop > 5 else None, classes, rest, False, reason)
+    return _Layout(0, 4 if first and stop > 5 else None, classes, rest, False, reason)
 
 
-def _of_parts(parts: list[tuple[int, bool]], values: np.ndarray) -> _Told | None:
+def _of_parts(parts: list[tuple[int, bool]], values: np.ndarray) -> _Layout | None:
     """Four columns of boxes beside others that are normalised."""
     starts = np.cumsum([0, *(n for n, _ in parts)])
     boxes, merged = None, False
@@ -152,11 +152,11 @@ def _of_parts(parts: list[tuple[int, bool]], values: np.ndarray) -> _Told | None
     if len(scores) > 1 and single:
         objectness = single[0][0]
         classes = next(span for span in scores if span != single[0])
-        return _Told(boxes, objectness, classes, extras)
+        return _Layout(boxes, objectness, classes, extras)
     start, stop = scores[0]
     if stop - start > 1 and (merged or _objectness(values[:, start:stop])):
-        return _Told(boxes, start, (start + 1, stop), extras)
-    return _Told(boxes, None, (start, stop), extras)
+        return _Layout(boxes, start, (start + 1, stop), extras)
+    return _Layout(boxes, None, (start, stop), extras)
 
 
 def _in_unit(values: np.ndarray) -> np.ndarray:
@@ -173,27 +173,27 @@ def _objectness(scores: np.ndarray) -> bool:
 
 
 def _laid_out(
-    name: str, axis: int, told: _Told, values: np.ndarray, rows: int, answers: Answers
+    name: str, axis: int, layout: _Layout, values: np.ndarray, rows: int, answers: Answers
 ) -> Detector | None:
-    factors = [Columns(0, axis, *told.classes)]
-    if told.objectness is not None:
-        factors.insert(0, Columns(0, axis, told.objectness, told.objectness + 1))
+    factors = [Columns(0, axis, *layout.classes)]
+    if layout.objectness is not None:
+        factors.insert(0, Columns(0, axis, layout.objectness, layout.objectness + 1))
     level = Level(
-        Columns(0, axis, told.boxes, told.boxes + 4),
+        Columns(0, axis, layout.boxes, layout.boxes + 4),
         tuple(factors),
-        extras=tuple(Columns(0, axis, *span) for span in told.extras),
+        extras=tuple(Columns(0, axis, *span) for span in layout.extras),
     )
     grid = grid_of(rows, answers.image)
     across = None if grid is None else across_of(grid, len(values))
     widest = max((columns for _, columns, _ in grid or ()), default=0)
-    confidence = values[:, slice(*told.classes)].max(axis=1)
-    if told.objectness is not None:
-        confidence = confidence * values[:, told.objectness]
-    form = form_of(values[:, told.boxes : told.boxes + 4], across, widest, strongest(confidence))
-    if form is None or (not told.certain and not _in_pixels(form, values)):
+    confidence = values[:, slice(*layout.classes)].max(axis=1)
+    if layout.objectness is not None:
+        confidence = confidence * values[:, layout.objectness]
+    form = form_of(values[:, layout.boxes : layout.boxes + 4], across, widest, strongest(confidence))
+    if form is None or (not layout.certain and not _in_pixels(form, values)):
         return None
     levels = on_grid(level, grid) if grid is not None and form is Form.CELLS else (level,)
-    return Detector((name,), Detections(Head(levels, form)), told.reason)
+    return Detector((name,), Detections(Head(levels, form)), layout.reason)
 
 
 def _in_pixels(form: Form, values: np.ndarray) -> bool:

@@ -24,7 +24,7 @@ class Classes:
     of_classes: ClassVar[bool] = True
 
     @property
-    def how(self) -> str:
+    def judged_by(self) -> str:
         return "the class with the highest score"
 
     def tally(self) -> _Tally:
@@ -41,8 +41,7 @@ class _Tally:
         (x,), (y,) = before, after
         if not -x.ndim <= axis < x.ndim or x.shape[axis] < 2 or not x.size:
             return
-        # Where samples lie along the axis of the classes, there is one.
-        rows = 1 if axis % x.ndim == 0 else samples_of(x, rows)
+        rows = samples_of(x, rows, axis)
         each = x.size // x.shape[axis] // rows
         if x.shape != y.shape:
             self.changed.append(columns(np.full(rows, each), each))

@@ -41,7 +41,7 @@ class Detections:
     of_classes: ClassVar[bool] = False
 
     @property
-    def how(self) -> str:
+    def judged_by(self) -> str:
         whose = ", the model's own" if self.own else ""
         if self.head.final:
             return f"the boxes of confidence {self.confidence:g} that appear, vanish or move"

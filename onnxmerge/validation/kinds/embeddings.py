@@ -29,7 +29,7 @@ class Embeddings:
     of_classes: ClassVar[bool] = False
 
     @property
-    def how(self) -> str:
+    def judged_by(self) -> str:
         return "the angle by which its vectors turn, as a share of a right angle"
 
     def tally(self) -> _Tally:
@@ -48,9 +48,7 @@ class _Tally:
         if not -x.ndim <= self.axis < x.ndim or not x.size:
             return
         axis = self.axis % x.ndim
-        rows = samples_of(x, rows)
-        if axis == 0:
-            rows = 1
+        rows = samples_of(x, rows, axis)
         if x.shape != y.shape:
             self.turned.append(columns(np.ones(rows), 1.0))
             return

@@ -19,7 +19,7 @@ class Integers:
     of_classes: ClassVar[bool] = False
 
     @property
-    def how(self) -> str:
+    def judged_by(self) -> str:
         return "the share of its elements that differ"
 
     def tally(self) -> _Tally:

@@ -34,7 +34,7 @@ class Masks:
         return self.threshold is None
 
     @property
-    def how(self) -> str:
+    def judged_by(self) -> str:
         at = "" if self.threshold is None else f" (foreground from {self.threshold:g} on)"
         return f"the class of every pixel{at}, and by the IoU of what is not background"
 
@@ -54,7 +54,7 @@ class _Tally:
         axis = self.kind.axis
         if x.ndim < 3 or not -x.ndim <= axis < x.ndim or not x.size:
             return
-        rows = 1 if axis % x.ndim == 0 else samples_of(x, rows)
+        rows = samples_of(x, rows, axis)
         self.single = x.shape[axis] == 1
         count = max(x.shape[axis], 2)
         a = self._classes(x).reshape(rows, -1)

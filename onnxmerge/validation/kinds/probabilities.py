@@ -25,7 +25,7 @@ class Probabilities:
     of_classes: ClassVar[bool] = False
 
     @property
-    def how(self) -> str:
+    def judged_by(self) -> str:
         return "how much of the probability moves"
 
     def tally(self) -> _Tally:

@@ -144,7 +144,7 @@ class Kind(Protocol):
         ...
 
     @property
-    def how(self) -> str:
+    def judged_by(self) -> str:
         """What is judged, as a phrase."""
         ...
 
@@ -177,6 +177,12 @@ def difference(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.nd
     return x, y, delta
 
 
-def samples_of(values: np.ndarray, rows: int) -> int:
-    """How many samples an output holds along axis 0: those of its feed, or it is one whole."""
-    return 1 if values.ndim == 0 or len(values) != rows else rows
+def samples_of(values: np.ndarray, rows: int, axis: int | None = None) -> int:
+    """How many samples an output holds along axis 0: those of its feed, or it is one whole.
+
+    Args:
+        axis: of the classes or the vectors, which no samples lie along.
+    """
+    if values.ndim == 0 or len(values) != rows or (axis is not None and axis % values.ndim == 0):
+        return 1
+    return rows

@@ -32,7 +32,7 @@ class Sequences:
         return not self.chosen
 
     @property
-    def how(self) -> str:
+    def judged_by(self) -> str:
         if not self.ctc:
             return "the class with the highest score at every position"
         dropped = "" if self.blank is None else f", class {self.blank} dropped as the blank"

@@ -28,7 +28,7 @@ class Values:
     of_classes: ClassVar[bool] = False
 
     @property
-    def how(self) -> str:
+    def judged_by(self) -> str:
         return "|y' - y| / |y|, the relative change of its numbers"
 
     def tally(self) -> Unjudged:
