@@ -217,4 +217,5 @@ def _facts(side: _Side, feed: Feed, runtime: Runtime) -> ModelFacts:
     with _about(side.name):
         cost = Analysis.of(side.loaded, partial(runtime.trace, feed=feed)).cost
     loaded = side.loaded
-    return ModelFacts(cost.params, cost.macs, loaded.bytes, loaded.sha256, operators(loaded.proto))
+    name = None if loaded.path is None else loaded.path.name
+    return ModelFacts(cost.params, cost.macs, loaded.bytes, loaded.sha256, operators(loaded.proto), name)

@@ -101,6 +101,7 @@ RICH = Config(
     images=ImageOptions((0.1, 0.2, 0.3), (1.0,), 0.5, "nhwc", (8, 9), "bgr"),
     output_kinds={"o": "values"},
     recover=Recovery(steps=5, batch=4, rate=0.1, inner=2.0, augment=False),
+    precision="int8",
     threads=2,
     device="cpu",
 )

@@ -65,9 +65,9 @@ def optimize_parser() -> Parser:
     )
     _add_output(parser)
     _add_budget(parser)
-    _add_method(parser)
+    _add_precision(_add_method(parser))
     _add_data(parser)
-    _add_evaluation(parser)
+    _add_examples(_add_evaluation(parser))
     _add_no_clobber(_add_running(parser))
     parser.add_argument("--version", action=Version, nargs=0, help="print the version")
     _add(parser, "--print-completion", "print what makes a shell complete these options (needs shtab)",
@@ -84,9 +84,9 @@ def plan_parser() -> Parser:
     )
     _add(parser, "--save", "the plan: TOML, or JSON where the suffix is .json", required=True, metavar="FILE")
     _add_budget(parser)
-    _add_method(parser)
+    _add_precision(_add_method(parser))
     _add_data(parser)
-    _add_evaluation(parser)
+    _add_examples(_add_evaluation(parser))
     _add_running(parser)
     return parser
 
@@ -103,8 +103,10 @@ def apply_parser() -> Parser:
     _add(parser, "--force", "apply a plan that was made for another file with the same groups, such as the "
          "next checkpoint of the same network", action="store_true", default=False)  # fmt: skip
     _add_tolerance(parser, "largest change of the answers; exceeding it is an error")
+    _add_max_drop(parser, "largest drop of the score that --eval gives; exceeding it is an error")
+    _add_precision(parser)
     _add_data(parser)
-    _add_evaluation(parser)
+    _add_examples(_add_evaluation(parser))
     _add_no_clobber(_add_running(parser))
     return parser
 
@@ -147,12 +149,16 @@ def _add_budget(parser: Parser) -> None:
     _add(budget, "--latency", "share of the measured time of one run kept", type=float, metavar="F")
     _add_tolerance(budget, "largest change of the answers (default 0.01 without a budget; with one, "
                    "exceeding it is an error)")  # fmt: skip
-    _add(budget, "--max-drop", "largest drop of the score that --eval gives, in its unit, in the place of "
-         "--tolerance", type=float, metavar="D")  # fmt: skip
+    _add_max_drop(budget, "largest drop of the score that --eval gives, in its unit, in the place of "
+                  "--tolerance")  # fmt: skip
 
 
 def _add_tolerance(group: Group, text: str) -> None:
     _add(group, "--tolerance", text, type=float, metavar="T")
+
+
+def _add_max_drop(group: Group, text: str) -> None:
+    _add(group, "--max-drop", text, type=float, metavar="D")
 
 
 def inspect_parser() -> Parser:
@@ -275,7 +281,7 @@ def _add(group: Group, flag: str, text: str, **how: Any) -> None:
     group.add_argument(flag, help=text, **how)
 
 
-def _add_method(parser: Parser) -> None:
+def _add_method(parser: Parser) -> Group:
     method = parser.add_argument_group("how it is done")
     _add(method, "--criterion", "reconstruction, l1, l2, gm or random (default: reconstruction where there "
          "are data, else l1)")  # fmt: skip
@@ -293,15 +299,19 @@ def _add_method(parser: Parser) -> None:
     _add(method, "--recover", "then teach the smaller model by the original, without labels: for a time such "
          "as 2m, or a number of steps (default: five times as long as the rest, at most 10m; needs torch)",
          nargs="?", const="", type=bound, metavar="2m|500")  # fmt: skip
-    fewer = method.add_mutually_exclusive_group()
+    method.add_argument(
+        "--no-depth", dest="depth", action="store_false", help="keep every layer: only make layers narrower"
+    )
+    return method
+
+
+def _add_precision(among: Group) -> None:
+    fewer = among.add_mutually_exclusive_group()
     fewer.add_argument("--int8", dest="precision", action="store_const", const="int8",
                        help="then turn weights and activations into int8 (QuantizeLinear pairs, scales per "
                             "channel), with ranges from the same data")  # fmt: skip
     fewer.add_argument("--fp16", dest="precision", action="store_const", const="fp16",
                        help="then turn them into float16; inputs and outputs stay as they are")  # fmt: skip
-    method.add_argument(
-        "--no-depth", dest="depth", action="store_false", help="keep every layer: only make layers narrower"
-    )
 
 
 def _add_scope(group: Group) -> None:
@@ -341,7 +351,7 @@ def _add_images(data: Group) -> None:
     _add(data, "--resize", "size of images before the centre crop", type=size, metavar="H,W")
 
 
-def _add_evaluation(parser: Parser) -> None:
+def _add_evaluation(parser: Parser) -> Group:
     group = parser.add_argument_group("measuring")
     _add(group, "--eval-calib", "measure parity on these instead of the calibration data", default=None,
          metavar="PATH")  # fmt: skip
@@ -351,6 +361,7 @@ def _add_evaluation(parser: Parser) -> None:
     group.add_argument("--eval-lower-is-better", dest="lower_is_better", action="store_true",
                        help="the score is an error: smaller is better")  # fmt: skip
     _add_output_kinds(group)
+    return group
 
 
 def _add_output_kinds(group: Group) -> None:

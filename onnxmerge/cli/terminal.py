@@ -16,6 +16,8 @@ from onnxmerge.report.document import Document
 from onnxmerge.report.facts import PrecisionFacts, StepFacts
 from onnxmerge.validation import percent
 
+_ROWS = (("MACs", "macs"), ("parameters", "params"), ("bytes", "bytes"), ("operators", "nodes"))
+
 
 class _Console(Console):
     """A console that does not decide how the program ends when nobody reads it any more."""
@@ -89,7 +91,7 @@ class Terminal:
         table = Table("", "first", "second", "share")
         for column in table.columns[1:]:
             column.justify = "right"
-        for name, key in (("MACs", "macs"), ("parameters", "params"), ("bytes", "bytes")):
+        for name, key in _ROWS:
             one, other = (getattr(facts, key) for facts in (report.first, report.second))
             table.add_row(name, f"{one:,}", f"{other:,}", f"{other / one:.1%}" if one else "")
         unit, times = f"latency, ms ({latency.threads} threads)", (latency.before_ms, latency.after_ms)
@@ -179,10 +181,13 @@ def precision_line(found: PrecisionFacts) -> str:
     """The smaller model in the input's own precision, and in fewer bits."""
 
     def told(step: StepFacts) -> str:
-        return f"{step.bytes:,} bytes, change {percent(step.change)}, {step.latency:.2f} of the time"
+        score = "" if step.score is None else f", score {step.score:.6g}"
+        return f"{step.bytes:,} bytes, change {percent(step.change)}, {step.latency:.2f} of the time{score}"
 
     how = f" ({found.why}; ranges of {found.samples} samples)" if found.why else ""
-    return f"fewer channels: {told(found.before)}; as {found.precision}: {told(found.after)}{how}"
+    return (
+        f"in the input's own precision: {told(found.before)}; as {found.precision}: {told(found.after)}{how}"
+    )
 
 
 def recovery_line(found: RecoveryFacts) -> str:
@@ -205,7 +210,7 @@ def before_after(report: Report) -> Table:
     table = Table("", "before", "after", "kept")
     for column in table.columns[1:]:
         column.justify = "right"
-    for name, key in (("MACs", "macs"), ("parameters", "params"), ("bytes", "bytes"), ("operators", "nodes")):
+    for name, key in _ROWS:
         share = after[key] / before[key] if before[key] else 1.0
         table.add_row(name, f"{before[key]:,}", f"{after[key]:,}", f"{share:.1%}")
     unit = f"latency, ms ({latency['threads']} threads)"

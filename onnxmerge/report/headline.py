@@ -47,20 +47,21 @@ def headline(study: Study, decision: Decision, proof: Proof, size: float) -> Hea
         f"{macs / max(cost.macs, 1):.1%} of the multiplications and "
         f"{params / max(cost.params, 1):.1%} of the parameters are kept"
     )
+    plain = decision if decision.lowered is None else decision.lowered.before
     if decision.unchanged:
         kept = "nothing was removed: the output is the input"
+    elif plain.unchanged:
+        kept = "nothing was removed"
     elif not study.analysis.removed(decision.candidate.selection).any():
-        before, after = operators(study.source.loaded.proto), operators(decision.candidate.model)
+        before, after = operators(study.source.loaded.proto), operators(plain.candidate.model)
         kept = f"all channels are kept, and {after} operators do what {before} did"
     if decision.lowered is not None:
         kept += f"; turned into {study.config.precision}, the file takes {percent(size)} of the input's bytes"
-    return Headline(
-        f"{_asked(study, decision)}: {kept}.",
-        "The answers are the input's own."
-        if decision.unchanged
-        else f"{_score(study, proof)}{checked(proof.parity, decision.choice.holdout, study.plausible)}",
-        "One run takes the input's own time." if decision.unchanged else time_taken(proof.latency, "input"),
-    )
+    size_said = f"{_asked(study, decision)}: {kept}."
+    if decision.unchanged:
+        return Headline(size_said, "The answers are the input's own.", "One run takes the input's own time.")
+    found = checked(proof.parity, decision.choice.holdout, study.plausible)
+    return Headline(size_said, f"{_score(study, decision, proof)}{found}", time_taken(proof.latency, "input"))
 
 
 def _asked(study: Study, decision: Decision) -> str:
@@ -78,10 +79,12 @@ def _asked(study: Study, decision: Decision) -> str:
             return f"Asked to remove {value:.1%} of the channels of every group"
     if study.own is not None and study.searches_by_score:
         return f"Asked to keep the drop of {study.own.name} within {study.tolerance:.4g}"
-    return f"Asked to keep the change of the answers within {study.tolerance:.2%}"
+    within = study.tolerance
+    few = f"{within:.2%}" if within >= 1e-4 or not within else f"{100 * within:.3g}%"
+    return f"Asked to keep the change of the answers within {few}"
 
 
-def _score(study: Study, proof: Proof) -> str:
+def _score(study: Study, decision: Decision, proof: Proof) -> str:
     """A sentence about the user's own score, with a space after it; nothing where there is none."""
     own = study.own
     if own is None or proof.score is None:
@@ -93,7 +96,8 @@ def _score(study: Study, proof: Proof) -> str:
         found = f"stays at {own.before:.6g}"
     elif abs(drop) <= own.spread:
         found = f"{moved}, no more than two evaluations of the input differ by ({own.spread:.4g})"
-    several = own.looked_at if study.searches_by_score else 0
+    searched = study.searches_by_score and not decision.choice.planned
+    several = own.looked_at if searched else 0
     chosen = (
         f"; {several} candidates were looked at on the same data, so this flatters" if several > 1 else ""
     )
@@ -124,7 +128,7 @@ def answers(parity: Parity, holdout: Holdout) -> str:
     sure = (
         f"with {CONFIDENCE:.0%} confidence in at least {percent(max(1 - most, 0.0))}"
         if worst.found.stays
-        else f"with {CONFIDENCE:.0%} confidence by at most {bound}"
+        else f"with {CONFIDENCE:.0%} confidence by {'' if bound.startswith('less') else 'at most '}{bound}"
     )
     said = parity.said
     said = f"{said[:-1]}; {sure})" if said.endswith(")") else f"{said} ({sure})"
