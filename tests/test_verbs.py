@@ -219,7 +219,8 @@ def test_compare_is_a_check_for_pipelines(made, tmp_path, monkeypatch, capsys):
     assert run(*command, "--max-change", 1.0, "--report", report) == 0
     printed = capsys.readouterr()
     content = json.loads(report.read_text())
-    assert content["parity"]["samples"] == len(IMAGES) and content["parity"]["basis"] == "evaluation"
+    assert content["parity"]["samples"] == len(IMAGES) and content["parity"]["basis"] == "compared"
+    assert "whether a model was fitted to them is not known here" in content["headline"]["answers"]
     assert content["config"]["samples"] is None and content["config"]["calibration"] == str(CALIB)
     assert content["second"]["bytes"] == (made / "out.onnx").stat().st_size
     assert content["second"]["macs"] < content["first"]["macs"]

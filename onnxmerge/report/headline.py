@@ -148,6 +148,8 @@ def measured_on(parity: Parity, holdout: Holdout) -> str:
             found = f"{count} of {parity.source} that were held out: nothing was fitted to them"
         case "evaluation":
             found = f"{count} of {parity.source}, given to measure on"
+        case "compared":
+            found = f"{count} of {parity.source}; whether a model was fitted to them is not known here"
         case "calibration":
             found = f"{count} of {parity.source}: nothing was fitted to them"
         case "fit":
