@@ -143,7 +143,10 @@ def told(precision: str, before: tuple[float, float], after: tuple[float, float]
     proofs = [SimpleNamespace(parity=SimpleNamespace(change=c), latency=SimpleNamespace(ratio=r))
               for c, r in (before, after)]  # fmt: skip
     study = SimpleNamespace(
-        config=SimpleNamespace(precision=precision), tolerance=0.01, searches_by_score=False
+        config=SimpleNamespace(precision=precision),
+        samples=SimpleNamespace(kind="given"),
+        tolerance=0.01,
+        searches_by_score=False,
     )
     return list(_of_precision(study, SimpleNamespace(before=proofs[0], **vars(proofs[1]))))
 
@@ -224,6 +227,12 @@ def test_a_plan_says_what_it_is_turned_into(options):
     assert "precision" not in plain.method
     later = onnxmerge.optimize(NET, plan=plain, precision="fp16", **rest)
     assert types_of_weights(later.model) == {TensorProto.FLOAT16}
+
+
+def test_ranges_without_data_are_said_to_be_none_of_the_models_own():
+    report = onnxmerge.optimize(NET, ratio=0.1, precision="int8", threads=1, tolerance=10, samples=64).report
+    [found] = [warning for warning in report.warnings if "the ranges of int8 were seen on" in warning]
+    assert report.calibration.source in found and "calibration=" in found
 
 
 def test_ranges_are_seen_on_samples_that_do_not_judge():

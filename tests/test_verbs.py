@@ -227,7 +227,10 @@ def test_compare_is_a_check_for_pipelines(made, tmp_path, monkeypatch, capsys):
     assert f"{content['second']['macs']:,}" in printed.out and "of the first model's time" in printed.out
     assert run(*command, "--max-change", 0.0001, "--json", "-q") == 6
     printed = capsys.readouterr()
-    assert json.loads(printed.out)["parity"]["change"] == content["parity"]["change"] > 0.0001
+    content_printed = json.loads(printed.out)
+    assert content_printed["parity"]["change"] == content["parity"]["change"] > 0.0001
+    assert content_printed["command"].startswith("onnxmerge compare ")
+    assert content["first"]["name"] == "digits.onnx" and content["second"]["name"] == "out.onnx"
     assert "above the 0.0001 allowed (measured on 512 samples" in printed.err
     assert run(*command, "--max-change", 1.0, "--max-latency", 1e-6, "-q", "--samples", 40) == 11
     assert "of the first model's time" in capsys.readouterr().err

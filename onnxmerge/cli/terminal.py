@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from rich.console import Console
 from rich.table import Table
@@ -12,7 +13,6 @@ from onnxmerge.cli.progress import shown
 from onnxmerge.cli.streams import STREAM
 from onnxmerge.outcomes import RecoveryFacts
 from onnxmerge.report import Comparison, Inspection, Report, Sweep
-from onnxmerge.report.document import Document
 from onnxmerge.report.facts import PrecisionFacts, StepFacts
 from onnxmerge.validation import percent
 
@@ -35,6 +35,7 @@ class Terminal:
         verbose: print every group and frozen axis, too.
         json: print the report as JSON on stdout, and everything else on stderr.
         aside: print everything else on stderr, because stdout is taken.
+        command: the command line, for that JSON.
         words: brings messages that name arguments into the words of the command line.
     """
 
@@ -45,11 +46,13 @@ class Terminal:
         verbose: bool = False,
         json: bool = False,
         aside: bool = False,
+        command: str | None = None,
         words: Callable[[str], str] = str,
     ) -> None:
         self._quiet = quiet
         self._verbose = verbose
         self._json = json
+        self._command = command
         self._words = words
         self._out = _Console(stderr=aside or json, highlight=False, soft_wrap=True)
         self._err = _Console(stderr=True, highlight=False, soft_wrap=True)
@@ -102,9 +105,9 @@ class Terminal:
         self._warn(report)
         self._headline(report)
 
-    def _print_json(self, report: Document) -> None:
+    def _print_json(self, report: Report | Inspection | Sweep | Comparison) -> None:
         if self._json:
-            print(report.to_json(), flush=True)
+            print(replace(report, command=self._command).to_json(), flush=True)
 
     def _headline(self, report: Report | Comparison) -> None:
         for sentence in report["headline"].values():

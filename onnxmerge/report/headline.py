@@ -6,6 +6,7 @@ No figure stands alone: each says what it was measured on, and how sure it is.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 
 from onnxmerge.data.generic import Plausible
 from onnxmerge.data.holdout import Holdout
@@ -92,7 +93,9 @@ def _score(study: Study, decision: Decision, proof: Proof) -> str:
     drop = own.drop(proof.score)
     moved = f"goes from {own.before:.6g} to {proof.score:.6g}"
     found = f"{moved}, a {'drop' if drop > 0 else 'gain'} of {abs(drop):.4g}"
-    if drop == 0:
+    if not isfinite(proof.score):
+        found = f"{moved}, which is no score"
+    elif drop == 0:
         found = f"stays at {own.before:.6g}"
     elif abs(drop) <= own.spread:
         found = f"{moved}, no more than two evaluations of the input differ by ({own.spread:.4g})"

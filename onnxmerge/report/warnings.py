@@ -111,6 +111,13 @@ def _of_precision(study: Study, proof: Proof) -> Iterator[str]:
     if proof.before is None:
         return
     name, limit = study.config.precision, DEFAULT_TOLERANCE
+    if name == "int8" and study.samples.kind != "given":
+        several = 1 if study.plausible is None else len(study.plausible.conventions)
+        under = f" under all {several} plausible input conventions at once" if several > 1 else ""
+        yield (
+            f"the ranges of int8 were seen on {study.samples.fit.source}{under}, and real inputs may need "
+            "others: give real ones with calibration="
+        )
     if not study.searches_by_score:
         limit = study.tolerance
     changes = proof.before.parity.change, proof.parity.change
