@@ -20,7 +20,7 @@ from onnxmerge.data import Dataset, holds_images
 from onnxmerge.data.dataset import mixture
 from onnxmerge.data.gather import MADE_UP_SAMPLES, Reading, gather
 from onnxmerge.data.generic import Plausible
-from onnxmerge.data.holdout import Holdout
+from onnxmerge.data.holdout import Holdout, Samples
 from onnxmerge.data.model_inputs import fixed_batch
 from onnxmerge.errors import ModelError, OnnxMergeError
 from onnxmerge.graph.constants import operators
@@ -98,8 +98,10 @@ def compare(
         notes = _ensure_comparable(reference, other)
         kinds = output_kinds(reference.loaded.proto, config.output_kinds)
     with clock("data"):
-        holdout, plausible = _data(reference, calibration, most, config, runtime, kinds)
-        kinds = seen(kinds, reference.loaded.proto, reference.session, holdout.judged)
+        samples, plausible = _gathered(reference, calibration, most, config, runtime, kinds)
+        # As a run judges them: what an output is may show in what the reference answers.
+        kinds = seen(kinds, reference.loaded.proto, reference.session, samples.fit)
+        holdout = _compared_on(samples, most, config, given=calibration is not None)
         holdout = replace(holdout, judged=_in_batches_of(other.session, holdout.judged))
     feed = next(iter(holdout.judged.feeds(batch=1)))
     with clock("parity"):
@@ -169,30 +171,34 @@ def _by_name(values: tuple[TensorInfo, ...]) -> dict[str, TensorInfo]:
     return {value.name: value for value in values}
 
 
-def _data(
+def _gathered(
     reference: _Side,
     calibration: Any,
     most: int | None,
     config: Config,
     runtime: Runtime,
     kinds: dict[str, Judgement],
-) -> tuple[Holdout, Plausible | None]:
-    """What is compared on; ``most`` bounds the samples of data that were given."""
+) -> tuple[Samples, Plausible | None]:
+    """The data; ``most`` bounds the samples of those that were given."""
     # Of what stands in, only what would judge a run is used, and that has its own size.
     count = MADE_UP_SAMPLES if calibration is None else most
     reading = Reading(config.images, count, config.shapes, config.seed)
     # Folders of images may have to be read under several conventions; then all of them are to judge.
     again = calibration if holds_images(calibration) else None
     loaded, session = reference.loaded, reference.session
-    samples, plausible = gather(
-        loaded.proto, session, runtime, calibration, again, class_scores(kinds), reading
-    )
+    return gather(loaded.proto, session, runtime, calibration, again, class_scores(kinds), reading)
+
+
+def _compared_on(samples: Samples, most: int | None, config: Config, *, given: bool) -> Holdout:
+    """What is compared on; ``most`` bounds the samples of data that were given."""
     found = Holdout.of(samples, config.seed, fits=False)
-    if most is not None and again is not None:
+    if not given:
+        return found
+    if most is not None:
         # The same images under every convention.
         parts = [part.take(most, config.seed) for part in found.judged.parts()]
         found = replace(found, judged=mixture(parts))
-    return (found if calibration is None else replace(found, basis="evaluation")), plausible
+    return replace(found, basis="compared")
 
 
 def _in_batches_of(session: Session, data: Dataset) -> Dataset:
@@ -221,4 +227,5 @@ def _facts(side: _Side, feed: Feed, runtime: Runtime) -> ModelFacts:
     with _about(side.name):
         cost = Analysis.of(side.loaded, partial(runtime.trace, feed=feed)).cost
     loaded = side.loaded
-    return ModelFacts(cost.params, cost.macs, loaded.bytes, loaded.sha256, operators(loaded.proto))
+    name = None if loaded.path is None else loaded.path.name
+    return ModelFacts(cost.params, cost.macs, loaded.bytes, loaded.sha256, operators(loaded.proto), name)

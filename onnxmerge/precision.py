@@ -32,14 +32,15 @@ def refuse_precision(loaded: LoadedModel, config: Config) -> None:
 def lowered(study: Study, decision: Decision) -> Decision:
     """The decision with its models in fewer bits, where that is asked for.
 
-    Ranges of activations are seen on samples that judge nothing.
+    Ranges of activations are seen on samples that do not judge the result: the same ones whether a search or
+    a plan decided.
 
     Raises:
         ModelError: onnxruntime's tools cannot do it.
     """
     if study.config.precision is None:
         return decision
-    data = decision.choice.holdout.fit.take(SAMPLES, study.config.seed)
+    data = study.holdout().fit.take(SAMPLES, study.config.seed)
     target = study.config.target
     how = Int8.of(study.runtime.device if target == "auto" else target)
 

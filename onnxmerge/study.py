@@ -122,8 +122,9 @@ class Study:
 
     @property
     def _learns(self) -> bool:
-        """Whether anything is fitted to the values of the data, or learned from them."""
-        return self.method.fits_data or self.config.recovery is not None
+        """Whether anything is fitted to the values of the data, or learned from them, ranges included."""
+        learns = self.config.recovery is not None or self.config.precision == "int8"
+        return self.method.fits_data or learns
 
     def without(self, names: Collection[str]) -> Study:
         """The same with fewer groups to choose from."""

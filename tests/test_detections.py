@@ -381,6 +381,9 @@ def test_a_run_counts_boxes_and_says_so(tmp_path):
     proto = with_cells(model(ONE_OUTPUT), corner=False)
     result = onnxmerge.optimize(proto, calibration=spots(64), macs=0.6)
     report = result.report
+    beside = onnxmerge.compare(proto, result.model, calibration=spots(64), threads=1)
+    assert [o.kind for o in beside.parity.outputs] == ["detections"]
+    assert "of the detections change (F1 0." in beside.headline.answers
     (output,) = report.parity.outputs
     assert output.kind == "detections" and "centres and sizes" in output.judged
     assert {m.name: m.counts for m in output.measures}["detections"]

@@ -184,6 +184,9 @@ def test_numbers_of_numpy_and_nan_of_a_smaller_model():
     values = iter([np.float32(2), np.array(2), np.float64("nan")])
     with pytest.raises(ToleranceExceeded, match="to nan, a drop of inf"):
         optimize(macs=0.5, evaluate=lambda _: next(values), max_drop=1.0)
+    values = iter([2.0, 2.0, float("nan")])
+    said = optimize(macs=0.5, evaluate=lambda _: next(values)).report.headline.answers
+    assert "goes from 2 to nan, which is no score." in said
 
 
 def test_options_that_contradict_one_another():

@@ -20,7 +20,15 @@ from onnxmerge.cli import main
 from onnxmerge.outcomes import RecoveryFacts, TriedShape
 from onnxmerge.report import Inspection, Report, Sweep
 from onnxmerge.report.chart import _ticks, curve
-from onnxmerge.report.facts import ConventionFacts, ConventionParity, GroupWidths, SearchFacts
+from onnxmerge.report.facts import (
+    ConventionFacts,
+    ConventionParity,
+    GroupWidths,
+    PrecisionFacts,
+    ScoreFacts,
+    SearchFacts,
+    StepFacts,
+)
 from onnxmerge.report.html import number, seconds, share, size
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -208,6 +216,33 @@ def test_what_is_there_only_sometimes_is_said(result, inspection):
         assert part in bare
     assert "was not taught: too few inputs" in bare
     assert "No channel of this model" in Page(replace(inspection, groups=()).to_html()).text
+
+
+def test_the_own_score_and_every_step_of_precision_are_shown(result, swept):
+    report = result.report
+    own = ScoreFacts("word_error_rate", True, 4.125, 4.5, 0.375, 0.0625, 9, True, 1.0)
+    steps = StepFacts(40_000, 0.02, 0.04, 0.8, 4.25), StepFacts(12_000, 0.03, 0.05, 0.45, 4.5)
+    int8 = PrecisionFacts("int8", "signed activations", 128, *steps)
+    asked = replace(report.asked, kind="max_drop")
+    search = SearchFacts(0.4, 0.01, 0.03, "held-out images", 64)
+    [(_, page)] = documents(replace(report, score=own, precision=int8, asked=asked, search=search))
+    text = " ".join(page.text.split())
+    assert "smaller is better; two evaluations of the input differ by 0.0625" in text
+    assert (
+        "it chose the widths, so this flatters" in text and "drop of your own score that was allowed" in text
+    )
+    for part in ("4.125", "4.25", "40 kB", "12 kB", "80.0%", "as int8, which was written", "on 128 samples"):
+        assert part in text
+    [(_, page)] = documents(replace(report, score=None, precision=replace(int8, why="")))
+    assert "word_error_rate" not in page.text and "as int8" in page.text
+    points = [replace(p, score=4.625, recovered_score=4.375, recovered_change=0.0) for p in swept.points]
+    curve = replace(swept, points=tuple(points), measure="word_error_rate", score=4.125)
+    [(_, page)] = documents(curve)
+    text = " ".join(page.text.split())
+    assert "The input's score by word_error_rate is 4.125." in text and curve.judged in text
+    assert text.count("4.625") == text.count("4.375") == len(points)
+    shown = [Page(one._repr_html_()).text for one in (curve, replace(report, score=own))]
+    assert "4.625" in shown[0] and "4.125" in shown[1]
 
 
 def test_saved_by_its_suffix(result, tmp_path):

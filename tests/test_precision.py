@@ -18,6 +18,7 @@ import onnxmerge
 from onnxmerge import limits
 from onnxmerge.cli import main
 from onnxmerge.errors import ModelError, ToleranceExceeded, UsageError
+from onnxmerge.plan import Plan
 from onnxmerge.report.warnings import _of_precision
 from onnxmerge.runtime import Runtime, quantisation
 from onnxmerge.runtime.quantisation import Int8, to_float16, to_int8
@@ -68,6 +69,7 @@ def test_each_step_is_measured_and_the_headline_is_of_what_is_written(precision,
 def test_nothing_removed_is_lowered_all_the_same():
     result = optimize(ratio=0.0, precision="int8")
     assert not result.report.unchanged and result.report.precision.before.change == 0
+    assert "of every group: nothing was removed; turned into int8" in result.report.headline.size
     assert types_of_weights(result.model) == {TensorProto.INT8}
     assert result.report.precision.before.bytes == result.report.input.bytes > result.report.output.bytes
 
@@ -141,7 +143,10 @@ def told(precision: str, before: tuple[float, float], after: tuple[float, float]
     proofs = [SimpleNamespace(parity=SimpleNamespace(change=c), latency=SimpleNamespace(ratio=r))
               for c, r in (before, after)]  # fmt: skip
     study = SimpleNamespace(
-        config=SimpleNamespace(precision=precision), tolerance=0.01, searches_by_score=False
+        config=SimpleNamespace(precision=precision),
+        samples=SimpleNamespace(kind="given"),
+        tolerance=0.01,
+        searches_by_score=False,
     )
     return list(_of_precision(study, SimpleNamespace(before=proofs[0], **vars(proofs[1]))))
 
@@ -149,9 +154,9 @@ def told(precision: str, before: tuple[float, float], after: tuple[float, float]
 def test_what_was_not_worth_it_is_said():
     assert told("int8", (0.002, 0.7), (0.009, 0.4)) == []
     (large,) = told("int8", (0.002, 0.7), (0.05, 0.4))
-    assert "as int8 the answers change by 0.05, where fewer channels alone change them by 0.002" in large
+    assert "as int8 the answers change by 0.05, in the input's own precision by 0.002" in large
     (slow,) = told("fp16", (0.002, 0.7), (0.002, 0.9))
-    assert "a run takes 0.90 of the input's time here, where fewer channels alone take 0.70" in slow
+    assert "a run takes 0.90 of the input's time here, in the input's own precision 0.70" in slow
     assert "leave precision= out" in slow
 
 
@@ -199,3 +204,38 @@ def test_the_same_command_gives_the_same_bytes_and_says_little(tmp_path, capsys)
     assert json.loads((tmp_path / "a.onnx.json").read_text())["config"]["precision"] == "int8"
     subprocess.run([sys.executable, "-m", "onnxmerge", *commands[1], "-q"], check=True)
     assert outs[0].read_bytes() == outs[1].read_bytes()
+    again = tmp_path / "again.onnx"
+    assert main([str(tmp_path / "net.onnx"), str(again), "--config", f"{outs[0]}.json", "-q"]) == 0
+    assert again.read_bytes() == outs[0].read_bytes()
+    assert main(["sweep", str(tmp_path / "net.onnx"), "--int8"]) == 2
+    assert "there is no option --int8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [{"ratio": None, "tolerance": 0.3}, {"precision": "fp16"}])
+def test_a_plan_says_what_it_is_turned_into(options):
+    made = {"precision": "int8", "target": "tensorrt"} | options
+    first = optimize(**made)
+    plan = Plan.from_toml(first.plan.to_toml())
+    rest = {"calibration": DATA, "threads": 1, "device": "cpu"}
+    again = onnxmerge.optimize(NET, plan=plan, **rest)
+    assert again.model.SerializeToString() == first.model.SerializeToString()
+    assert "turned into" in again.report.headline.size
+    other = {"int8": "fp16", "fp16": "int8"}[made["precision"]]
+    with pytest.raises(UsageError, match="contradicts the plan"):
+        onnxmerge.optimize(NET, plan=plan, precision=other, **rest)
+    plain = optimize(**{name: value for name, value in options.items() if name != "precision"}).plan
+    assert "precision" not in plain.method
+    later = onnxmerge.optimize(NET, plan=plain, precision="fp16", **rest)
+    assert types_of_weights(later.model) == {TensorProto.FLOAT16}
+
+
+def test_ranges_without_data_are_said_to_be_none_of_the_models_own():
+    report = onnxmerge.optimize(NET, ratio=0.1, precision="int8", threads=1, tolerance=10, samples=64).report
+    [found] = [warning for warning in report.warnings if "the ranges of int8 were seen on" in warning]
+    assert report.calibration.source in found and "calibration=" in found
+
+
+def test_ranges_are_seen_on_samples_that_do_not_judge():
+    report = optimize(precision="int8", compensation="none", criterion="l1").report
+    assert report.parity.basis == "held out"
+    assert report.precision.samples + report.parity.samples == report.calibration.samples

@@ -17,13 +17,14 @@ from onnxmerge.rewrite.scales import merge_scales
 NUMBERS = "float three = {3.0}, float zero = {0.0}, float six = {6.0}"
 
 
-def merged(proto: onnx.ModelProto) -> onnx.ModelProto:
+def merged(proto: onnx.ModelProto, feed: support.Feed | None = None) -> onnx.ModelProto:
     """The model after merging, checked to compute what it computed, its names included."""
-    editor = Editor(canonicalize(proto))
-    merge_scales(editor)
+    feed = feed or support.random_feed(support.RUNTIME.session(proto))
+    graph = canonicalize(proto)
+    editor = Editor(graph)
+    merge_scales(editor, support.RUNTIME.trace(export_model(graph, proto), feed))
     result = export_model(editor.graph, proto)
     onnx.checker.check_model(result, full_check=True)
-    feed = support.random_feed(support.RUNTIME.session(proto))
     common = {name for node in proto.graph.node for name in node.output}
     common &= {name for node in result.graph.node for name in node.output}
     before, after = (values_of(one, feed, common) for one in (proto, result))
@@ -37,7 +38,8 @@ def values_of(proto: onnx.ModelProto, feed, names) -> dict[str, np.ndarray]:
     shown = onnx.ModelProto()
     shown.CopyFrom(proto)
     del shown.graph.output[:]
-    shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(names))
+    kinds = {value.name: value for value in proto.graph.output}
+    shown.graph.output.extend(kinds.get(name, onnx.ValueInfoProto(name=name)) for name in sorted(names))
     return support.RUNTIME.session(shown).run(feed)
 
 
@@ -84,6 +86,16 @@ CASES = {
         "n = BatchNormalization(x, g, b, m, var) s = Mul(n, k) y = Add(s, t)",
         "float[4] g, float[4] b, float[4] m, float[4] var, float[4,1,1] k, float[1] t",
         {"BatchNormalization": 1},
+    ),
+    "a shift that cancels a bias": (
+        "h = Conv(x, w, one) y = Sub(h, k)",
+        "float[3,4,3,3] w, float[3] one = {1.0,1.0,1.0}, float k = {1.0}",
+        {"Conv": 1},
+    ),
+    "a scale of zero": (
+        "h = Conv(x, w, b) y = Mul(h, zero)",
+        f"float[3,4,3,3] w, float[3] b, {NUMBERS}",
+        {"Conv": 1},
     ),
     "a hard swish that was written out": (
         "h = Conv(x, w) s = Add(h, three) c = Clip(s, zero, six) p = Mul(h, c) y = Div(p, six)",
@@ -166,9 +178,71 @@ def test_what_stays(case):
     assert operators(merged(proto)) == operators(proto)
 
 
+WIDENS = {
+    "a scale": ("h = Mul(x, k) y = Conv(h, w)", {"Mul": 1, "Conv": 1}),
+    "a shift": ("h = Add(x, k) y = Conv(h, w)", {"Add": 1, "Conv": 1}),
+    "both": ("h = Mul(x, k) s = Add(h, t) y = Conv(s, w)", {"Mul": 1, "Conv": 1}),
+}
+
+
+@pytest.mark.parametrize("case", WIDENS.values(), ids=WIDENS)
+def test_numbers_that_make_several_channels_of_one_stay(case):
+    body, expected = case
+    weights = "float[3,4,3,3] w, float[4,1,1] k, float[4,1,1] t"
+    proto = model(body, weights, "float[2,1,5,5] x")
+    assert operators(merged(proto)) == expected
+    column = model("h = Mul(x, k) y = Gemm(h, w)", "float[6,3] w, float[6] k", "float[5,1] x", "float[a,b] y")
+    assert operators(merged(column)) == operators(column)
+
+
+def test_numbers_beyond_single_precision_stay():
+    proto = model("h = Mul(x, k) y = Mul(h, l)", "float k = {1e30}, float l = {1e30}")
+    tiny = {"x": np.full((2, 4, 5, 5), 1e-30, dtype=np.float32)}
+    assert operators(merged(proto, tiny)) == {"Mul": 2}
+    proto = model("h = Conv(x, w) y = Mul(h, k)", "float[3,4,3,3] w, float k = {1e10}")
+    large = np.full((3, 4, 3, 3), 1e30, dtype=np.float32)
+    weights = {tensor.name: tensor for tensor in proto.graph.initializer}
+    weights["w"].CopyFrom(onnx.numpy_helper.from_array(large, "w"))
+    tiny = {"x": np.full((2, 4, 5, 5), 1e-30, dtype=np.float32)}
+    assert operators(merged(proto, tiny)) == {"Conv": 1, "Mul": 1}
+
+
+def test_a_normalisation_per_place_keeps_its_scale():
+    weights = "float[3,2,2] g, float[3,2,2] b, float[3,2,2] m, float[3,2,2] var, float k"
+    proto = support.model(
+        f"g (float[2,3,2,2] x) => (float[a,b,c,d] y) <{weights}> {{"
+        " n = BatchNormalization<spatial=0>(x, g, b, m, var) y = Mul(n, k) }",
+        opset=8,
+    )
+    assert operators(merged(proto)) == operators(proto)
+
+
+@pytest.mark.parametrize("read", ["h", "w", "b", "k", "s"])
+def test_what_a_branch_reads_stays_as_it_is(read):
+    rank = {"b": "[a]", "k": "[a]"}.get(read, "[a,b,c,d]")
+    proto = support.model(f"""g (float[2,4,5,5] x, bool c) => (float[e,f,g,h] r, float{rank} z)
+        <float[3,4,3,3] w, float[3] b, float[1] k> {{
+        h = Conv(x, w, b) s = Mul(h, k) r = Relu(s) z = Identity(x) }}""")
+    branches = {}
+    for name, op in (("then_branch", "Relu"), ("else_branch", "Neg")):
+        out = onnx.helper.make_tensor_value_info(f"{op}_out", onnx.TensorProto.FLOAT, None)
+        inner = onnx.helper.make_node(op, [read], [out.name])
+        branches[name] = onnx.helper.make_graph([inner], op, [], [out])
+    proto.graph.node[-1].CopyFrom(onnx.helper.make_node("If", ["c"], ["z"], **branches))
+    images = np.random.default_rng(0).standard_normal((2, 4, 5, 5)).astype(np.float32)
+    for chosen in (True, False):
+        result = merged(proto, {"x": images, "c": np.array(chosen)})
+    assert ("Mul" in operators(result)) == (read in "hw")
+
+
 def test_an_output_of_the_graph_keeps_its_name_and_its_values():
     proto = support.model(
         "g (float[2,4,5,5] x) => (float[a,b,c,d] h, float[a,b,c,d] y) <float[3,4,3,3] w, float[1] k> {"
+        " h = Conv(x, w) y = Mul(h, k) }"
+    )
+    assert operators(merged(proto)) == {"Conv": 1, "Mul": 1}
+    proto = support.model(
+        "g (float[2,4,5,5] x) => (float[a,b,c,d] y, float[3,4,3,3] w) <float[3,4,3,3] w, float[1] k> {"
         " h = Conv(x, w) y = Mul(h, k) }"
     )
     assert operators(merged(proto)) == {"Conv": 1, "Mul": 1}
@@ -192,7 +266,10 @@ def test_without_a_channel_to_remove_fewer_operators_are_written():
     assert not report.unchanged and all(group.before == group.after for group in report.groups)
     assert (report.input.nodes, report.output.nodes) == (7, 4)
     assert "all channels are kept, and 4 operators do what 7 did" in report.headline.size
-    assert report.parity.change < 1e-5
+    assert report.parity.change < 1e-5 and "within 0.001%:" in report.headline.size
+    assert "by less than 0.1%)" in report.headline.answers
+    lower = onnxmerge.optimize(proto, calibration=images, tolerance=1e-5, threads=1, precision="int8")
+    assert "all channels are kept, and 4 operators do what 7 did; turned" in lower.report.headline.size
     assert operators(result.model) == {"Conv": 2, "HardSigmoid": 1, "Mul": 1}
 
 

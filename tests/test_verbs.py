@@ -219,14 +219,18 @@ def test_compare_is_a_check_for_pipelines(made, tmp_path, monkeypatch, capsys):
     assert run(*command, "--max-change", 1.0, "--report", report) == 0
     printed = capsys.readouterr()
     content = json.loads(report.read_text())
-    assert content["parity"]["samples"] == len(IMAGES) and content["parity"]["basis"] == "evaluation"
+    assert content["parity"]["samples"] == len(IMAGES) and content["parity"]["basis"] == "compared"
+    assert "whether a model was fitted to them is not known here" in content["headline"]["answers"]
     assert content["config"]["samples"] is None and content["config"]["calibration"] == str(CALIB)
     assert content["second"]["bytes"] == (made / "out.onnx").stat().st_size
     assert content["second"]["macs"] < content["first"]["macs"]
     assert f"{content['second']['macs']:,}" in printed.out and "of the first model's time" in printed.out
     assert run(*command, "--max-change", 0.0001, "--json", "-q") == 6
     printed = capsys.readouterr()
-    assert json.loads(printed.out)["parity"]["change"] == content["parity"]["change"] > 0.0001
+    content_printed = json.loads(printed.out)
+    assert content_printed["parity"]["change"] == content["parity"]["change"] > 0.0001
+    assert content_printed["command"].startswith("onnxmerge compare ")
+    assert content["first"]["name"] == "digits.onnx" and content["second"]["name"] == "out.onnx"
     assert "above the 0.0001 allowed (measured on 512 samples" in printed.err
     assert run(*command, "--max-change", 1.0, "--max-latency", 1e-6, "-q", "--samples", 40) == 11
     assert "of the first model's time" in capsys.readouterr().err

@@ -20,7 +20,7 @@ from onnxmerge.study import Study
 # What a plan records of a configuration: the methods, and the options that change what they compute; and how
 # the data were read, which counts where nothing else is said. The data are given again.
 _METHODS = ("criterion", "allocation", "compensation", "threshold", "trade_off", "patches")
-_RECORDED = (*_METHODS, "seed", "recover")
+_RECORDED = (*_METHODS, "seed", "recover", "precision", "target")
 _READING = ("samples", "shapes", "images")
 # What a candidate may have been fitted to, see ``outcomes.Choice``.
 FIT_ON = ("all", "rest", "part")
@@ -121,7 +121,10 @@ def _data(study: Study) -> dict[str, object]:
 def recorded(method: Method, config: Config) -> dict[str, object]:
     """The method of a run and its options, as a plan carries them."""
     options = config.as_dict()
-    return {name: options[name] for name in _RECORDED} | asdict(method)
+    found = {name: options[name] for name in _RECORDED} | asdict(method)
+    if config.precision is None:
+        del found["precision"], found["target"]
+    return found
 
 
 def config_of_plan(config: Config, plan: Plan, given: Collection[str] = ()) -> Config:

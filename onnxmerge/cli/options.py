@@ -31,9 +31,8 @@ exit codes:
   3  the model cannot be read, is not valid, or does not run in onnxruntime
   4  the calibration data does not fit the model
   5  the budget cannot be met
-  6  at the given budget the change exceeds --tolerance, or the drop of the own score --max-drop; without
-     data and without either, the change on made-up inputs exceeds 20%; the change of a comparison
-     exceeds --max-change
+  6  at the given budget or plan the change exceeds --tolerance, or the drop of the own score --max-drop;
+     without data, 20% on made-up inputs; or the change of a comparison exceeds --max-change
   7  OUT or the report cannot be written
   8  the device does not work here
   9  a defect of onnxmerge: an error that nobody foresaw, or a result that failed its own checks
@@ -60,12 +59,10 @@ def optimize_parser() -> Parser:
     )
     _add_output(parser)
     _add_budget(parser)
-    _add_method(parser)
+    _add_precision(_add_method(parser))
     _add_data(parser)
-    _add_evaluation(parser)
-    running = _add_running(parser)
-    _add_examples(running)
-    _add_no_clobber(running)
+    _add_examples(_add_evaluation(parser))
+    _add_no_clobber(_add_running(parser))
     parser.add_argument("--version", action=Version, nargs=0, help="print the version")
     _add(parser, "--print-completion", "print what makes a shell complete these options (needs shtab)",
          metavar="bash|zsh|...", action=Completion)  # fmt: skip
@@ -81,10 +78,10 @@ def plan_parser() -> Parser:
     )
     _add(parser, "--save", "the plan: TOML, or JSON where the suffix is .json", required=True, metavar="FILE")
     _add_budget(parser)
-    _add_method(parser)
+    _add_precision(_add_method(parser))
     _add_data(parser)
-    _add_evaluation(parser)
-    _add_examples(_add_running(parser))
+    _add_examples(_add_evaluation(parser))
+    _add_running(parser)
     return parser
 
 
@@ -100,11 +97,11 @@ def apply_parser() -> Parser:
     _add(parser, "--force", "apply a plan that was made for another file with the same groups, such as the "
          "next checkpoint of the same network", action="store_true", default=False)  # fmt: skip
     _add_tolerance(parser, "largest change of the answers; exceeding it is an error")
+    _add_max_drop(parser, "largest drop of the score that --eval gives; exceeding it is an error")
+    _add_precision(parser)
     _add_data(parser)
-    _add_evaluation(parser)
-    running = _add_running(parser)
-    _add_examples(running)
-    _add_no_clobber(running)
+    _add_examples(_add_evaluation(parser))
+    _add_no_clobber(_add_running(parser))
     return parser
 
 
@@ -190,15 +187,19 @@ def _add_budget(parser: Parser) -> None:
     _add(budget, "--latency", "share of the measured time of one run kept", type=float, metavar="F")
     _add_tolerance(budget, "largest change of the answers (default 0.01 without a budget; with one, "
                    "exceeding it is an error)")  # fmt: skip
-    _add(budget, "--max-drop", "largest drop of the score that --eval gives, in its unit, in the place of "
-         "--tolerance", type=float, metavar="D")  # fmt: skip
+    _add_max_drop(budget, "largest drop of the score that --eval gives, in its unit, in the place of "
+                  "--tolerance")  # fmt: skip
 
 
 def _add_tolerance(group: Group, text: str) -> None:
     _add(group, "--tolerance", text, type=float, metavar="T")
 
 
-def _add_method(parser: Parser) -> None:
+def _add_max_drop(group: Group, text: str) -> None:
+    _add(group, "--max-drop", text, type=float, metavar="D")
+
+
+def _add_method(parser: Parser) -> Group:
     method = parser.add_argument_group("how it is done")
     _add(method, "--criterion", "reconstruction, l1, l2, gm or random (default: reconstruction where there "
          "are data, else l1)")  # fmt: skip
@@ -216,15 +217,19 @@ def _add_method(parser: Parser) -> None:
     _add(method, "--recover", "then teach the smaller model by the original, without labels: for a time such "
          "as 2m, or a number of steps (default: five times as long as the rest, at most 10m; needs torch)",
          nargs="?", const="", type=bound, metavar="2m|500")  # fmt: skip
-    fewer = method.add_mutually_exclusive_group()
+    method.add_argument(
+        "--no-depth", dest="depth", action="store_false", help="keep every layer: only make layers narrower"
+    )
+    return method
+
+
+def _add_precision(among: Group) -> None:
+    fewer = among.add_mutually_exclusive_group()
     fewer.add_argument("--int8", dest="precision", action="store_const", const="int8",
                        help="then turn weights and activations into int8 (QuantizeLinear pairs, scales per "
                             "channel), with ranges from the same data")  # fmt: skip
     fewer.add_argument("--fp16", dest="precision", action="store_const", const="fp16",
                        help="then turn them into float16; inputs and outputs stay as they are")  # fmt: skip
-    method.add_argument(
-        "--no-depth", dest="depth", action="store_false", help="keep every layer: only make layers narrower"
-    )
 
 
 def _add_scope(group: Group) -> None:
@@ -264,7 +269,7 @@ def _add_images(data: Group) -> None:
     _add(data, "--resize", "size of images before the centre crop", type=size, metavar="H,W")
 
 
-def _add_evaluation(parser: Parser) -> None:
+def _add_evaluation(parser: Parser) -> Group:
     group = parser.add_argument_group("measuring")
     _add(group, "--eval-calib", "measure parity on these instead of the calibration data", default=None,
          metavar="PATH")  # fmt: skip
@@ -274,6 +279,7 @@ def _add_evaluation(parser: Parser) -> None:
     group.add_argument("--eval-lower-is-better", dest="lower_is_better", action="store_true",
                        help="the score is an error: smaller is better")  # fmt: skip
     _add_output_kinds(group)
+    return group
 
 
 def _add_output_kinds(group: Group) -> None:

@@ -92,6 +92,9 @@ def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _value(path: Path, key: str, action: argparse.Action, value: Any) -> Any:
     """A value as the command line would have given it; what ``Config`` checks it checks."""
+    if action.nargs == 0 and key == action.dest and isinstance(action.const, str):
+        # Flags that exclude one another stand for the values of one option.
+        return _typed(path, key, action, value)
     if action.nargs == 0:
         if key == action.dest and isinstance(action.const, str):
             return value  # of several flags the one that stands for this

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from rich.console import Console
 from rich.table import Table
@@ -12,9 +13,10 @@ from onnxmerge.cli.progress import shown
 from onnxmerge.cli.streams import STREAM
 from onnxmerge.outcomes import RecoveryFacts
 from onnxmerge.report import Comparison, Inspection, Report, Sweep
-from onnxmerge.report.document import Document
 from onnxmerge.report.facts import LatencyFacts, ModelFacts, PrecisionFacts, StepFacts
 from onnxmerge.validation import percent
+
+_ROWS = (("MACs", "macs"), ("parameters", "params"), ("bytes", "bytes"), ("operators", "nodes"))
 
 
 class _Console(Console):
@@ -33,6 +35,7 @@ class Terminal:
         verbose: print every group and frozen axis, too.
         json: print the report as JSON on stdout, and everything else on stderr.
         aside: print everything else on stderr, because stdout is taken.
+        command: the command line, for that JSON.
         words: brings messages that name arguments into the words of the command line.
     """
 
@@ -43,11 +46,13 @@ class Terminal:
         verbose: bool = False,
         json: bool = False,
         aside: bool = False,
+        command: str | None = None,
         words: Callable[[str], str] = str,
     ) -> None:
         self._quiet = quiet
         self._verbose = verbose
         self._json = json
+        self._command = command
         self._words = words
         self._out = _Console(stderr=aside or json, highlight=False, soft_wrap=True)
         self._err = _Console(stderr=True, highlight=False, soft_wrap=True)
@@ -92,9 +97,9 @@ class Terminal:
         self._warn(report)
         self._headline(report)
 
-    def _print_json(self, report: Document) -> None:
+    def _print_json(self, report: Report | Inspection | Sweep | Comparison) -> None:
         if self._json:
-            print(report.to_json(), flush=True)
+            print(replace(report, command=self._command).to_json(), flush=True)
 
     def _headline(self, report: Report | Comparison) -> None:
         for sentence in report["headline"].values():
@@ -174,10 +179,13 @@ def precision_line(found: PrecisionFacts) -> str:
     """The smaller model in the input's own precision, and in fewer bits."""
 
     def told(step: StepFacts) -> str:
-        return f"{step.bytes:,} bytes, change {percent(step.change)}, {step.latency:.2f} of the time"
+        score = "" if step.score is None else f", score {step.score:.6g}"
+        return f"{step.bytes:,} bytes, change {percent(step.change)}, {step.latency:.2f} of the time{score}"
 
     how = f" ({found.why}; ranges of {found.samples} samples)" if found.why else ""
-    return f"fewer channels: {told(found.before)}; as {found.precision}: {told(found.after)}{how}"
+    return (
+        f"in the input's own precision: {told(found.before)}; as {found.precision}: {told(found.after)}{how}"
+    )
 
 
 def recovery_line(found: RecoveryFacts) -> str:
@@ -201,7 +209,7 @@ def side_by_side(
     table = Table(*titles)
     for column in table.columns[1:]:
         column.justify = "right"
-    for name, key in (("MACs", "macs"), ("parameters", "params"), ("bytes", "bytes"), ("operators", "nodes")):
+    for name, key in _ROWS:
         one, other = getattr(before, key), getattr(after, key)
         table.add_row(name, f"{one:,}", f"{other:,}", f"{other / one if one else 1.0:.1%}")
     unit, times = f"latency, ms ({latency.threads} threads)", (latency.before_ms, latency.after_ms)

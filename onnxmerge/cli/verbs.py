@@ -167,7 +167,12 @@ def _prepared(
     remove_folders()
     aside = options.json or output == STREAM
     return Terminal(
-        quiet=options.quiet, verbose=options.verbose, json=options.json, aside=aside, words=in_flags
+        quiet=options.quiet,
+        verbose=options.verbose,
+        json=options.json,
+        aside=aside,
+        command=options.command,
+        words=in_flags,
     )
 
 

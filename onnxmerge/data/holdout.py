@@ -45,9 +45,10 @@ class Holdout:
     Attributes:
         judged: no sample of it was fitted or chose, but where ``basis`` says so.
         basis: ``evaluation`` (data given for it), ``held out`` (of the calibration data), ``calibration``
-            (nothing was fitted to it), ``fit`` (what the fit is made of, for want of others or because it
-            was asked for), ``photographs`` (those shipped with the package) or ``made up``. The
-            last two stand in for real data.
+            (nothing was fitted to it), ``compared`` (given to compare two models on, of which nobody knows
+            what they were fitted to), ``fit`` (what the fit is made of, for want of others or because it was
+            asked for), ``photographs`` (those shipped with the package) or ``made up``. The last two stand
+            in for real data.
         choosing: what a search compares candidates on.
     """
 

@@ -33,6 +33,11 @@ class Editor:
         self._tensors = self.graph.tensors()
         self._nodes = list(self.graph.nodes)
         self._names = set(self._tensors) | {node.name for node in self._nodes}
+        # Copies of subgraphs have copies of the stored tensors that they read: only the original tells.
+        own = {id(node) for node in graph.nodes}
+        self._captured = {
+            name for name, tensor in graph.tensors().items() if any(id(u) not in own for u in tensor.outputs)
+        }
 
     def tensor(self, name: str) -> gs.Tensor:
         return self._tensors[name]
@@ -61,7 +66,7 @@ class Editor:
     def own_input(self, node: gs.Node, number: int) -> gs.Tensor:
         """The node's constant input, made its own first where other nodes use it too."""
         tensor = node.inputs[number]
-        if sum(x is tensor for user in tensor.outputs for x in user.inputs) <= 1:
+        if self.read_once(tensor):
             return tensor
         values = self.values(tensor)
         assert values is not None, f"{tensor.name} is computed"
@@ -110,6 +115,11 @@ class Editor:
     def is_output(self, tensor: gs.Tensor) -> bool:
         """Whether a tensor is an output of the graph."""
         return any(output is tensor for output in self.graph.outputs)
+
+    def read_once(self, tensor: gs.Tensor) -> bool:
+        """Whether one node reads a tensor, once; and neither a subgraph nor whoever runs the model does."""
+        places = sum(x is tensor for user in tensor.outputs for x in user.inputs)
+        return places == 1 and tensor.name not in self._captured and not self.is_output(tensor)
 
     def bypass(self, node: gs.Node, kept: gs.Tensor) -> None:
         """Let the users of a node's output read ``kept``.

@@ -95,7 +95,13 @@ def clipped_line(node: gs.Node, values: Values) -> ClippedLine | None:
         bounds[number] = float(stored.reshape(-1)[0])
     low, high = bounds
     made = node.inputs[0].inputs
-    if low != 0 or high is None or not 0 < high < 1e6 or len(made) != 1 or len(node.inputs[0].outputs) != 1:
+    if (
+        low != 0
+        or high is None
+        or not 1e-6 < high < 1e6
+        or len(made) != 1
+        or len(node.inputs[0].outputs) != 1
+    ):
         return None
     line = affine_of(made[0], values)
     if line is None or line.scales or line.shift.size != 1 or line.shift.ndim > 1:

@@ -6,6 +6,7 @@ No figure stands alone: each says what it was measured on, and how sure it is.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 
 from onnxmerge.data.generic import Plausible
 from onnxmerge.data.holdout import Holdout
@@ -47,20 +48,21 @@ def headline(study: Study, decision: Decision, proof: Proof, size: float) -> Hea
         f"{macs / max(cost.macs, 1):.1%} of the multiplications and "
         f"{params / max(cost.params, 1):.1%} of the parameters are kept"
     )
+    plain = decision if decision.lowered is None else decision.lowered.before
     if decision.unchanged:
         kept = "nothing was removed: the output is the input"
+    elif plain.unchanged:
+        kept = "nothing was removed"
     elif not study.analysis.removed(decision.candidate.selection).any():
-        before, after = operators(study.source.loaded.proto), operators(decision.candidate.model)
+        before, after = operators(study.source.loaded.proto), operators(plain.candidate.model)
         kept = f"all channels are kept, and {after} operators do what {before} did"
     if decision.lowered is not None:
         kept += f"; turned into {study.config.precision}, the file takes {percent(size)} of the input's bytes"
-    return Headline(
-        f"{_asked(study, decision)}: {kept}.",
-        "The answers are the input's own."
-        if decision.unchanged
-        else f"{_score(study, proof)}{checked(proof.parity, decision.choice.holdout, study.plausible)}",
-        "One run takes the input's own time." if decision.unchanged else time_taken(proof.latency, "input"),
-    )
+    size_said = f"{_asked(study, decision)}: {kept}."
+    if decision.unchanged:
+        return Headline(size_said, "The answers are the input's own.", "One run takes the input's own time.")
+    found = checked(proof.parity, decision.choice.holdout, study.plausible)
+    return Headline(size_said, f"{_score(study, decision, proof)}{found}", time_taken(proof.latency, "input"))
 
 
 def _asked(study: Study, decision: Decision) -> str:
@@ -78,10 +80,12 @@ def _asked(study: Study, decision: Decision) -> str:
             return f"Asked to remove {value:.1%} of the channels of every group"
     if study.own is not None and study.searches_by_score:
         return f"Asked to keep the drop of {study.own.name} within {study.tolerance:.4g}"
-    return f"Asked to keep the change of the answers within {study.tolerance:.2%}"
+    within = study.tolerance
+    few = f"{within:.2%}" if within >= 1e-4 or not within else f"{100 * within:.3g}%"
+    return f"Asked to keep the change of the answers within {few}"
 
 
-def _score(study: Study, proof: Proof) -> str:
+def _score(study: Study, decision: Decision, proof: Proof) -> str:
     """A sentence about the user's own score, with a space after it; nothing where there is none."""
     own = study.own
     if own is None or proof.score is None:
@@ -89,11 +93,14 @@ def _score(study: Study, proof: Proof) -> str:
     drop = own.drop(proof.score)
     moved = f"goes from {own.before:.6g} to {proof.score:.6g}"
     found = f"{moved}, a {'drop' if drop > 0 else 'gain'} of {abs(drop):.4g}"
-    if drop == 0:
+    if not isfinite(proof.score):
+        found = f"{moved}, which is no score"
+    elif drop == 0:
         found = f"stays at {own.before:.6g}"
     elif abs(drop) <= own.spread:
         found = f"{moved}, no more than two evaluations of the input differ by ({own.spread:.4g})"
-    several = own.looked_at if study.searches_by_score else 0
+    searched = study.searches_by_score and not decision.choice.planned
+    several = own.looked_at if searched else 0
     chosen = (
         f"; {several} candidates were looked at on the same data, so this flatters" if several > 1 else ""
     )
@@ -124,7 +131,7 @@ def answers(parity: Parity, holdout: Holdout) -> str:
     sure = (
         f"with {CONFIDENCE:.0%} confidence in at least {percent(max(1 - most, 0.0))}"
         if worst.found.stays
-        else f"with {CONFIDENCE:.0%} confidence by at most {bound}"
+        else f"with {CONFIDENCE:.0%} confidence by {'' if bound.startswith('less') else 'at most '}{bound}"
     )
     said = parity.said
     said = f"{said[:-1]}; {sure})" if said.endswith(")") else f"{said} ({sure})"
@@ -144,6 +151,8 @@ def measured_on(parity: Parity, holdout: Holdout) -> str:
             found = f"{count} of {parity.source} that were held out: nothing was fitted to them"
         case "evaluation":
             found = f"{count} of {parity.source}, given to measure on"
+        case "compared":
+            found = f"{count} of {parity.source}; whether a model was fitted to them is not known here"
         case "calibration":
             found = f"{count} of {parity.source}: nothing was fitted to them"
         case "fit":

@@ -54,7 +54,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     found.filters |= {
-        "share": share, "number": number, "size": size, "seconds": seconds, "data_uri": data_uri,
+        "share": share, "number": number, "score": score, "size": size, "seconds": seconds,
+        "data_uri": data_uri,
     }  # fmt: skip
     found.globals["curve"] = curve
     return found
@@ -72,6 +73,11 @@ def number(value: float | int | None) -> str:
     if value is None:
         return "\N{EN DASH}"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def score(value: float | None) -> str:
+    """A score of the user's own as the terminal shows it."""
+    return "\N{EN DASH}" if value is None else f"{value:.6g}"
 
 
 def size(count: float) -> str:

@@ -94,7 +94,7 @@ def _of_measuring(study: Study, decision: Decision, proof: Proof) -> Iterator[st
                 f"the score drops by {drop:.4g}, more than the {study.tolerance:.4g} that was sought: what "
                 "was found was changed afterwards"
             )
-    elif proof.before is None and decision.choice.sought is not None and change > study.tolerance:
+    elif decision.choice.sought is not None and change > study.tolerance and not _by_precision(proof):
         yield (
             f"on samples that chose nothing the change is {change:.4g}, above the tolerance of "
             f"{study.tolerance:.4g} that was sought on others: give more samples, or a smaller tolerance="
@@ -111,16 +111,23 @@ def _of_precision(study: Study, proof: Proof) -> Iterator[str]:
     if proof.before is None:
         return
     name, limit = study.config.precision, DEFAULT_TOLERANCE
+    if name == "int8" and study.samples.kind != "given":
+        several = 1 if study.plausible is None else len(study.plausible.conventions)
+        under = f" under all {several} plausible input conventions at once" if several > 1 else ""
+        yield (
+            f"the ranges of int8 were seen on {study.samples.fit.source}{under}, and real inputs may need "
+            "others: give real ones with calibration="
+        )
     if not study.searches_by_score:
         limit = study.tolerance
     changes = proof.before.parity.change, proof.parity.change
-    if changes[1] > limit and changes[1] > changes[0]:
+    if changes[1] > limit and _by_precision(proof):
         advice = {
             "int8": "float16 changes less, and a model that was trained for int8 takes it best",
             "fp16": "numbers may leave the range of float16: leave precision= out",
         }
         yield (
-            f"as {name} the answers change by {changes[1]:.4g}, where fewer channels alone change them by "
+            f"as {name} the answers change by {changes[1]:.4g}, in the input's own precision by "
             f"{changes[0]:.4g}: {advice[str(name)]}"
         )
     ratio, before = proof.latency.ratio, proof.before.latency.ratio
@@ -130,9 +137,14 @@ def _of_precision(study: Study, proof: Proof) -> Iterator[str]:
             "fp16": "a CPU has few kernels for float16 and converts to and fro; GPUs have them",
         }
         yield (
-            f"as {name} a run takes {ratio:.2f} of the input's time here, where fewer channels alone take "
+            f"as {name} a run takes {ratio:.2f} of the input's time here, in the input's own precision "
             f"{before:.2f}: {where[str(name)]}; leave precision= out for this machine"
         )
+
+
+def _by_precision(proof: Proof) -> bool:
+    """Whether fewer bits change the answers more than fewer channels alone."""
+    return proof.before is not None and proof.parity.change > proof.before.parity.change
 
 
 def _of_time(study: Study, decision: Decision, latency: Latency) -> Iterator[str]:

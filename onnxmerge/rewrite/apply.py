@@ -31,7 +31,7 @@ def pruned(
     removed = analysis.removed(selection)
     resize(editor, analysis.channels, removed)
     vanish(editor, analysis.depth, removed)
-    merge_scales(editor)
+    merge_scales(editor, analysis.channels.view.shapes)
     return export_model(editor.graph, analysis.loaded.proto)
 
 

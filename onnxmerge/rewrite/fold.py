@@ -123,7 +123,7 @@ def _into_batch_norm(editor: Editor, node: gs.Node, change: np.ndarray) -> bool:
         return False
     mean = users[0].inputs[normalization.mean]
     values = editor.values(mean)
-    if values is None or len(mean.outputs) != 1 or values.shape != change.shape:
+    if values is None or not editor.read_once(mean) or values.shape != change.shape:
         return False
     editor.set_values(mean, (values.astype(np.float64) - change).astype(values.dtype))
     return True

@@ -38,7 +38,7 @@ class Layer:
         if linear is None or linear.fused:
             return None
         weight = editor.values(node.inputs[1])
-        own = sum(x is node.inputs[1] for user in node.inputs[1].outputs for x in user.inputs) == 1
+        own = editor.read_once(node.inputs[1])
         if weight is None or not own or weight.dtype != np.float32 or weight.ndim < 2:
             return None
         if linear.alpha is not None and attribute(node, linear.alpha, 1.0) != 1.0:

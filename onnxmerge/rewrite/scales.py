@@ -7,6 +7,8 @@ shape that they know. What remains computes the same, up to rounding.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -17,17 +19,25 @@ from onnxmerge.operators.scaling import Affine
 from onnxmerge.operators.table import normalization_of
 from onnxmerge.rewrite.layer import Layer, per_channel
 
+# Scales between these can be multiplied, and taken out again, without leaving single precision.
+_LEAST, _MOST = 1e-18, 1e18
 
-def merge_scales(editor: Editor) -> None:
-    """Merge what scales and shifts into its neighbours, wherever nobody else reads what lies between."""
-    merger = _Merger(editor)
+
+def merge_scales(editor: Editor, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Merge what scales and shifts into its neighbours, wherever nobody else reads what lies between.
+
+    Args:
+        shapes: of the tensors before anything was cut, by name: they tell where numbers widen what they meet.
+    """
+    merger = _Merger(editor, shapes)
     while sum(merger.merge(node) for node in list(editor.graph.nodes)):
         editor.graph.cleanup(recurse_subgraphs=False, recurse_functions=False)
 
 
 class _Merger:
-    def __init__(self, editor: Editor) -> None:
+    def __init__(self, editor: Editor, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self._editor = editor
+        self._shapes = dict(shapes)
 
     def merge(self, node: gs.Node) -> bool:
         """Merge one node into its neighbours; whether that was possible."""
@@ -61,7 +71,7 @@ class _Merger:
             return False
         scale = affine.scale * before.scale
         shift = affine.scale * before.shift + affine.shift
-        if np.any(scale != 1) and np.any(shift != 0):
+        if (np.any(scale != 1) and np.any(shift != 0)) or not (_moderate(scale) and _finite(shift)):
             return False
         x, like = maker.inputs[before.place], node.inputs[1 - affine.place].name
         if np.any(shift != 0):
@@ -75,13 +85,18 @@ class _Merger:
         assert slots is not None
         stored = [self._editor.values(maker.inputs[i]) for i in (slots.scale, slots.shift)]
         gamma, beta = stored
-        rank = maker.inputs[0].shape and len(maker.inputs[0].shape)
+        rank = len(self._shapes.get(maker.inputs[0].name, ()))
         if gamma is None or beta is None or gamma.dtype != np.float32 or not rank or len(maker.outputs) > 1:
+            return False
+        if gamma.ndim != 1:  # of old operators: one per place, not per channel
             return False
         scale, shift = (per_channel(v, rank, 1, gamma.size) for v in (affine.scale, affine.shift))
         if scale is None or shift is None:
             return False
-        for number, values in ((slots.scale, gamma * scale), (slots.shift, beta * scale + shift)):
+        merged = (slots.scale, gamma * scale), (slots.shift, beta * scale + shift)
+        if not _moderate(scale) or not all(_finite(values) for _, values in merged):
+            return False
+        for number, values in merged:
             maker.inputs[number] = self._constant(maker.inputs[number].name, values)
         return True
 
@@ -92,11 +107,14 @@ class _Merger:
         if scale is None or shift is None or (affine.shifts and layer.linear.bias is None):
             return False
         bias = layer.bias()
-        if bias is None:
+        if bias is None or not _moderate(scale) or not _finite(bias * scale + shift):
             return False
         if affine.scales:
             grouped = layer.grouped()
-            layer.set_weight(grouped * scale.reshape(*grouped.shape[:2], *[1] * (grouped.ndim - 2)))
+            scaled = grouped * scale.reshape(*grouped.shape[:2], *[1] * (grouped.ndim - 2))
+            if not _finite(scaled):
+                return False
+            layer.set_weight(scaled)
         layer.set_bias(bias * scale + shift)
         return True
 
@@ -108,10 +126,10 @@ class _Merger:
         if affine.scales and self._swapped(node, affine):
             return True
         layers = self._readers(y)
-        if not layers:
+        if not layers or not self._keeps_shape(node, affine):
             return False
         if affine.scales:
-            if not _invertible(affine.scale) or not self._scale_inputs(layers, affine.scale):
+            if not np.all(affine.scale) or not self._scale_inputs(layers, affine.scale):
                 return False
         elif not self._shift_inputs(layers, affine.shift):
             return False
@@ -121,7 +139,7 @@ class _Merger:
     def _swapped(self, node: gs.Node, affine: Affine) -> bool:
         """A scale before a shift: what is shifted by ``shift / scale`` can be scaled by those who read it."""
         y = node.outputs[0]
-        if not self._alone(y, made=True) or not _invertible(affine.scale):
+        if not self._alone(y) or not np.all(affine.scale) or not self._keeps_shape(node, affine):
             return False
         after = y.outputs[0]
         shift = scaling.affine_of(after, self._editor.values)
@@ -130,23 +148,27 @@ class _Merger:
         layers = self._readers(after.outputs[0])
         if affine.scale.size > 1 and affine.scale.shape != shift.shift.shape:
             return False
-        if not layers or not self._scale_inputs(layers, affine.scale):
+        moved = shift.shift / affine.scale.reshape(shift.shift.shape if affine.scale.size > 1 else ())
+        if not layers or not _finite(moved) or not self._scale_inputs(layers, affine.scale):
             return False
         like = after.inputs[1 - shift.place].name
-        moved = shift.shift / affine.scale.reshape(shift.shift.shape if affine.scale.size > 1 else ())
         scaling.become_shift(after, node.inputs[affine.place], self._constant(like, moved))
         self._rename(after)
         return True
 
     def _scale_inputs(self, layers: list[Layer], values: np.ndarray) -> bool:
         scales = [per_channel(values, _.rank, _.channel_axis, _.inputs) for _ in layers]
-        if any(scale is None for scale in scales):
+        if any(scale is None for scale in scales) or not _moderate(values):
             return False
+        scaled = []
         for layer, scale in zip(layers, scales, strict=True):
             assert scale is not None
             grouped = layer.grouped()
-            own = scale.reshape(layer.groups, 1, -1, *[1] * (grouped.ndim - 3))
-            layer.set_weight(grouped * own)
+            scaled.append(grouped * scale.reshape(layer.groups, 1, -1, *[1] * (grouped.ndim - 3)))
+        if not all(map(_finite, scaled)):
+            return False
+        for layer, grouped in zip(layers, scaled, strict=True):
+            layer.set_weight(grouped)
         return True
 
     def _shift_inputs(self, layers: list[Layer], values: np.ndarray) -> bool:
@@ -156,26 +178,33 @@ class _Merger:
             return False
         if any(layer.linear.bias is None or not pads_nothing(layer.node) for layer in layers):
             return False
+        shifted = []
         for layer, shift, bias in zip(layers, shifts, biases, strict=True):
             assert shift is not None and bias is not None
             grouped = layer.grouped()
             summed = grouped.reshape(*grouped.shape[:3], -1).sum(axis=-1)
             moved = np.einsum("goi,gi->go", summed, shift.reshape(layer.groups, -1))
-            layer.set_bias(bias + moved.reshape(-1))
+            shifted.append(bias + moved.reshape(-1))
+        if not all(map(_finite, shifted)):
+            return False
+        for layer, bias in zip(layers, shifted, strict=True):
+            layer.set_bias(bias)
         return True
 
     def _clip(self, node: gs.Node) -> bool:
         """A clip of a line that a scale follows is a HardSigmoid: one pass for two, and often for three."""
         line = scaling.clipped_line(node, self._editor.values)
-        if line is None or not self._alone(node.outputs[0], made=True):
+        if line is None or not self._alone(node.outputs[0]):
             return False
         after = node.outputs[0].outputs[0]
         if scaling.is_product(after) and scaling.affine_of(after, self._editor.values) is None:
-            if not self._alone(after.outputs[0], made=True):
+            if not self._alone(after.outputs[0]):
                 return False
             after = after.outputs[0].outputs[0]
         affine = scaling.affine_of(after, self._editor.values)
-        if affine is None or affine.shifts:
+        if affine is None or affine.shifts or not _moderate(affine.scale * line.high):
+            return False
+        if not self._same_shape(line.x, node.outputs[0]):
             return False
         scaling.become_hard_sigmoid(node, line)
         between = after.inputs[affine.place].inputs[0]
@@ -194,18 +223,22 @@ class _Merger:
         old = node.outputs[0]
         new = self._editor.new_variable(f"{old.name}_scaled", old.dtype)
         new.shape = old.shape
+        if old.name in self._shapes:
+            self._shapes[new.name] = self._shapes[old.name]
         for user in list(old.outputs):
             user.inputs = [new if x is old else x for x in user.inputs]
         node.outputs = [new]
 
-    def _alone(self, tensor: gs.Tensor, *, made: bool = False) -> bool:
-        """Whether a computed tensor has one reader, which reads it once, and is no output of the graph."""
-        return (
-            (made or len(tensor.inputs) == 1)
-            and len(tensor.outputs) == 1
-            and sum(x is tensor for x in tensor.outputs[0].inputs) == 1
-            and not self._editor.is_output(tensor)
-        )
+    def _keeps_shape(self, node: gs.Node, affine: Affine) -> bool:
+        """Whether what a node scales or shifts has the shape of what it makes already."""
+        return affine.scale.ndim == 0 or self._same_shape(node.inputs[affine.place], node.outputs[0])
+
+    def _same_shape(self, x: gs.Tensor, y: gs.Tensor) -> bool:
+        return x.name in self._shapes and self._shapes[x.name] == self._shapes.get(y.name)
+
+    def _alone(self, tensor: gs.Tensor) -> bool:
+        """Whether a tensor is computed, and read by one node of the graph, once, and by nobody else."""
+        return len(tensor.inputs) == 1 and self._editor.read_once(tensor)
 
     def _readers(self, tensor: gs.Tensor) -> list[Layer]:
         """All who read a tensor, as layers; nobody where some are none."""
@@ -232,7 +265,12 @@ def _hand_over(x: gs.Tensor, node: gs.Node) -> None:
     maker.outputs = [y if tensor is x else tensor for tensor in maker.outputs]
 
 
-def _invertible(scale: np.ndarray) -> bool:
-    """Whether a scale can be taken out again without running out of single precision."""
+def _moderate(scale: np.ndarray) -> bool:
+    """Whether numbers may be multiplied by these without a loss of single precision; by zero they may."""
     size = np.abs(scale)
-    return bool(np.all((size > 1e-18) & (size < 1e18)))
+    return bool(np.all((size == 0) | ((size > _LEAST) & (size < _MOST))))
+
+
+def _finite(values: np.ndarray) -> bool:
+    """Whether numbers are finite in single precision, too."""
+    return bool(np.all(np.abs(values) <= np.finfo(np.float32).max))
