@@ -7,7 +7,8 @@
 For every application: its own client answers cases made here, and what it feeds its session is recorded
 (``onnxmerge.record``). The command line makes the model smaller from the record, or without data. The same
 client answers other cases, which calibrated nothing, with the smaller model in the place of its own. All on
-one thread; times are ratios to the original, runs taking turns, over inputs of the judged cases. Rows are
+one thread; times are ratios of processor time to the original, runs taking turns, over inputs of the judged
+cases. Rows are
 appended one by one, and those that are there are skipped.
 """
 
@@ -137,14 +138,14 @@ class Bench:
         }
 
     def _time(self, smaller: Any) -> float:
-        """The ratio of the time of a run, over inputs of the judged cases, both models taking turns."""
+        """The ratio of the processor time of a run, over inputs of judged cases, both models taking turns."""
         original = self._one.client(self._source).session
         spent = {id(original): 0.0, id(smaller): 0.0}
         for turn, feed in enumerate(self._feeds[:60] * 3):
             for session in (original, smaller) if turn % 2 else (smaller, original):
-                begin = time.perf_counter()
+                begin = time.thread_time()
                 session.run(None, feed)
-                spent[id(session)] += time.perf_counter() - begin
+                spent[id(session)] += time.thread_time() - begin
         return spent[id(smaller)] / spent[id(original)]
 
 

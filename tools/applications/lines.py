@@ -31,7 +31,8 @@ class Captchas(_Lines):
     def model(self) -> Path:
         import ddddocr
 
-        return Path(ddddocr.__file__).parent / "common_old.onnx"
+        # Its other one is quantised already.
+        return Path(ddddocr.__file__).parent / "common.onnx"
 
     def client(self, model: Path) -> Client:
         return _CaptchaClient(model)
@@ -56,7 +57,7 @@ class _CaptchaClient:
     def __init__(self, model: Path) -> None:
         from ddddocr.core.ocr_engine import OCREngine
 
-        self._engine = OCREngine(old=True)
+        self._engine = OCREngine(beta=True)
         self.session = self._engine.session = session(model)
 
     def __call__(self, given: bytes) -> str:
