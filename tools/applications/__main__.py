@@ -8,8 +8,7 @@ For every application: its own client answers cases made here, and what it feeds
 (``onnxmerge.record``). The command line makes the model smaller from the record, or without data. The same
 client answers other cases, which calibrated nothing, with the smaller model in the place of its own. All on
 one thread; times are ratios of processor time to the original, runs taking turns, over inputs of the judged
-cases. Rows are
-appended one by one, and those that are there are skipped.
+cases. Rows are appended one by one, and those that are there are skipped.
 """
 
 from __future__ import annotations
