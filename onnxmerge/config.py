@@ -15,6 +15,7 @@ from onnxmerge.compensation import COMPENSATIONS, LeastSquares, Merge
 from onnxmerge.criteria import CRITERIA
 from onnxmerge.data import ImageOptions
 from onnxmerge.errors import UsageError
+from onnxmerge.plugins import enter
 from onnxmerge.runtime import DEVICES
 from onnxmerge.validation import KINDS
 
@@ -26,12 +27,18 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _TIME = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([smh])")
 
 
+# Methods by their names; other packages add theirs.
+_METHODS: dict[str, dict[str, Any]] = {
+    "criterion": CRITERIA,
+    "compensation": COMPENSATIONS,
+    "allocation": ALLOCATIONS,
+}
+
+
 def _words() -> dict[str, tuple[str, ...]]:
     """What options that are words may be, methods as the tables name them now."""
     return {
-        "criterion": ("auto", *CRITERIA),
-        "compensation": ("auto", *COMPENSATIONS),
-        "allocation": ("auto", *ALLOCATIONS),
+        **{name: ("auto", *table) for name, table in _METHODS.items()},
         "target": ("auto", *TARGETS),
         "scope": ("all", "chain"),
         "device": DEVICES,
@@ -207,6 +214,8 @@ class Config:
         check("trade_off", number, "a number from 0 to 1", lambda v: 0 <= v <= 1)
         if not (isinstance(self.align, str) and self.align == "auto"):
             check("align", whole, 1, "'auto' or a whole number of at least 1")
+        for name, table in _METHODS.items():
+            enter(table, name, getattr(self, name) if getattr(self, name) != "auto" else None)
         for name, known in _words().items():
             check(name, word, known)
         check("depth", flag)

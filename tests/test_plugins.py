@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -123,3 +124,21 @@ def test_options_reach_the_methods_that_have_them():
     assert made(Merge, options) == Merge(0.2, 0.5)
     assert made(LeastSquares, options) == LeastSquares(77, 3)
     assert {cls.needs for cls in (*CRITERIA.values(), *COMPENSATIONS.values())} == set(Needs)
+
+
+def test_another_package_offers_a_method(monkeypatch):
+    monkeypatch.delitem(COMPENSATIONS, "mine")
+    monkeypatch.delitem(CRITERIA, "mine")
+
+    def found(*, group: str, name: str) -> list[EntryPoint]:
+        places = {"mine": "test_plugins:ZeroWeights", "broken": "no_such_package:Method"}
+        offered = group == "onnxmerge.compensation" and name in places
+        return [EntryPoint(name, places[name], group)] if offered else []
+
+    monkeypatch.setattr("onnxmerge.plugins.entry_points", found)
+    assert Config(compensation="mine").compensation == "mine"
+    assert COMPENSATIONS["mine"].__name__ == "ZeroWeights"
+    with pytest.raises(UsageError, match="offered by no_such_package:Method, which cannot be imported"):
+        Config(compensation="broken")
+    with pytest.raises(UsageError, match="not the text 'mine'"):
+        Config(criterion="mine")
