@@ -257,10 +257,10 @@ def not_covered(nodes: Iterable[gs.Node]) -> list[str]:
 
 
 def _with_own_statistics(graph: gs.Graph) -> gs.Graph:
-    """Every BatchNormalization with numbers of its own.
+    """Every BatchNormalization with numbers of its own, for they are learned and followed apart.
 
-    Exporters store equal numbers (ones, zeros) once, and a scale may be a variance as well; they are learned
-    and followed apart.
+    The canonical graph separates ones and zeros that exporters store once; the numbers of a single channel,
+    and those that are not all alike, it leaves shared.
     """
     editor = Editor(graph)
     for node in editor.graph.nodes:
