@@ -75,9 +75,9 @@ def optimize(
 
     Args:
         model: a path or a ModelProto; it is never changed.
-        calibration: a path (.npz, .npy, a folder of those or of images), an array, a dict of arrays, a loader
-            or data set (torch, Hugging Face), an iterable of dicts, tuples or arrays, or an onnxruntime
-            ``CalibrationDataReader``; None: made-up inputs.
+        calibration: a path (.npz, .npy, a folder of those or of images), an array, a dict of arrays, a
+            ``Dataset``, a loader or data set (torch, Hugging Face), an iterable of dicts, tuples or arrays, or
+            an onnxruntime ``CalibrationDataReader``; None: made-up inputs.
         evaluation: like ``calibration``: where parity is measured, if not on the calibration data.
         evaluate: a function of your own from an ``onnxruntime.InferenceSession`` to a score; larger is
             better, or smaller with ``lower_is_better=True``. With ``max_drop=`` a run without a budget keeps

@@ -342,3 +342,15 @@ def test_recordings_that_cannot_begin(tmp_path):
     with pytest.raises(OutputError, match="cannot make the folder"):
         onnxmerge.record(inner, tmp_path / "file" / "below")
     assert "run" not in vars(inner) and Recording.__name__ == "Recording"
+
+
+def test_a_dataset_is_calibration_data():
+    x = RNG.standard_normal((40, 4)).astype(np.float32)
+    again = read(STEPS, onnxmerge.Dataset("steps of a run", {"x": x}))
+    assert again.source == "steps of a run"
+    np.testing.assert_array_equal(again.arrays["x"], x)
+    lines = [{"image": RNG.standard_normal((1, 1, 8, w)).astype(np.float32)} for w in (24, 40)]
+    ready = read(LINES, onnxmerge.Dataset("lines", ready=tuple(lines)))
+    assert [f["image"].shape[-1] for f in ready.feeds()] == [24, 40]
+    with pytest.raises(CalibrationError, match="inputs are image"):
+        read(LINES, onnxmerge.Dataset("steps of a run", {"x": x}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ def read_calibration(
     """The data for these inputs, checked and cast to their types.
 
     ``what`` is a path (.npz, .npy, an image, a folder of any one of these: what ``record`` wrote), an array
-    or a tensor for a model with one input, a mapping of arrays by input name, an object with onnxruntime's
-    ``get_next``, or anything that gives items: a torch ``DataLoader`` or ``Dataset``, a Hugging Face
+    or a tensor for a model with one input, a mapping of arrays by input name, a ``Dataset``, an object with
+    onnxruntime's ``get_next``, or anything that gives items: a torch ``DataLoader`` or ``Dataset``, a Hugging Face
     dataset, a generator, a list (see ``feeds.read_items``). Arrays have their batch axis; in a mapping of
     lists every entry is a sample of its own shape. At most ``samples`` samples are used: chosen by ``seed``,
     or the first ones where the data comes as an iterator. ``run`` runs the model.
@@ -44,6 +44,10 @@ def read_calibration(
     options = images or ImageOptions()
     if isinstance(what, str | os.PathLike):
         data = _from_path(Path(what), inputs, options, samples, seed, run)
+    elif isinstance(what, Dataset):
+        # Checked against these inputs as anything else is: it may have been made for another model.
+        given = what.arrays if what.ready is None else list(what.ready)
+        return replace(read_calibration(given, inputs, options, samples, seed, run), source=what.source)
     elif hasattr(what, "get_next"):
         data = read_items(iter(what.get_next, None), inputs, samples, seed, run, "a CalibrationDataReader")
     elif isinstance(what, Mapping):
