@@ -76,8 +76,8 @@ def optimize(
     Args:
         model: a path or a ModelProto; it is never changed.
         calibration: a path (.npz, .npy, a folder of those or of images), an array, a dict of arrays, a
-            ``Dataset``, a loader or data set (torch, Hugging Face), an iterable of dicts, tuples or arrays, or
-            an onnxruntime ``CalibrationDataReader``; None: made-up inputs.
+            ``Dataset``, a loader or data set (torch, Hugging Face), an iterable of dicts, tuples or arrays,
+            or an onnxruntime ``CalibrationDataReader``; None: made-up inputs.
         evaluation: like ``calibration``: where parity is measured, if not on the calibration data.
         evaluate: a function of your own from an ``onnxruntime.InferenceSession`` to a score; larger is
             better, or smaller with ``lower_is_better=True``. With ``max_drop=`` a run without a budget keeps

@@ -32,10 +32,10 @@ def read_calibration(
 
     ``what`` is a path (.npz, .npy, an image, a folder of any one of these: what ``record`` wrote), an array
     or a tensor for a model with one input, a mapping of arrays by input name, a ``Dataset``, an object with
-    onnxruntime's ``get_next``, or anything that gives items: a torch ``DataLoader`` or ``Dataset``, a Hugging Face
-    dataset, a generator, a list (see ``feeds.read_items``). Arrays have their batch axis; in a mapping of
-    lists every entry is a sample of its own shape. At most ``samples`` samples are used: chosen by ``seed``,
-    or the first ones where the data comes as an iterator. ``run`` runs the model.
+    onnxruntime's ``get_next``, or anything that gives items: a torch ``DataLoader`` or ``Dataset``, a Hugging
+    Face dataset, a generator, a list (see ``feeds.read_items``). Arrays have their batch axis; in a mapping
+    of lists every entry is a sample of its own shape. At most ``samples`` samples are used: chosen by
+    ``seed``, or the first ones where the data comes as an iterator. ``run`` runs the model.
 
     Raises:
         CalibrationError: anything does not fit the model, in one sentence.
