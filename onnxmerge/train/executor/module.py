@@ -15,7 +15,8 @@ from onnxmerge.graph import canonicalize, export_model
 from onnxmerge.graph.constants import constant_tensor, constant_values
 from onnxmerge.graph.edit import Editor
 from onnxmerge.train.executor import indexing, layout, pointwise, recurrent, resize, sums, windows
-from onnxmerge.train.executor.call import Call, Function
+from onnxmerge.train.executor.call import Call, Function, Result
+from onnxmerge.train.executor.fusion import layers
 
 FUNCTIONS: Mapping[str, Function] = {
     **pointwise.FUNCTIONS,
@@ -64,9 +65,13 @@ class Step(nn.Module):
             getattr(self, slot) if slot else values[name] if name else None
             for name, slot in zip(self.inputs, self.slots, strict=True)
         ]
-        call = Call(self.attributes, self.opset, len(self.outputs), self.training and self.batch_statistics)
-        result = self.function(call, *operands)
+        result = self.call(*operands)
         return (result,) if isinstance(result, Tensor) else result
+
+    def call(self, *operands: Tensor | None) -> Result:
+        """What the node makes of any operands."""
+        call = Call(self.attributes, self.opset, len(self.outputs), self.training and self.batch_statistics)
+        return self.function(call, *operands)
 
 
 class OnnxModule(nn.Module):
@@ -131,7 +136,7 @@ class OnnxModule(nn.Module):
         self._done_with: list[list[str]] = [[] for _ in self._steps]
         for name, i in last_use.items():
             self._done_with[i].append(name)
-        self._biased = _biases(self._steps)
+        self._layers = layers(self._steps)
 
     def _register(self, node: gs.Node, step: Step, made: dict[str, Tensor]) -> None:
         """Put a node's constants into its step; one that several nodes use is one parameter."""
@@ -165,10 +170,10 @@ class OnnxModule(nn.Module):
         for i, step in enumerate(steps):
             if i in done:
                 continue
-            biased = self._biased.get(i)
-            if biased is not None and step.outputs[0] not in wanted:
-                values[steps[biased].outputs[0]] = _with_bias(values[step.inputs[0]], step, steps[biased])
-                done.add(biased)
+            second, layer = self._layers.get(i, (i, None))
+            if layer is not None and step.outputs[0] not in wanted:
+                values[steps[second].outputs[0]] = layer(values[step.inputs[0]], step, steps[second])
+                done.add(second)
             else:
                 values.update(zip(step.outputs, step(values), strict=False))
             for name in self._done_with[i]:
@@ -210,39 +215,6 @@ class OnnxModule(nn.Module):
         for name, (step, slot) in self._stored.items():
             editor.set_values(editor.tensor(name), getattr(step, slot).detach().cpu().numpy())
         return export_model(editor.graph, self._proto)
-
-
-def _biases(steps: Sequence[Step]) -> dict[int, int]:
-    """For every product with a stored matrix the place of the sum that adds a stored vector to it alone.
-
-    Exporters write a linear layer on sequences that way; torch has one kernel for both.
-    """
-    users: dict[str, list[int]] = {}
-    for i, step in enumerate(steps):
-        for name in step.inputs:
-            users.setdefault(name, []).append(i)
-    found = {}
-    for i, step in enumerate(steps):
-        matrix = getattr(step, "constant_1", None)
-        following = users.get(step.outputs[0], [])
-        if step.op != "MatMul" or matrix is None or matrix.ndim != 2 or len(following) != 1:
-            continue
-        bias = _bias(steps[following[0]])
-        if bias is not None and bias.shape == matrix.shape[1:]:
-            found[i] = following[0]
-    return found
-
-
-def _bias(step: Step) -> Tensor | None:
-    """The stored operand of a sum."""
-    stored = [getattr(step, f"constant_{i}", None) for i in range(2)] if step.op == "Add" else []
-    return next((value for value in stored if value is not None), None)
-
-
-def _with_bias(x: Tensor, product: Step, total: Step) -> Tensor:
-    matrix = product.constant_1
-    assert isinstance(matrix, Tensor)
-    return nn.functional.linear(x, matrix.T, _bias(total))
 
 
 def not_covered(nodes: Iterable[gs.Node]) -> list[str]:
