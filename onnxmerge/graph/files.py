@@ -92,6 +92,7 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto) -> LoadedModel:
     big = {id(tensor) for tensor in proto.graph.initializer} if scratch is not None else set()
     for place in outside:
         _attach(place, path, digest, scratch if id(place.tensor) in big else None)
+    _open_lengths(proto.graph)
     return LoadedModel(proto, path, total, digest.hexdigest(), not outside, scratch)
 
 
@@ -109,6 +110,7 @@ def _given(model: onnx.ModelProto) -> LoadedModel:
         proto.CopyFrom(model)
         _read_references(proto)
         data = serialize(proto)
+        _open_lengths(proto.graph)
         return LoadedModel(proto, None, len(data), hashlib.sha256(data).hexdigest())
     scratch = Scratch()
     proto = wire_format.frame(model)
@@ -122,7 +124,21 @@ def _given(model: onnx.ModelProto) -> LoadedModel:
                 external_weights.tensor_of(tensor.name, scratch.store(onnx.numpy_helper.to_array(tensor)))
             )
     size, digest = measured(proto, external=False)
+    _open_lengths(proto.graph)
     return LoadedModel(proto, None, size, digest, not external_weights.references(model), scratch)
+
+
+def _open_lengths(graph: onnx.GraphProto) -> None:
+    """Leave lengths open that a file states as negative numbers, which is how some exporters write that."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if value.type.HasField("tensor_type"):
+            for dim in value.type.tensor_type.shape.dim:
+                if dim.dim_value < 0:
+                    dim.ClearField("dim_value")
+    for node in graph.node:
+        for attribute in node.attribute:
+            for subgraph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                _open_lengths(subgraph)
 
 
 def _read_references(proto: onnx.ModelProto) -> None:
