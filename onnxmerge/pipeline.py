@@ -208,7 +208,7 @@ def analysed(
         if teaches:
             trainer().ensure_covered(loaded.proto)
         kinds = output_kinds(loaded.proto, config.output_kinds)
-        source = Source(loaded, runtime.session(loaded.proto), kinds, warnings)
+        source = Source(loaded, runtime.session_of(loaded), kinds, warnings)
     if own is not None:
         own.begin(source.session)
     with clock("data"):

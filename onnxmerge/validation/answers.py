@@ -41,7 +41,7 @@ class Answers:
         feeds, rows, held = [], [], 0
         image: tuple[int, int] | None = None
         numbers = True
-        most, batch = (OF_LARGE, 1) if session.mapped else (SAMPLES, SAMPLES)
+        most, batch = (OF_LARGE, 1) if session.mapped else (SAMPLES, None)
         for feed in data.feeds(batch):
             image = image or _picture(feed)
             numbers &= all(value.dtype.kind not in "iu" or value.ndim > 2 for value in feed.values())
