@@ -13,8 +13,8 @@ class Limits:
 
     Attributes:
         in_files: of models of this size, external data included, the weights stay in files.
-        large_model: of models of this size no copy of the weights is made at all: sessions use them where they
-            lie, unpacked, and run one after the other.
+        large_model: of models of this size no copy of the weights is made at all: sessions use them where
+            they lie, unpacked, and run one after the other.
         mapped_tensor: what stays in files are tensors of this size; smaller ones are read into memory.
         at_work: what the batches that are worked on at the same time may take together.
         batch: the largest activation of a batch that is run for reconstruction.
@@ -29,7 +29,7 @@ class Limits:
     in_files: int = 32 * _MIB
     large_model: int = 256 * _MIB
     mapped_tensor: int = 1 << 14
-    at_work: int = 640 * _MIB
+    at_work: int = 320 * _MIB
     batch: int = 48 * _MIB
     observed_batch: int = 96 * _MIB
     compared: int = 32 * _MIB

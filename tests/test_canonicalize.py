@@ -213,10 +213,10 @@ def test_shared_constants_that_may_be_given_are_not_separated():
 
 @pytest.mark.parametrize("given", ["file", "proto"])
 def test_lengths_that_are_stated_as_minus_one_are_open(given, tmp_path):
-    text = """g (float[N,4,H] x) => (float[P,Q] y) <int64[1] i = {0}, int64[1] j = {1}, int64[1] k = {2},
-        float[4,4,1] w = {%s}> {
+    text = f"""g (float[N,4,H] x) => (float[P,Q] y) <int64[1] i = {{0}}, int64[1] j = {{1}},
+        int64[1] k = {{2}}, float[4,4,1] w = {{{",".join("1" * 16)}}}> {{
         c = Conv(x, w)  s = Shape(c)  n = Gather(s, i)  a = Gather(s, j)  h = Gather(s, k)  e = Mul(a, h)
-        t = Concat<axis = 0>(n, e)  y = Reshape(c, t) }""" % ",".join("1" * 16)
+        t = Concat<axis = 0>(n, e)  y = Reshape(c, t) }}"""
     model = support.model(text)
     for value in (*model.graph.input, *model.graph.output):
         for dim in value.type.tensor_type.shape.dim:

@@ -71,7 +71,7 @@ def precision(gram: np.ndarray, ridge: float) -> np.ndarray:
     scale = float(np.trace(gram)) / max(len(gram), 1) or 1.0
     # In place: with some thousand features each copy has hundreds of MB.
     while True:
-        inverse: np.ndarray = np.asfortranarray(gram / scale)
+        inverse: np.ndarray = np.divide(gram, scale, out=np.empty_like(gram, order="F"))
         np.einsum("ii->i", inverse)[:] += ridge
         inverse, failed = dpotrf(inverse, lower=1, overwrite_a=1)
         if not failed:
@@ -145,9 +145,13 @@ class _State:
         self._each, features = index.shape[1], index.size
         # Channels with fewer features than others get idle ones: independent, and without weight.
         real, which = np.flatnonzero(index >= 0), index[index >= 0]
-        h, b = np.eye(features), np.zeros((len(regression.coefficients), features))
-        h[np.ix_(real, real)] = precision(regression.gram, ridge)[np.ix_(which, which)]
-        b[:, real] = regression.coefficients[:, which]
+        h = np.ascontiguousarray(precision(regression.gram, ridge)[np.ix_(which, which)])
+        b = np.ascontiguousarray(regression.coefficients[:, which])
+        if len(real) < features:
+            h, some = np.eye(features), h
+            h[np.ix_(real, real)] = some
+            b, some = np.zeros((len(b), features)), b
+            b[:, real] = some
         if len(b) > features:
             # Only products of coefficients with one another count, and this has the same ones.
             b = np.asarray(np.linalg.qr(b, mode="r"))
