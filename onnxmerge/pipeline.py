@@ -28,6 +28,7 @@ from onnxmerge.data.gather import Reading, gather
 from onnxmerge.decisions import decision_of, made
 from onnxmerge.errors import BudgetError, InternalError, ModelError, UsageError
 from onnxmerge.gates import refuse_excess
+from onnxmerge.graph import external_weights
 from onnxmerge.graph.files import load
 from onnxmerge.method import choose_method
 from onnxmerge.outcomes import Candidate, Choice, Decision, Proof, Recovered
@@ -217,6 +218,7 @@ def analysed(
             loaded.proto, source.session, runtime, calibration, evaluation, class_scores(kinds), reading
         )
         source = replace(source, kinds=seen(source.kinds, loaded.proto, source.session, samples.fit))
+        external_weights.trim()
     with clock("analyse"):
         analysis = Analysis.of(loaded, partial(runtime.trace, feed=next(iter(samples.fit.feeds(batch=1)))))
         explanation = explain(analysis.channels, analysis.cost)

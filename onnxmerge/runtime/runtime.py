@@ -234,7 +234,7 @@ class Runtime:
         if isinstance(source.model, bytes) and len(source.model) + source.bytes_mapped > _WORTH_TRIMMING:
             # What loading needed besides is freed, and kept by the C library: more than the weights take.
             external_weights.trim()
-        return Session(session, self.threads, held)
+        return Session(session, self.threads, held, arena=options.enable_cpu_mem_arena)
 
 
 @functools.cache

@@ -123,7 +123,8 @@ def collect(
     for done, feed in enumerate(feed_list):
         if progress is not None:
             progress("statistics", done, len(feed_list))
-        values = session.run(feed, [n for n in names if n not in feed]) | dict(feed)
+        values = session.run(feed, [n for n in names if n not in feed], shrink=True) | dict(feed)
+        external_weights.release()
         rng = np.random.default_rng((seed, done))
         weight = {}
         for key, total in sums.items():
@@ -136,7 +137,7 @@ def collect(
         ]
         for gram, found in zip(grams.values(), in_order(_called, looks, workers), strict=True):
             gram.add(found)
-    external_weights.release()
+        del values, looks
     return Statistics(
         sites,
         sensitivity,
