@@ -104,6 +104,7 @@ def eliminate(regressions: Sequence[Regression], count: int, least: int = 1) -> 
     if all(r.rows >= _ROWS_PER_FEATURE * len(r.gram) for r in regressions):
         states = [_State(r, count, TINY) for r in regressions]
         _remove(states, count - least, FREE * sum(r.explained for r in regressions), order, costs)
+        del states  # each holds matrices as large as all covariances
     states = [_State(left := r.without(order), count, left.ridge, order) for r in regressions]
     _remove(states, count - least, np.inf, order, costs)
     return np.array(order, dtype=np.int64), np.array(costs)
