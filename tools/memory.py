@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,19 +29,19 @@ NETWORKS = (
 LIMIT = 3600
 
 
-def measured(entry: dict[str, str], folder: Path) -> dict[str, Any]:
+def measured(name: str, folder: Path) -> dict[str, Any]:
     """A row for a network, exported to the folder where it is not there yet."""
-    stem = "".join(c if c.isalnum() else "_" for c in entry["name"])
+    stem = "".join(c if c.isalnum() else "_" for c in name)
     model, inputs, log, output = (folder / f"{stem}{end}" for end in (".onnx", ".npz", ".log", ".out.onnx"))
-    why = exported(entry, model, inputs, log)
+    why = exported({"name": name}, model, inputs, log)
     if why:
-        return {"name": entry["name"], "said": why}
+        return {"name": name, "said": why}
     command = [sys.executable, "-m", "onnxmerge", str(model), str(output), *OPTIONS]
     ran = child(command, log, LIMIT)
     output.unlink(missing_ok=True)
     size = model.stat().st_size
     return {
-        "name": entry["name"],
+        "name": name,
         "code": ran.code,
         "bytes": size,
         "peak": ran.peak,
@@ -86,16 +85,12 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="write the table of what there is, run nothing")
     arguments = parser.parse_args()
     arguments.models.mkdir(parents=True, exist_ok=True)
-    listed = subprocess.run(
-        [sys.executable, str(HERE / "zoo.py")], stdout=subprocess.PIPE, text=True, check=True
-    ).stdout
-    entries = {entry["name"]: entry for entry in map(json.loads, listed.splitlines())}
     for name in NETWORKS:
         known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
         asked = any(text in name for text in arguments.only)
         if arguments.table or not asked or (name in known and not arguments.again):
             continue
-        row = measured(entries[name], arguments.models)
+        row = measured(name, arguments.models)
         print(row, flush=True)
         # Read again: rows may be made side by side.
         known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
