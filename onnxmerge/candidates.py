@@ -34,7 +34,10 @@ def score(study: Study, data: Dataset) -> Scores:
     criterion = _criterion(study)
     statistics = collected(study, data) if criterion.needs is Needs.DENSE else None
     with study.clock("score"):
-        return criterion(study.analysis.channels, statistics)
+        scores = criterion(study.analysis.channels, statistics)
+        del statistics
+        external_weights.trim()
+        return scores
 
 
 def _criterion(study: Study) -> Criterion:

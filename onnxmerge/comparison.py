@@ -128,7 +128,7 @@ def _side(place: str, model: Model, runtime: Runtime) -> _Side:
     name = f"{model}" if isinstance(model, str | os.PathLike) else f"the {place} model"
     with _about(name):
         loaded = model if isinstance(model, LoadedModel) else load(model)
-        session = runtime.session(loaded.proto)
+        session = runtime.session_of(loaded)
         try:
             warnings = check_model(loaded.proto)
         except ModelError as error:
@@ -218,7 +218,7 @@ def _latency(reference: _Side, other: _Side, feed: Feed, runtime: Runtime, clock
         return found[0]
     for number in range(1, SESSIONS):
         clock.step("latency", number, SESSIONS)
-        before, after = (runtime.session(side.loaded.proto) for side in (reference, other))
+        before, after = (runtime.session_of(side.loaded) for side in (reference, other))
         found.append(compare_latency(before, after, feed, seconds=0.5))
     return median_of_sessions(found)
 

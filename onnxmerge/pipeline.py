@@ -28,6 +28,7 @@ from onnxmerge.data.gather import Reading, gather
 from onnxmerge.decisions import decision_of, made
 from onnxmerge.errors import BudgetError, InternalError, ModelError, UsageError
 from onnxmerge.gates import refuse_excess
+from onnxmerge.graph import external_weights
 from onnxmerge.graph.files import load
 from onnxmerge.method import choose_method
 from onnxmerge.outcomes import Candidate, Choice, Decision, Proof, Recovered
@@ -208,7 +209,7 @@ def analysed(
         if teaches:
             trainer().ensure_covered(loaded.proto)
         kinds = output_kinds(loaded.proto, config.output_kinds)
-        source = Source(loaded, runtime.session(loaded.proto), kinds, warnings)
+        source = Source(loaded, runtime.session_of(loaded), kinds, warnings)
     if own is not None:
         own.begin(source.session)
     with clock("data"):
@@ -217,6 +218,7 @@ def analysed(
             loaded.proto, source.session, runtime, calibration, evaluation, class_scores(kinds), reading
         )
         source = replace(source, kinds=seen(source.kinds, loaded.proto, source.session, samples.fit))
+        external_weights.trim()
     with clock("analyse"):
         analysis = Analysis.of(loaded, partial(runtime.trace, feed=next(iter(samples.fit.feeds(batch=1)))))
         explanation = explain(analysis.channels, analysis.cost)

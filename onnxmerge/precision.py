@@ -20,7 +20,7 @@ def refuse_precision(loaded: LoadedModel, config: Config) -> None:
     """Raise UsageError where fewer bits are asked of a model that cannot have them, before any work."""
     if config.precision is None:
         return
-    if loaded.scratch is not None or not loaded.self_contained:
+    if loaded.large or not loaded.self_contained:
         raise UsageError(
             "int8 and fp16 are for models in one file below 256 MB: this one is larger, or has external "
             "data; leave precision= out, and turn the output into fewer bits with onnxruntime's own tools"

@@ -37,7 +37,7 @@ def taught(
         recovery = replace(recovery, seconds=min(RECOVERY_TIMES * spent, MOST_RECOVERY_SECONDS) / among)
     with study.clock("recover"):
         found = trainer().recover(
-            study.source.loaded.proto,
+            study.source.loaded.whole(),
             student.model,
             teach,
             held_out,

@@ -31,6 +31,7 @@ class Result:
         plan: the decisions; ``optimize(model, plan=...)`` applies them again.
         original: the input model.
         config: the options of the run.
+        unchanged: whether nothing was removed.
         unchanged_file: the input file, where it is the result as it stands.
         external: whether the weights are written beside the model, as the input had them.
         scratch: holds the weights of a large model.
@@ -41,6 +42,7 @@ class Result:
     plan: Plan
     original: LoadedModel
     config: Config
+    unchanged: bool = False
     unchanged_file: Path | None = None
     external: bool = False
     scratch: Scratch | None = None
@@ -50,11 +52,12 @@ class Result:
         """The result of a run."""
         loaded, candidate, unchanged = study.source.loaded, decision.candidate, decision.unchanged
         return Result(
-            loaded.proto if unchanged else candidate.model,
+            (loaded.proto if loaded.large else loaded.whole()) if unchanged else candidate.model,
             report,
             plan,
             loaded,
             study.config,
+            unchanged=unchanged,
             unchanged_file=loaded.path if unchanged and loaded.self_contained else None,
             external=not loaded.self_contained,
             scratch=loaded.scratch if unchanged else candidate.scratch,
@@ -83,7 +86,7 @@ class Result:
             OnnxMergeError: one of its subclasses, see ``onnxmerge.errors``.
         """
         config = replace(self.config, samples=Config().samples)
-        made = self.original if self.model is self.original.proto else self.model
+        made = self.original if self.unchanged else self.model
         return compare(self.original, made, calibration=calibration, config=config, **options)
 
     def _repr_html_(self) -> str:

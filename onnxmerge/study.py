@@ -184,5 +184,5 @@ class Study:
 
     def latency_in_new_sessions(self, candidate: Candidate) -> Latency:
         """Times of the input and of a candidate; one session of either may be slow as long as it lives."""
-        before, after = self.runtime.session(self.source.loaded.proto), self.session(candidate)
+        before, after = self.runtime.session_of(self.source.loaded), self.session(candidate)
         return compare_latency(before, after, self.feed, seconds=0.3)

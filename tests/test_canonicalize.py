@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 import pytest
 import support
@@ -10,6 +11,7 @@ from onnx import numpy_helper
 
 import onnxmerge
 from onnxmerge.graph import canonicalize
+from onnxmerge.graph.files import load
 
 
 def constants(text: str, **options) -> dict[str, np.ndarray]:
@@ -207,3 +209,26 @@ def test_shared_constants_that_may_be_given_are_not_separated():
     proto = support.model(text)
     proto.graph.initializer.append(numpy_helper.from_array(np.zeros(8, np.float32), "z"))
     assert support.analysed(proto, {"x": np.ones((2, 4), np.float32)}).widths in ([8], [])
+
+
+@pytest.mark.parametrize("given", ["file", "proto"])
+def test_lengths_that_are_stated_as_minus_one_are_open(given, tmp_path):
+    text = f"""g (float[N,4,H] x) => (float[P,Q] y) <int64[1] i = {{0}}, int64[1] j = {{1}},
+        int64[1] k = {{2}}, float[4,4,1] w = {{{",".join("1" * 16)}}}> {{
+        c = Conv(x, w)  s = Shape(c)  n = Gather(s, i)  a = Gather(s, j)  h = Gather(s, k)  e = Mul(a, h)
+        t = Concat<axis = 0>(n, e)  y = Reshape(c, t) }}"""
+    model = support.model(text)
+    for value in (*model.graph.input, *model.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_value = -1
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path)
+    loaded = load(path if given == "file" else model)
+    dims = loaded.proto.graph.input[0].type.tensor_type.shape.dim
+    assert [dim.HasField("dim_value") for dim in dims] == [False, True, False]
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == -1
+    assert isinstance(canonicalize(loaded.proto).tensors()["t"], gs.Variable)
+    shapes = {"x": (2, 4, 5)}
+    found = onnxmerge.inspect(path if given == "file" else model, shapes=shapes, device="cpu")
+    assert found.input.macs == 4 * 4 * 5

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import support
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxmerge
@@ -21,6 +22,7 @@ from onnxmerge import limits
 from onnxmerge.cli import main
 from onnxmerge.errors import ModelError, OutputError, UsageError
 from onnxmerge.graph import external_weights, load, wire_format
+from onnxmerge.graph.external_weights import Stored
 from onnxmerge.graph.output import measured, save
 from onnxmerge.runtime import Runtime
 
@@ -85,6 +87,27 @@ def test_the_result_is_that_of_the_small_path(options, source, external, tmp_pat
     assert large.report["input"]["bytes"] == small.report["input"]["bytes"]
     if source != "in memory":
         assert large.report["input"]["sha256"] == small.report["input"]["sha256"]
+
+
+def test_what_waits_in_files_changes_nothing(monkeypatch):
+    """Models between small and large: worked on in files, and whole when they are done."""
+    given = support.narrow_digits()
+    options = {"macs": 0.6, "calibration": images(48), "patches": 1000, "threads": 1}
+    with monkeypatch.context() as context:
+        put: list[Stored] = []
+        context.setattr(limits, "LIMITS", limits.Limits(in_files=1, mapped_tensor=256, waiting=0))
+        context.setattr(Stored, "values", lambda self, read=Stored.values: put.append(self) or read(self))
+        found = onnxmerge.optimize(given, **options)
+        assert put, "activations waited in files"
+    assert found.original.scratch is not None and external_weights.references(found.original.proto)
+    assert not external_weights.references(found.model)
+    expected = onnxmerge.optimize(given, **options)
+    assert found.report.input == expected.report.input
+    assert found.plan.keep.keys() == expected.plan.keep.keys()
+    for name, keep in expected.plan.keep.items():
+        assert np.array_equal(found.plan.keep[name], keep)
+    answers = (run(model, image=images()) for model in (found.model, expected.model))
+    np.testing.assert_allclose(*answers, rtol=1e-4, atol=1e-5)
 
 
 def test_weights_are_written_beside_the_model_as_the_input_had_them(large, external, tmp_path):

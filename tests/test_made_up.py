@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxmerge.cli.given import in_flags
 from onnxmerge.data import made_up_inputs
 from onnxmerge.errors import ModelError, UsageError
 from onnxmerge.runtime import Runtime
@@ -174,9 +175,32 @@ def test_a_batch_that_only_the_graph_fixes_is_respected():
 def test_a_model_that_runs_at_no_size_asks_for_a_shape():
     nodes = [helper.make_node("Reshape", ["x", "to"], ["y"])]
     proto = model(nodes, [("x", F, ["N", "T"])], [("y", F, None)], [("to", np.array([17, 59], np.int64))])
-    with pytest.raises(ModelError, match=r"shapes= for 'x'"):
+    with pytest.raises(ModelError) as failure:
         made(proto)
+    said = str(failure.value)
+    assert "'x' [N, T]" in said and "from 1 to at most 16000" in said and "shapes= x=1,512 " in said
+    assert "--shape x=1,512 (with your own" in in_flags(said)
     assert whole(made(proto, samples=1, x=(1, 1003)), "x").shape == (1, 1003)
+
+
+def test_open_lengths_of_states_are_the_batch_where_nothing_else_runs():
+    """Windows of sound with a state [layers, batch, hidden], of which a file says only the first and last."""
+    nodes = [
+        helper.make_node("Reshape", ["sound", "to"], ["x"]),
+        helper.make_node("LSTM", ["x", "w", "r", "", "", "h0", "c0"], ["y", "h", ""], hidden_size=2),
+    ]
+    inputs = [("sound", F, [None, None]), ("h0", F, [1, None, 2]), ("c0", F, [1, None, 2])]
+    rng = np.random.default_rng(0)
+    weights = [
+        ("to", np.array([1, 1, 32], np.int64)),
+        ("w", rng.standard_normal((1, 8, 32)).astype(np.float32)),
+        ("r", rng.standard_normal((1, 8, 2)).astype(np.float32)),
+    ]
+    data = made(model(nodes, inputs, [("y", F, None), ("h", F, None)], weights), samples=2)
+    assert {name: a.shape for name, a in next(data.feeds()).items()} == {
+        "sound": (1, 32), "h0": (1, 1, 2), "c0": (1, 1, 2)
+    }  # fmt: skip
+    assert "sound [1, 32]" in data.source
 
 
 @pytest.mark.skipif(not (SHARED / "corpus").is_dir(), reason="the corpus of real files is not here")

@@ -10,9 +10,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxmerge import limits
 from onnxmerge.errors import DeviceError, ModelError, UsageError
+from onnxmerge.graph.external_weights import Stored
 from onnxmerge.runtime import Runtime
 from onnxmerge.runtime import runtime as runtime_module
+from onnxmerge.runtime.partial import Segments
 
 SHARED = Path(__file__).parents[2] / "shared"
 CPU = Runtime.create("cpu", threads=1)
@@ -200,3 +203,18 @@ def test_bound_runs_compute_the_same_without_moving_data():
     assert session.runner(feed)()["y"].shape == (3, 2)
     with pytest.raises(ModelError, match="does not run"):
         session.bound_runner({"x": np.ones((3, 5), np.float32)}, "cpu")()
+
+
+def test_a_frontier_waits_in_memory_or_in_files(monkeypatch):
+    feeds = [{"x": np.full((2, 4), number, np.float32)} for number in range(3)]
+    found = {}
+    for waiting in (0, 1 << 20):
+        monkeypatch.setattr(limits, "LIMITS", limits.Limits(waiting=waiting))
+        segments = Segments(two_layers(), feeds, CPU, ["a", "y"])
+        with segments.read(["a"]) as reading:
+            first = [reading(batch)["a"] for batch in range(3)]
+        assert {isinstance(value, Stored) for value in segments.live["a"]} == {waiting == 0}
+        with segments.read(["y"]) as reading:
+            found[waiting] = [*first, *(reading(batch)["y"] for batch in range(3))]
+    for one, other in zip(*found.values(), strict=True):
+        np.testing.assert_array_equal(one, other)

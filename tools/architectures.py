@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # This process stays small, and imports nothing big: what a child is said to need at most is at least what
 # its parent had when it was started.
@@ -41,8 +41,18 @@ def bar(size: int) -> float:
     return 2 * size + 0.8e9 if size < 256e6 else 1.6 * size + 0.6e9
 
 
-def child(command: list[str], log: Path) -> tuple[int, float, int]:
-    """Run a command: its exit code (-9: over the limit), seconds, and peak memory in bytes."""
+class Ran(NamedTuple):
+    """What a process took: exit code (-9: over the limit), seconds on the wall and of processors, and peak
+    memory in bytes."""
+
+    code: int
+    seconds: float
+    processor: float
+    peak: int
+
+
+def child(command: list[str], log: Path, limit: float = LIMIT) -> Ran:
+    """Run a command in a process of its own, for at most ``limit`` seconds."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")])
@@ -52,13 +62,15 @@ def child(command: list[str], log: Path) -> tuple[int, float, int]:
         process = subprocess.Popen(
             command, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         )
-        timer = threading.Timer(LIMIT, os.killpg, (process.pid, signal.SIGKILL))
+        timer = threading.Timer(limit, os.killpg, (process.pid, signal.SIGKILL))
         timer.start()
         try:
             _, status, usage = os.wait4(process.pid, 0)
         finally:
             timer.cancel()
-    return os.waitstatus_to_exitcode(status), time.monotonic() - start, usage.ru_maxrss * 1024
+    seconds = time.monotonic() - start
+    processor = usage.ru_utime + usage.ru_stime
+    return Ran(os.waitstatus_to_exitcode(status), seconds, processor, usage.ru_maxrss * 1024)
 
 
 def last_line(log: Path) -> str:
@@ -70,7 +82,7 @@ def exported(entry: dict[str, str], model: Path, inputs: Path, log: Path) -> str
     """Why there is no model file; empty where there is one."""
     if model.exists() and inputs.exists():
         return ""
-    code, _, _ = child([sys.executable, str(HERE / "zoo.py"), entry["name"], str(model), str(inputs)], log)
+    code = child([sys.executable, str(HERE / "zoo.py"), entry["name"], str(model), str(inputs)], log).code
     if code:
         model.unlink(missing_ok=True)
         return f"not exported: {last_line(log) if code > 0 else f'longer than {LIMIT} s'}"
@@ -96,7 +108,7 @@ def inspected(entry: dict[str, str], folder: Path) -> dict[str, Any]:
         "--report",
         str(report),
     ]
-    code, seconds, _ = child(command, log)
+    code, seconds, _, _ = child(command, log)
     row = {
         **entry,
         "inspect": code,
@@ -121,7 +133,7 @@ def optimised(entry: dict[str, str], folder: Path) -> dict[str, Any]:
         path.unlink(missing_ok=True)
     command = [sys.executable, "-m", "onnxmerge", str(model), str(output), "--macs", str(ASKED), "--calib",
                str(inputs), "--patches", str(PATCHES), "--threads", "1", "--report", str(report)]  # fmt: skip
-    code, seconds, peak = child(command, log)
+    code, seconds, _, peak = child(command, log)
     size = model.stat().st_size
     row = {"code": code, "seconds": round(seconds, 1), "peak": peak, "bytes": size,
            "within": peak <= bar(size), "said": last_line(log) if code else ""}  # fmt: skip

@@ -49,7 +49,7 @@ def listed(folder: Path, samples: int) -> Iterator[str]:
         try:
             loaded = load(path)
             kinds = output_kinds(loaded.proto)
-            session = runtime.session(loaded.proto)
+            session = runtime.session_of(loaded)
             reading = Reading(samples=samples)
             data, _ = gather(loaded.proto, session, runtime, None, None, class_scores(kinds), reading)
             kinds = seen(kinds, loaded.proto, session, data.fit)

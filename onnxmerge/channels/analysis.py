@@ -48,6 +48,7 @@ class Analysis:
         proto = export_model(graph, loaded.proto)
         shapes = trace(proto)
         external_weights.release()
+        external_weights.trim()
         return Analysis(loaded, graph, proto, find_channels(GraphView(graph, shapes)))
 
     @cached_property

@@ -37,9 +37,9 @@ def size(text: str) -> tuple[int, int]:
 
 def shape(text: str) -> tuple[str, tuple[int, ...]]:
     name, _, dims = text.rpartition("=")
-    if not name or not re.fullmatch(r"\d+(,\d+)*", dims):
+    if not name or not re.fullmatch(r"\d+([,x]\d+)*", dims):
         raise argparse.ArgumentTypeError(f"'{text}' is not of the form NAME=1,3,224,224")
-    return name, tuple(int(d) for d in dims.split(","))
+    return name, tuple(int(d) for d in re.split("[,x]", dims))
 
 
 def kind(text: str) -> tuple[str, str]:

@@ -71,7 +71,7 @@ def precision(gram: np.ndarray, ridge: float) -> np.ndarray:
     scale = float(np.trace(gram)) / max(len(gram), 1) or 1.0
     # In place: with some thousand features each copy has hundreds of MB.
     while True:
-        inverse: np.ndarray = np.asfortranarray(gram / scale)
+        inverse: np.ndarray = np.divide(gram, scale, out=np.empty_like(gram, order="F"))
         np.einsum("ii->i", inverse)[:] += ridge
         inverse, failed = dpotrf(inverse, lower=1, overwrite_a=1)
         if not failed:
@@ -104,6 +104,7 @@ def eliminate(regressions: Sequence[Regression], count: int, least: int = 1) -> 
     if all(r.rows >= _ROWS_PER_FEATURE * len(r.gram) for r in regressions):
         states = [_State(r, count, TINY) for r in regressions]
         _remove(states, count - least, FREE * sum(r.explained for r in regressions), order, costs)
+        del states  # each holds matrices as large as all covariances
     states = [_State(left := r.without(order), count, left.ridge, order) for r in regressions]
     _remove(states, count - least, np.inf, order, costs)
     return np.array(order, dtype=np.int64), np.array(costs)
@@ -145,9 +146,13 @@ class _State:
         self._each, features = index.shape[1], index.size
         # Channels with fewer features than others get idle ones: independent, and without weight.
         real, which = np.flatnonzero(index >= 0), index[index >= 0]
-        h, b = np.eye(features), np.zeros((len(regression.coefficients), features))
-        h[np.ix_(real, real)] = precision(regression.gram, ridge)[np.ix_(which, which)]
-        b[:, real] = regression.coefficients[:, which]
+        h = np.ascontiguousarray(precision(regression.gram, ridge)[np.ix_(which, which)])
+        b = np.ascontiguousarray(regression.coefficients[:, which])
+        if len(real) < features:
+            h, some = np.eye(features), h
+            h[np.ix_(real, real)] = some
+            b, some = np.zeros((len(b), features)), b
+            b[:, real] = some
         if len(b) > features:
             # Only products of coefficients with one another count, and this has the same ones.
             b = np.asarray(np.linalg.qr(b, mode="r"))

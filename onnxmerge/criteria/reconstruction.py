@@ -69,6 +69,7 @@ class Reconstruction:
                 regressions = [r for s in mine for r in _regressions(channels, s, group, statistics)]
                 gone, costs = eliminate(regressions, len(group), 0)
             external_weights.release()
+            external_weights.trim()
             costs = costs if group.chain else self.joined * costs
             # What goes last is worth most.
             score = np.empty(len(group))

@@ -12,7 +12,8 @@ from onnxmerge.arguments import whole
 from onnxmerge.errors import CalibrationError, UsageError
 from onnxmerge.runtime.session import Feed
 
-_MOST_PER_FEED = 32  # bounds the activations that are alive at once
+# The most samples in a feed, and about the most bytes where a sample is smaller: activations grow with both.
+_MOST_PER_FEED, _BYTES_PER_FEED = 32, 4 << 20
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ class Dataset:
         """Feeds by input name, in order.
 
         Args:
-            batch: bounds the samples per feed where the model leaves their number open; None: at most 32.
+            batch: bounds the samples per feed where the model leaves their number open; None: at most 32, and
+                of large samples fewer.
         """
         if batch is not None and batch < 1:
             raise UsageError(f"a batch has at least 1 sample, not {batch}")
@@ -81,11 +83,18 @@ class Dataset:
         assert self.arrays is not None
         count = len(self)
         # Feeds of nearly equal size: a short last one would weigh its samples differently in every mean.
-        parts = math.ceil(count / (batch or _MOST_PER_FEED))
+        parts = math.ceil(count / (batch or self._affordable))
         step = self.batch or math.ceil(count / parts)
         for start in range(0, count, step):
             rows = slice(start, min(start + step, count))
             yield {name: a if name in self.shared else a[rows] for name, a in self.arrays.items()}
+
+    @property
+    def _affordable(self) -> int:
+        """How many samples are fed at a time where nobody says it."""
+        arrays = [a for name, a in (self.arrays or {}).items() if name not in self.shared]
+        size = sum(a.nbytes // max(len(a), 1) for a in arrays)
+        return min(max(_BYTES_PER_FEED // max(size, 1), 1), _MOST_PER_FEED)
 
     @property
     def mixed(self) -> bool:

@@ -2,13 +2,14 @@
 
 Floats are N(0, 1); integers that index a Gather lie within its range, other integers are 0 or 1 (0..255
 for images of bytes); masks are true; recurrent state is zero; lengths are those of the sequence. Dynamic
-dimensions are 1 on the batch axis and otherwise the smallest size at which the model runs.
+dimensions are 1 on the batch axis and otherwise the smallest size at which the model runs; where it runs at
+none, those of recurrent state are taken for the batch axis, too.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,11 +121,7 @@ def _smallest(
             )
     runs: tuple[_Maker, Feed] | None = None
     reason = ""
-    tried = 0
-    for shapes in _candidates(inputs, given):
-        if reason and tried > _MOST_TRIED:
-            break
-        tried += sum(math.prod(shape) for shape in shapes.values())
+    for shapes in _candidates(inputs, given, _states(inputs, parts, given)):
         lengths = {name: _sequence(name, inputs, shapes) for name, role in parts.items() if role.length}
         maker = _Maker(inputs, parts, shapes, lengths)
         try:
@@ -140,29 +137,66 @@ def _smallest(
         if all(_sound(value) for value in results.values()):
             return maker, feed
     if runs is None:
-        name = next((i.name for i in inputs if i.name not in given and not _fixed(i)), None)
-        hint = f"give shapes= for {name!r}" if name else "give data with calibration="
-        raise ModelError(f"the model runs on no made-up input, {hint} (last: {reason})")
+        raise ModelError(_advice(inputs, parts, given, reason))
     return runs
 
 
-def _candidates(inputs: tuple[TensorInfo, ...], given: Shapes) -> Iterator[Shapes]:
-    """Input shapes to try, smallest first: batch 1 and equal sizes elsewhere, then equal sizes everywhere."""
+def _states(inputs: tuple[TensorInfo, ...], parts: Mapping[str, Role], given: Shapes) -> set[str]:
+    """The inputs that hold recurrent state with an open length that has no name."""
+    return {i.name for i in inputs if parts[i.name].zeros and i.name not in given and None in (i.shape or ())}
+
+
+def _advice(inputs: tuple[TensorInfo, ...], parts: Mapping[str, Role], given: Shapes, reason: str) -> str:
+    """What was tried in vain, and what may help."""
+    left = [i for i in inputs if i.name not in given and not _fixed(i)]
+    said = "the model runs on no made-up input"
+    if not left:
+        return f"{said}, give data with calibration= (last: {reason})"
+    dims = ", ".join(f"{i.name!r} {_text(i.shape or ())}" for i in left)
+    states = _states(inputs, parts, given)
+    alike = "a batch of 1 and one size for all others, one size for all"
+    also = f", a batch of 1 for {' and '.join(map(repr, sorted(states)))}" if states else ""
+    example = " ".join(f"{i.name}={','.join(map(str, _usual(i, parts[i.name])))}" for i in left)
+    return (
+        f"{said}: lengths are open in {dims}, and sizes from {_SIZES[0]} to at most {_SIZES[-1]} were tried "
+        f"({alike}{also}); say what it is fed with shapes= {example} (with your own lengths), or give data "
+        f"with calibration= (last: {reason})"
+    )
+
+
+def _usual(info: TensorInfo, role: Role) -> tuple[int, ...]:
+    """A shape that inputs like this one often have."""
+    assert info.shape is not None and info.dtype is not None
+    size = 1 if role.zeros else 224 if len(info.shape) > 3 else 512 if info.dtype.kind == "f" else 32
+    return tuple(d if isinstance(d, int) else size if axis else 1 for axis, d in enumerate(info.shape))
+
+
+def _candidates(inputs: tuple[TensorInfo, ...], given: Shapes, states: Collection[str]) -> Iterator[Shapes]:
+    """Input shapes to try, smallest first: batch 1 and equal sizes elsewhere, then equal sizes everywhere.
+
+    Then, where there are any, batch 1 in ``states``, whatever axis it is.
+    """
     bound = _bind(inputs, given)
     free = [i for i in inputs if i.name not in given]
     first = {i.shape[0] for i in free if i.shape and isinstance(i.shape[0], str)}
     tried: set[tuple[tuple[int, ...], ...]] = set()
-    for batch in (1, None):
-        for size in _SIZES:
-            known = dict.fromkeys(first, batch or size) | bound
-            shapes = {
-                i.name: given[i.name] if i.name in given else _shape(i, known, size, batch or size)
-                for i in inputs
-            }
-            key = tuple(shapes.values())
-            largest = max((math.prod(shape) for shape in key), default=0)
-            if key not in tried and (largest <= _MOST_VALUES or not tried):
+    for several in ([(1, False), (None, False)], [(1, True)] if states else []):
+        fed = 0
+        for batch, apart in several:
+            for size in _SIZES:
+                known = dict.fromkeys(first, batch or size) | bound
+                shapes = {
+                    i.name: given[i.name]
+                    if i.name in given
+                    else _shape(i, known, 1 if apart and i.name in states else size, batch or size)
+                    for i in inputs
+                }
+                key = tuple(shapes.values())
+                largest = max((math.prod(shape) for shape in key), default=0)
+                if key in tried or (tried and (largest > _MOST_VALUES or fed > _MOST_TRIED)):
+                    continue
                 tried.add(key)
+                fed += sum(math.prod(shape) for shape in key)
                 yield shapes
 
 

@@ -33,10 +33,10 @@ class LoadedModel:
     """A model, and what is known of where it came from.
 
     Attributes:
-        proto: the model; with all weights, or, of a large model, with references to them.
+        proto: the model; with all weights, or, unless it is small, with references to them.
         bytes: size on disk, external data included.
         self_contained: whether one file holds everything.
-        scratch: where the weights of a large model may be put; None for the others, which are in memory.
+        scratch: where weights may be put; None for small models, which are in memory.
     """
 
     proto: onnx.ModelProto
@@ -46,8 +46,22 @@ class LoadedModel:
     self_contained: bool = True
     scratch: Scratch | None = None
 
+    @property
+    def large(self) -> bool:
+        """Whether it does not fit into memory several times."""
+        return self.bytes >= limits.LIMITS.large_model
+
+    def whole(self) -> onnx.ModelProto:
+        """The model with all of its weights."""
+        if self.scratch is None:
+            return self.proto
+        model = onnx.ModelProto()
+        model.CopyFrom(self.proto)
+        read_references(model)
+        return model
+
     def new_scratch(self) -> Scratch | None:
-        """A new folder for weights of a large model, None for others; it must outlive the models in it."""
+        """A new folder for weights that go to files, None where they do not; it must outlive their users."""
         return None if self.scratch is None else self.scratch.inner()
 
 
@@ -65,7 +79,7 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto) -> LoadedModel:
     digest = hashlib.sha256()
     try:
         size = path.stat().st_size
-        if size < limits.LIMITS.large_model:
+        if not _in_files(size):
             data = path.read_bytes()
             digest.update(data)
             proto = onnx.ModelProto.FromString(data)
@@ -86,12 +100,13 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto) -> LoadedModel:
     # While no tensor of it is a reference yet: whatever the file says of other files is to be checked.
     outside = [_located(tensor, path) for tensor in _stored_tensors(proto) if uses_external_data(tensor)]
     total = size + sum(place.length for place in outside)
-    scratch = Scratch() if total >= limits.LIMITS.large_model else None
+    scratch = Scratch() if _in_files(total) else None
     if scratch is not None:
         _copy_big(proto, places, path, scratch)
     big = {id(tensor) for tensor in proto.graph.initializer} if scratch is not None else set()
     for place in outside:
         _attach(place, path, digest, scratch if id(place.tensor) in big else None)
+    _open_lengths(proto.graph)
     return LoadedModel(proto, path, total, digest.hexdigest(), not outside, scratch)
 
 
@@ -104,15 +119,46 @@ def _given(model: onnx.ModelProto) -> LoadedModel:
                 "that could be any file: give the model's path, or load its external data "
                 "(onnx.load does)"
             )
-    proto = onnx.ModelProto()
-    if sum(tensor_bytes(tensor) for tensor in model.graph.initializer) < limits.LIMITS.large_model:
+    weights = sum(tensor_bytes(tensor) for tensor in model.graph.initializer)
+    self_contained, scratch = True, None
+    if weights < limits.LIMITS.large_model:
+        proto = onnx.ModelProto()
         proto.CopyFrom(model)
-        _read_references(proto)
+        read_references(proto)
         data = serialize(proto)
-        return LoadedModel(proto, None, len(data), hashlib.sha256(data).hexdigest())
-    scratch = Scratch()
+        size, digest = len(data), hashlib.sha256(data).hexdigest()
+    else:
+        self_contained, scratch = not external_weights.references(model), Scratch()
+        proto = _referring(model, scratch)
+        size, digest = measured(proto, external=False)
+    if scratch is None and _in_files(weights):
+        scratch = Scratch()
+        proto = _referring(proto, scratch)
+    _open_lengths(proto.graph)
+    return LoadedModel(proto, None, size, digest, self_contained, scratch)
+
+
+def _in_files(size: int) -> bool:
+    return size >= min(limits.LIMITS.in_files, limits.LIMITS.large_model)
+
+
+def _open_lengths(graph: onnx.GraphProto) -> None:
+    """Leave lengths open that a file states as negative numbers, which is how some exporters write that."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if value.type.HasField("tensor_type"):
+            for dim in value.type.tensor_type.shape.dim:
+                if dim.dim_value < 0:
+                    dim.ClearField("dim_value")
+    for node in graph.node:
+        for attribute in node.attribute:
+            for subgraph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                _open_lengths(subgraph)
+
+
+def _referring(model: onnx.ModelProto, scratch: Scratch) -> onnx.ModelProto:
+    """A copy whose big initializers are references to files in ``scratch``, or to where they are already."""
     proto = wire_format.frame(model)
-    _read_references(proto)
+    read_references(proto)
     for tensor in model.graph.initializer:
         kept = proto.graph.initializer.add()
         if external_weights.is_reference(tensor) or not _stays_in_file(tensor):
@@ -121,11 +167,10 @@ def _given(model: onnx.ModelProto) -> LoadedModel:
             kept.CopyFrom(
                 external_weights.tensor_of(tensor.name, scratch.store(onnx.numpy_helper.to_array(tensor)))
             )
-    size, digest = measured(proto, external=False)
-    return LoadedModel(proto, None, size, digest, not external_weights.references(model), scratch)
+    return proto
 
 
-def _read_references(proto: onnx.ModelProto) -> None:
+def read_references(proto: onnx.ModelProto) -> None:
     """Give the tensors of a model that are references their values."""
     for tensor in _stored_tensors(proto):
         if external_weights.is_reference(tensor):

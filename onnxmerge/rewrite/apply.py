@@ -7,9 +7,10 @@ from collections.abc import Iterable
 import onnx
 
 from onnxmerge.channels.analysis import Analysis
-from onnxmerge.graph import export_model
+from onnxmerge.graph import export_model, external_weights
 from onnxmerge.graph.edit import Editor
 from onnxmerge.graph.external_weights import Scratch
+from onnxmerge.graph.files import read_references
 from onnxmerge.plan import Selection
 from onnxmerge.rewrite.fold import Fold, apply_folds
 from onnxmerge.rewrite.mask import mask
@@ -25,6 +26,9 @@ def pruned(
 
     Args:
         scratch: where big new weights go; None: they stay in memory.
+
+    Returns:
+        The model; of a large one the weights are references.
     """
     editor = Editor(analysis.canonical, scratch)
     apply_folds(editor, folds)
@@ -32,7 +36,11 @@ def pruned(
     resize(editor, analysis.channels, removed)
     vanish(editor, analysis.depth, removed)
     merge_scales(editor, analysis.channels.view.shapes)
-    return export_model(editor.graph, analysis.loaded.proto)
+    model = export_model(editor.graph, analysis.loaded.proto)
+    if not analysis.loaded.large:
+        read_references(model)
+        external_weights.release()
+    return model
 
 
 def masked(analysis: Analysis, selection: Selection, folds: Iterable[Fold] = ()) -> onnx.ModelProto:

@@ -37,14 +37,23 @@ class Source:
     folder: str | None = None
     mapped: Mapping[str, np.ndarray] = field(default_factory=dict)
 
+    @property
+    def bytes_mapped(self) -> int:
+        """The bytes of the initializers that are used where they are."""
+        return sum(values.nbytes for values in self.mapped.values())
+
     def __add__(self, patch: bytes) -> Source:
         """The model with further nodes and outputs; of bytes only."""
         assert isinstance(self.model, bytes)
         return replace(self, model=self.model + patch)
 
 
-def source_of(model: Model) -> Source:
-    """What to load for a model. Raises ModelError above protobuf's limit of 2 GB."""
+def source_of(model: Model, *, in_place: bool = True) -> Source:
+    """What to load for a model. Raises ModelError above protobuf's limit of 2 GB.
+
+    Args:
+        in_place: whether weights that lie in files are used there; else the session reads its own copy.
+    """
     if not isinstance(model, onnx.ModelProto):
         return Source(model)
     references = external_weights.references(model)
@@ -57,7 +66,7 @@ def source_of(model: Model) -> Source:
     for tensor in external_weights.references(relative):
         path, offset, length = external_weights.location_of(tensor)
         external_weights.locate(tensor, os.path.relpath(path, folder), offset, length or 0)
-    mapped = {tensor.name: external_weights.values_of(tensor) for tensor in references}
+    mapped = {t.name: external_weights.values_of(t) for t in references if in_place}
     return Source(serialized(relative), folder, mapped)
 
 

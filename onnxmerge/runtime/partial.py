@@ -1,7 +1,8 @@
 """Running a model piece by piece while it is being rewritten.
 
-A ``Segments`` keeps the values of a frontier of tensors, for every batch. Asking for tensors behind the
-frontier runs only the nodes between; where memory allows, the frontier then moves up to them.
+A ``Segments`` keeps the values of a frontier of tensors, for every batch: little in memory, more in files.
+Asking for tensors behind the frontier runs only the nodes between; where that is affordable, the frontier
+then moves up to them.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Segments:
         feeds: the batches.
         wanted: every tensor that will be asked for, as often as it will be (decides how long it is kept).
         keep_bytes: a frontier above this is not kept; None: a default.
-        scratch: where the frontier waits in files; None: in memory.
+        scratch: where the frontier waits in files; None: in memory where it is small, else in a folder of
+            its own.
 
     Attributes:
         live: the values of the frontier, by name, one array for every batch, in memory or in files.
@@ -49,6 +51,7 @@ class Segments:
         scratch: Scratch | None = None,
     ):
         self._model, self._runtime, self._scratch = model, runtime, scratch
+        self._in_files = scratch is not None
         default = limits.LIMITS.frontier if scratch is None else limits.LIMITS.stored_frontier
         self.keep_bytes = default if keep_bytes is None else keep_bytes
         self._nodes = list(model.graph.node)
@@ -71,9 +74,16 @@ class Segments:
         """How many batches there are."""
         return self._batches
 
-    def folder(self) -> Scratch | None:
-        """A new folder for one tensor of the frontier, gone with its values; None: it stays in memory."""
-        return None if self._scratch is None else self._scratch.inner()
+    def folder(self, waiting: int) -> Scratch | None:
+        """A new folder for one tensor of the frontier, gone with its values; None: it stays in memory.
+
+        Args:
+            waiting: bytes of the whole frontier.
+        """
+        if not self._in_files and waiting <= limits.LIMITS.waiting:
+            return None
+        self._scratch = self._scratch or Scratch()
+        return self._scratch.inner()
 
     def advance(
         self,
@@ -204,32 +214,39 @@ class Reading:
         self._session = session
         self._entry = [i.name for i in session.inputs] if session is not None else []
         count = len(segments)
-        live = segments.live
-        self._folders = {name: segments.folder() for name in frontier if name not in live}
+        self._fresh = [name for name in frontier if name not in segments.live]
+        self._folders: dict[str, Scratch | None] = {}
         self._stored: dict[str, list[np.ndarray | Stored | None]] | None = {
-            name: [None] * count for name in self._folders
+            name: [None] * count for name in self._fresh
         }
 
     def __call__(self, batch: int) -> dict[str, np.ndarray]:
-        live, stored = self._segments.live, self._stored
+        live = self._segments.live
         values = {}
         if self._session is not None:
             values = self._session.run({name: _values(live[name][batch]) for name in self._entry})
-        if stored is not None:
-            for name, batches in stored.items():
+        if batch == 0:
+            self._prepare(self._size(values))
+        if self._stored is not None:
+            for name, batches in self._stored.items():
                 folder, value = self._folders[name], values[name]
                 batches[batch] = value if folder is None or value.dtype.hasobject else folder.put(value)
-            if batch == 0 and self._size(values) > self._segments.keep_bytes:
-                self._stored = None
         # A run brings all weights that it uses into memory.
         external_weights.release()
         values = {**self._constants, **values}
         return {n: values[n] if n in values else _values(live[n][batch]) for n in self._names}
 
+    def _prepare(self, size: int) -> None:
+        """Decide where the new frontier of so many bytes waits, if it is kept."""
+        if size > self._segments.keep_bytes:
+            self._stored = None
+        else:
+            self._folders = {name: self._segments.folder(size) for name in self._fresh}
+
     def _size(self, first: Mapping[str, np.ndarray]) -> int:
         """The bytes of the new frontier, judged by the first batch, so that nothing is stored in vain."""
         live = self._segments.live
-        fresh = sum(first[name].nbytes for name in self._folders)
+        fresh = sum(first[name].nbytes for name in self._fresh)
         return fresh * len(self._segments) + sum(_bytes(a) for n in self._frontier for a in live.get(n, ()))
 
     def __enter__(self) -> Reading:

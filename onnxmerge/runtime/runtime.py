@@ -21,10 +21,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from onnxmerge import limits
 from onnxmerge.arguments import whole, word
 from onnxmerge.errors import DeviceError, ModelError, OutputError
+from onnxmerge.graph import external_weights
 from onnxmerge.graph.edit import ADD, SHAPE
 from onnxmerge.graph.external_weights import Scratch
+from onnxmerge.graph.files import LoadedModel
 from onnxmerge.runtime.messages import sentence
 from onnxmerge.runtime.model_bytes import Model, Source, opened, patch, source_of, tensors
 from onnxmerge.runtime.session import CPU, CUDA, Session, ort
@@ -33,6 +36,8 @@ DEVICES = ("auto", "cpu", "cuda")
 
 # TF32 keeps 10 bits of mantissa: parity measured with it would be the parity of the rounding.
 _CUDA_OPTIONS = {"use_tf32": "0"}
+# Bytes of a model that leave something behind when they are loaded.
+_WORTH_TRIMMING = 8 << 20
 _FATAL_ONLY = 4  # every failure is raised as an exception too: logging it as well would say it twice
 
 
@@ -83,6 +88,15 @@ class Runtime:
         """
         source = model if isinstance(model, Source) else source_of(model)
         return self._load(source, optimize, prepack)
+
+    def session_of(self, loaded: LoadedModel) -> Session:
+        """A session of a model as it was read; as a user runs it, unless the model is large.
+
+        Raises:
+            ModelError: the model cannot be loaded.
+            DeviceError: it loads on another device than this runtime's.
+        """
+        return self._load(source_of(loaded.proto, in_place=loaded.large), True, True)
 
     def profile(self, model: Model, feed: Mapping[str, np.ndarray], runs: int = 20) -> dict[str, float]:
         """Median seconds of every kernel over some runs, by onnxruntime's name of it (after its fusions).
@@ -195,7 +209,7 @@ class Runtime:
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         # Packed weights would be a second copy, and an arena keeps what the largest batch took.
-        if source.mapped:
+        if source.bytes_mapped >= limits.LIMITS.large_model:
             options.enable_cpu_mem_arena = False
         if not prepack or source.mapped:
             options.add_session_config_entry("session.disable_prepacking", "1")
@@ -215,7 +229,12 @@ class Runtime:
         if session.get_providers()[0] != self.provider:
             raise DeviceError(f"the session was built on {session.get_providers()[0]}, not {self.provider}")
         session.disable_fallback()
-        return Session(session, self.threads, held)
+        # Kept to load the model again on other providers, which is as much memory again.
+        session._model_bytes = None
+        if isinstance(source.model, bytes) and len(source.model) + source.bytes_mapped > _WORTH_TRIMMING:
+            # What loading needed besides is freed, and kept by the C library: more than the weights take.
+            external_weights.trim()
+        return Session(session, self.threads, held, arena=options.enable_cpu_mem_arena)
 
 
 @functools.cache

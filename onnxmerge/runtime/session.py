@@ -36,9 +36,15 @@ class Session:
     """
 
     def __init__(
-        self, session: ort.InferenceSession, threads: int, held: Mapping[str, ort.OrtValue] | None = None
+        self,
+        session: ort.InferenceSession,
+        threads: int,
+        held: Mapping[str, ort.OrtValue] | None = None,
+        *,
+        arena: bool = True,
     ) -> None:
         self._session = session
+        self._arena = arena
         self._held = held or {}  # what the session uses in place must outlive it
         self.mapped = bool(self._held)
         self.provider: str = session.get_providers()[0]
@@ -54,8 +60,17 @@ class Session:
         """onnxruntime's own session."""
         return self._session
 
-    def run(self, feed: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, Any]:
+    def run(
+        self,
+        feed: Mapping[str, np.ndarray],
+        outputs: Sequence[str] | None = None,
+        *,
+        shrink: bool = False,
+    ) -> dict[str, Any]:
         """Output values by name: arrays, or lists for sequences. ``outputs`` limits them to these names.
+
+        Args:
+            shrink: whether to give the memory of activations back, which is else kept for the next run.
 
         Raises:
             ModelError: it does not run on the feed; the message names the node where onnxruntime does.
@@ -64,12 +79,13 @@ class Session:
         if not names:
             return {}  # onnxruntime takes an empty list for all outputs
         fed: dict[str, Any] = {k: _to_bfloat16(v) if k in self._narrow_in else v for k, v in feed.items()}
+        options = _shrinking() if shrink and self._arena else None
         try:
             if not self._narrow_out:
-                return dict(zip(names, self._session.run(names, fed), strict=True))
+                return dict(zip(names, self._session.run(names, fed, options), strict=True))
             fed = {k: v if isinstance(v, ort.OrtValue) else ort.OrtValue.ortvalue_from_numpy(v)
                    for k, v in fed.items()}  # fmt: skip
-            values = self._session.run_with_ort_values(names, fed)
+            values = self._session.run_with_ort_values(names, fed, options)
             return {name: _from_ort(value) for name, value in zip(names, values, strict=True)}
         except MemoryError:
             raise
@@ -104,6 +120,12 @@ class Session:
     def end_profiling(self) -> str:
         """Stop the profiling that the session was loaded with; returns the path of its trace."""
         return self._session.end_profiling()
+
+
+def _shrinking() -> ort.RunOptions:
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 def _to_bfloat16(value: np.ndarray) -> ort.OrtValue:

@@ -34,10 +34,13 @@ def side_by_side(threads: int, bytes_each: int) -> int:
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
-    """What ``map`` gives, with so many calls at work, each in a thread of its own.
+    """What ``map`` gives, with so many calls at work, each in a thread of its own if there are several.
 
     The first call is done, and its result used, before the others begin: they can build on it.
     """
+    if workers == 1:
+        yield from map(function, items)
+        return
     waiting: deque[Future[R]] = deque()
     source = iter(items)
     with ThreadPoolExecutor(workers) as pool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from math import ceil, prod
 
 import numpy as np
@@ -18,7 +19,6 @@ from onnxmerge.graph import external_weights
 from onnxmerge.progress import Progress
 from onnxmerge.runtime import Runtime, Session
 from onnxmerge.runtime.model_bytes import opened, patch
-from onnxmerge.runtime.session import Feed
 from onnxmerge.runtime.threads import in_order, one_blas_thread, side_by_side
 from onnxmerge.statistics.moments import Accumulator, AxisSums, Products, first_means, products
 from onnxmerge.statistics.regression import LinearForm, linear_form
@@ -113,30 +113,31 @@ def collect(
         if s.node.index in forms
         and (forms[s.node.index] is not None or _worth_a_covariance(channels, s, patches, len(dataset)))
     }
-    at_work = 2 * per_sample * ceil(len(dataset) / (dataset.batch or 1) / len(feed_list))
-    at_work += 4 * sum(_size(s, forms[i]) ** 2 for i, s in watched.items())
-    workers = side_by_side(min(runtime.threads, len(feed_list)), at_work)
-    session = _with_outputs(model, names, replace(runtime, threads=runtime.threads // workers))
+    session = _with_outputs(model, names, runtime)
     share = ceil(patches / len(feed_list))
     sums = {key: AxisSums() for key in inputs | totals}
     grams = {i: _Grams(s, forms[i]) for i, s in watched.items()}
-
-    def look(item: tuple[int, Feed]) -> tuple[list[AxisSums], list[list[Products]]]:
-        number, feed = item
-        values = session.run(feed, [n for n in names if n not in feed]) | dict(feed)
-        rng = np.random.default_rng((seed, number))
-        parts = [AxisSums.of(np.asarray(values[name]), axis, equal=dataset.mixed) for name, axis in sums]
-        weight = dict(zip(sums, (part.weight for part in parts), strict=True))
-        return parts, [gram.look(values, share, rng, weight[gram.destination]) for gram in grams.values()]
-
-    for done, (parts, found) in enumerate(in_order(look, enumerate(feed_list), workers)):
+    # Side by side are the sites of one batch, not batches: of each site the products take memory once.
+    widest = max((_size(s, forms[i]) for i, s in watched.items()), default=0)
+    workers = side_by_side(min(runtime.threads, len(grams)), 4 * widest * (widest + 2 * share))
+    for done, feed in enumerate(feed_list):
         if progress is not None:
             progress("statistics", done, len(feed_list))
-        for total, part in zip(sums.values(), parts, strict=True):
+        values = session.run(feed, [n for n in names if n not in feed], shrink=True) | dict(feed)
+        external_weights.release()
+        rng = np.random.default_rng((seed, done))
+        weight = {}
+        for key, total in sums.items():
+            part = AxisSums.of(np.asarray(values[key[0]]), key[1], equal=dataset.mixed)
+            weight[key] = part.weight
             total.add(part)
-        for gram, blocks in zip(grams.values(), found, strict=True):
-            gram.add(blocks)
-    external_weights.release()
+        looks = [
+            partial(gram.look, values, gram.rows(values, share, rng), weight[gram.destination])
+            for gram in grams.values()
+        ]
+        for gram, found in zip(grams.values(), in_order(_called, looks, workers), strict=True):
+            gram.add(found)
+        del values, looks
     return Statistics(
         sites,
         sensitivity,
@@ -178,19 +179,23 @@ class _Grams:
         self._blocks = [Accumulator() for _ in range(form.blocks if form is not None else 1)]
         self._shifts: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def look(
-        self, values: Mapping[str, np.ndarray], share: int, rng: np.random.Generator, weight: float
-    ) -> list[Products]:
-        """The products of some rows of a batch; the first batch comes before all others."""
+    def rows(self, values: Mapping[str, np.ndarray], most: int, rng: np.random.Generator) -> np.ndarray:
+        """Which rows of a batch are looked at, int64."""
+        site, form = self._site, self._form
+        x = values[site.data.tensor]
+        count = x.size // site.data.size if form is None else form.count(values[site.node.y[0].name])
+        return _choose(count, most, rng)
+
+    def look(self, values: Mapping[str, np.ndarray], chosen: np.ndarray, weight: float) -> list[Products]:
+        """The products of these rows of a batch; the first batch comes before all others."""
         site, form = self._site, self._form
         x = values[site.data.tensor]
         if form is None:
             last = np.moveaxis(x, site.data.axis, -1)
             rows = last.reshape(-1, last.shape[-1])
-            features = rows[_choose(len(rows), share, rng)].astype(np.float32, copy=False)[None]
+            features = rows[chosen].astype(np.float32, copy=False)[None]
         else:
-            y = values[site.node.y[0].name]
-            features = form.rows(x, y.shape, _choose(form.count(y), share, rng))
+            features = form.rows(x, values[site.node.y[0].name].shape, chosen)
         nothing = np.zeros((features.shape[1], 0), np.float32)
         if not self._shifts:
             self._shifts = [first_means(block, nothing) for block in features]
@@ -204,6 +209,10 @@ class _Grams:
     def features(self) -> Features:
         rows = self._blocks[0].rows
         return Features(self._form, tuple(a.moments().gram for a in self._blocks) if rows else (), rows)
+
+
+def _called(look: Callable[[], list[Products]]) -> list[Products]:
+    return look()
 
 
 def _choose(count: int, most: int, rng: np.random.Generator) -> np.ndarray:

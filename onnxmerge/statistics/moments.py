@@ -79,8 +79,10 @@ def pooled(several: Sequence[Moments]) -> Moments:
 
 def _weighted(weights: Sequence[float], values: Sequence[np.ndarray]) -> np.ndarray:
     total = np.zeros_like(values[0])
-    for weight, value in zip(weights, values, strict=True):
-        total += weight * value
+    for start in range(0, len(total), _ROWS):
+        part = total[start : start + _ROWS]
+        for weight, value in zip(weights, values, strict=True):
+            part += weight * value[start : start + _ROWS]
     return total
 
 
@@ -166,8 +168,11 @@ class Accumulator:
             self._sums = np.zeros(features), np.zeros(outputs)
             self._squares = np.zeros(outputs)
         weight = found.weight
+        # Adding is most of the work where a batch has few rows: one triangle is enough.
+        triangle = [np.s_[i : i + _ROWS, : i + _ROWS] for i in range(0, len(self._gram), _ROWS)]
         pairs = (
-            *((self._gram, found.gram), (self._cross, found.cross), (self._squares, found.squares)),
+            *((self._gram[part], found.gram[part]) for part in triangle),
+            *((self._cross, found.cross), (self._squares, found.squares)),
             *((self._sums[0], found.features), (self._sums[1], found.targets)),
         )
         for total, part in pairs:
@@ -181,6 +186,8 @@ class Accumulator:
         p, t = self._sums[0] / n, self._sums[1] / n
         gram, cross = self._gram, self._cross
         del self._gram, self._cross
+        for start in range(_ROWS, len(gram), _ROWS):
+            gram[:start, start : start + _ROWS] = gram[start : start + _ROWS, :start].T
         for matrix, other in ((gram, p), (cross, t)):
             matrix /= n
             _add_outer(matrix, -other, p)

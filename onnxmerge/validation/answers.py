@@ -41,11 +41,11 @@ class Answers:
         feeds, rows, held = [], [], 0
         image: tuple[int, int] | None = None
         numbers = True
-        most, batch = (OF_LARGE, 1) if session.mapped else (SAMPLES, SAMPLES)
+        most, batch = (OF_LARGE, 1) if session.mapped else (SAMPLES, None)
         for feed in data.feeds(batch):
             image = image or _picture(feed)
             numbers &= all(value.dtype.kind not in "iu" or value.ndim > 2 for value in feed.values())
-            found = session.run(feed, names)
+            found = session.run(feed, names, shrink=True)
             kept = {n: v for n, v in found.items() if isinstance(v, np.ndarray) and v.dtype.kind in "fiub"}
             feeds.append(kept)
             rows.append(1 if data.ready is not None else rows_of(feed, data.shared))

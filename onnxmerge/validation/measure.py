@@ -58,7 +58,10 @@ def _measured(
 
     if not (reference.mapped or candidate.mapped):
         return collect(
-            ((reference.run(feed, names), candidate.run(feed, names), rows(feed)) for feed in data.feeds()),
+            (
+                (reference.run(feed, names, shrink=True), candidate.run(feed, names, shrink=True), rows(feed))
+                for feed in data.feeds()
+            ),
             kinds,
             data.source,
         )

@@ -88,12 +88,15 @@ def generic_dataset(
     pixels = generic_images(sum(shares) + fresh, entry.size, entry.target.channels, seed)
     source = f"crops of the generic photographs shipped with onnxmerge, {entry.size[0]} x {entry.size[1]}"
     ends = np.cumsum([0, *shares])
-    fit = [
-        entry.dataset(pixels[start:end], c, source)
-        for c, start, end in zip(found.conventions, ends, ends[1:], strict=False)
-    ]
-    proving = [entry.dataset(pixels[ends[-1] :], c, source) for c in found.conventions]
-    return GenericData(mixture(fit), mixture(proving), found, entry.target)
+    # One after the other, and no part of a mixture is held beside it: they have hundreds of MB.
+    fit = mixture(
+        [
+            entry.dataset(pixels[start:end], c, source)
+            for c, start, end in zip(found.conventions, ends, ends[1:], strict=False)
+        ]
+    )
+    proving = mixture([entry.dataset(pixels[ends[-1] :], c, source) for c in found.conventions])
+    return GenericData(fit, proving, found, entry.target)
 
 
 def look(
