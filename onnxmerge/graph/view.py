@@ -21,6 +21,7 @@ from onnxmerge.graph.canonicalize.shape_values import (
     Dim,
     Element,
     ShapeValues,
+    is_comparison,
 )
 from onnxmerge.graph.constants import constant_tensor, constant_values
 
@@ -260,7 +261,13 @@ class GraphView:
         for node in tensor.outputs:
             if all((node.op, i) in SHAPE_OPERANDS for i, x in enumerate(node.inputs) if x is tensor):
                 continue
-            if node.op not in CHAIN_OPERATORS:
+            if is_comparison(node.outputs[0]):
+                chosen = [y for user in node.outputs[0].outputs for y in user.outputs]
+                if node.outputs[0].name in self.outputs or any(self.values.elements(y) is None for y in chosen):
+                    return None
+                following += chosen
+                continue
+            if node.op not in CHAIN_OPERATORS and not (node.op == "Where" and is_comparison(node.inputs[0])):
                 return None
             following += node.outputs
         return following

@@ -128,6 +128,7 @@ def _is_integer_chain(node: gs.Node) -> bool:
         "Sub",
         "Mul",
         "Div",
+        "Where",
     )
 
 

@@ -92,6 +92,8 @@ class ShapeValues:
             return self._shape(node)
         if node.op in _ARITHMETIC and len(node.inputs) == 2:
             return self._arithmetic(node)
+        if node.op == "Where" and is_comparison(node.inputs[0]):
+            return self._choice(node)
         if node.op not in CHAIN_OPERATORS:
             return None
         if node.op == "Concat":
@@ -130,6 +132,19 @@ class ShapeValues:
             for p, q in pairs
         ]
 
+    def _choice(self, node: gs.Node) -> list[Element] | None:
+        """``Where(a == b, then, otherwise)``, as exporters write what replaces -1 in the shape of an Expand."""
+        operands = [*node.inputs[0].inputs[0].inputs, *node.inputs[1:]]
+        lists = [self._seen[x.name] for x in operands]
+        count = max(len(elements or ()) for elements in lists)
+        if any(not elements or len(elements) not in (1, count) for elements in lists):
+            return None
+        chosen: list[Element] = []
+        for a, b, then, otherwise in zip(*(e * (count // len(e)) for e in lists if e), strict=True):
+            same = _equal(a, b)
+            chosen.append(None if same is None else then if same else otherwise)
+        return chosen
+
     def _slice(self, node: gs.Node, data: list[Element]) -> list[Element] | None:
         if len(node.inputs) == 1:
             return data[slice(node.attrs["starts"][0], node.attrs["ends"][0])]
@@ -146,9 +161,25 @@ def _operands(tensor: gs.Tensor) -> list[gs.Tensor]:
     if isinstance(tensor, gs.Constant) or len(tensor.inputs) != 1:
         return []
     node = tensor.inputs[0]
+    if node.op == "Where" and is_comparison(node.inputs[0]):
+        return [*node.inputs[0].inputs[0].inputs, *node.inputs[1:]]
     if node.op == "Concat" or (node.op in _ARITHMETIC and len(node.inputs) == 2):
         return list(node.inputs)
     return list(node.inputs[:1]) if node.op in CHAIN_OPERATORS - {"Shape"} else []
+
+
+def is_comparison(tensor: gs.Tensor) -> bool:
+    """Whether a tensor says where two others are equal."""
+    return len(tensor.inputs) == 1 and tensor.inputs[0].op == "Equal" and len(tensor.inputs[0].inputs) == 2
+
+
+def _equal(a: Element, b: Element) -> bool | None:
+    """Whether two elements are equal; None where that is not known. A length is never negative."""
+    u, v = value_of(a), value_of(b)
+    if u is not None and v is not None:
+        return u == v
+    negative = (u is not None and u < 0 and isinstance(b, Dim)) or (v is not None and v < 0 and isinstance(a, Dim))
+    return False if negative else None
 
 
 def _small(tensor: gs.Tensor) -> bool:
