@@ -12,7 +12,17 @@ from onnxmerge.channels.choices import decide
 from onnxmerge.channels.units import AxisClasses, axis_classes, by_axes, connect, edges, frozen_where
 from onnxmerge.graph.constants import is_constant, is_sparse
 from onnxmerge.graph.view import Axis, GraphView, NodeView
-from onnxmerge.operators.relations import Contract, Freeze, Index, Mix, Normalise, Size, Statement, Telling, Tie
+from onnxmerge.operators.relations import (
+    Contract,
+    Freeze,
+    Index,
+    Mix,
+    Normalise,
+    Size,
+    Statement,
+    Telling,
+    Tie,
+)
 from onnxmerge.operators.table import lookup, relations
 
 

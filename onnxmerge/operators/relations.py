@@ -115,9 +115,9 @@ class Mix:
 class Normalise:
     """Positions that are normalised together: those that remain have statistics of their own.
 
-    For its statistics, a removed position holds the mean of those that stay, or zero where the node does not
-    centre. The variance over n positions of which k stay is k/n of theirs: with ``epsilon`` n/k times as large
-    and the scale sqrt(n/k) times, the node computes over k what it computed over n.
+    In the place of a cut, removed positions of ``data`` hold the mean of those that stay, or zero where the
+    node does not centre. The variance over n positions of which k stay is then k/n of theirs: with n/k times
+    the epsilon and sqrt(n/k) times the scale the node computes over k what it computed over n.
 
     Attributes:
         data: the axis, in each of the operands whose sum is normalised.

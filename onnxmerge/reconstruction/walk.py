@@ -282,14 +282,14 @@ class _Walk:
                 scale = contract.mask(kept).astype(dtype).reshape(shape)
                 self._models.new.scale_input(node.index, contract.operand, scale)
 
-
     def _fill_normalised(self) -> None:
         """Normalisations take their statistics of what stays."""
         for node, normalised in self._channels.normalised():
             for number, axis in zip(normalised.operands, normalised.data, strict=True):
                 kept = self._kept[self._channels.of(axis)]
                 if not kept.all():
-                    self._models.new.fill_input(node.index, number, kept, centred=normalised.centred)
+                    dtype = node.x[number].source.dtype or np.float32
+                    self._models.new.fill_input(node.index, number, kept, dtype, mean=normalised.centred)
 
 
 def _weights(fit: Fit) -> int:

@@ -13,6 +13,7 @@ from math import prod
 
 import numpy as np
 import onnx
+from numpy.typing import DTypeLike
 from onnx import helper, numpy_helper
 
 from onnxmerge import limits
@@ -133,19 +134,19 @@ class Segments:
         changed.input[operand] = name
         self._edits[node] = [*before, scaled, changed, *rest]
 
-    def fill_input(self, node: int, operand: int, kept: np.ndarray, *, centred: bool) -> None:
-        """Give some positions of the last axis of an input the mean of the kept ones, or zero.
+    def fill_input(self, node: int, operand: int, kept: np.ndarray, dtype: DTypeLike, *, mean: bool) -> None:
+        """Give removed positions of the last axis of an input of a node the mean of the kept ones, or zero.
 
         Args:
             kept: bool [length of the axis].
+            dtype: of the input.
         """
         *before, last = self._edits.get(node, [self._nodes[node]])
         source = last.input[operand]
         name = f"{source}__filled_{node}_{operand}"
-        dtype = np.float32
         self._constants[f"{name}_kept"] = numpy_helper.from_array(kept, f"{name}_kept")
         filler, made = f"{name}_by", []
-        if centred and kept.any():
+        if mean and kept.any():
             share = (kept / kept.sum()).astype(dtype)[:, None]
             self._constants[f"{name}_share"] = numpy_helper.from_array(share, f"{name}_share")
             made.append(helper.make_node(PRODUCT, [source, f"{name}_share"], [filler]))

@@ -110,9 +110,9 @@ def _owners(channels: Channels, count: int) -> tuple[np.ndarray, dict[int, str]]
     owner = np.full(count, -1, dtype=np.int64)
     blocked: dict[int, str] = {}
     for node, normalised in channels.normalised():
-        for axis in normalised.data:
-            reason = f"{node.op} normalises over it"
-            blocked |= dict.fromkeys(channels.of(axis).tolist(), reason)
+        reason = f"{node.op} normalises over it"
+        for where in normalised.data:
+            blocked |= dict.fromkeys(channels.of(where).tolist(), reason)
     for node, contract in channels.contracts():
         carried = channels.of(contract.data)
         axis = contract.weight.axis if isinstance(contract.weight, Positions) else contract.weight
