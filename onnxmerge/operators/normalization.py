@@ -1,4 +1,4 @@
-"""Normalisations: per channel they tie, over channels they mix."""
+"""Normalisations: per channel they tie, over channels they take statistics of what remains, or mix."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def group_norm(node: NodeView) -> Iterator[Relation]:
 
 
 def layer_norm(node: NodeView) -> Iterator[Relation]:
-    """LayerNormalization, RMSNormalization and the Skip* forms: all axes from ``axis`` on are mixed."""
+    """LayerNormalization, RMSNormalization, the Skip* forms: all axes from ``axis`` on, or the last alone."""
     x, y = node.x[0], node.y[0]
     skip = node.op.startswith("Skip")
     start = (x.rank - 1 if skip else node.attr("axis", -1)) % x.rank

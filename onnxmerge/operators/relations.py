@@ -1,7 +1,8 @@
 """The words in which an operator says what it knows about axis positions.
 
 tie, contract, size, mix and freeze do nearly all of the work; ``Index`` is a size whose numbers
-are positions, and ``Choice`` offers readings of a node that exclude one another.
+are positions, ``Normalise`` says that statistics are those of what remains, and ``Choice`` offers readings
+of a node that exclude one another.
 
 A rule maps a node to relations. It never sees channels, selections or other nodes: connected
 positions become channels elsewhere.

@@ -1,5 +1,8 @@
 """The reference for correctness: the untouched widths with a 0/1 mask before every contraction.
 
+Before a mean the mask also says how many stay, and before a normalisation over channels the removed ones
+hold the mean of the others: there, too, what remains is what the smaller model computes.
+
 A pruned model must give the same outputs as its masked model, for any selection and any graph.
 """
 
