@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnxmerge.channels.analysis import Analysis
+from onnxmerge.channels.scope import without_statistics
 from onnxmerge.compensation import COMPENSATIONS
 from onnxmerge.config import Config
 from onnxmerge.criteria import CRITERIA
@@ -26,6 +27,12 @@ class Method:
         """Whether anything is fitted to the values of the data."""
         needs: set[object] = {CRITERIA[self.criterion].needs, COMPENSATIONS[self.compensation].needs}
         return needs != {Needs.NOTHING}
+
+    @property
+    def refits(self) -> bool:
+        """Whether the consumers of removed channels are refitted, one after the other."""
+        needs: set[object] = {COMPENSATIONS[self.compensation].needs}
+        return needs == {Needs.PAIRED}
 
 
 def choose_method(config: Config, analysis: Analysis, data_kind: str) -> Method:
@@ -67,7 +74,12 @@ def choose_method(config: Config, analysis: Analysis, data_kind: str) -> Method:
         # A ratio is the published recipe: the same share of every group.
         allocation = "curves" if criterion == "reconstruction" and config.ratio is None else "uniform"
         reasons.append(f"{allocation} widths")
-    return Method(criterion, allocation, compensation, "; ".join(reasons) or "as asked for")
+    method = Method(criterion, allocation, compensation, "; ".join(reasons) or "as asked for")
+    together = len(analysis.channels.groups) - len(without_statistics(analysis.channels).groups)
+    if together and not method.refits:
+        left = "what is normalised together keeps its width, for nothing is refitted"
+        method = replace(method, why=f"{method.why}; {left}")
+    return method
 
 
 def _any_refitted(analysis: Analysis) -> bool:

@@ -22,7 +22,7 @@ from onnxmerge.budgets.tolerance import MOST_MEASURED
 from onnxmerge.candidates import Builder, score
 from onnxmerge.channels.analysis import Analysis
 from onnxmerge.channels.explain import explain
-from onnxmerge.channels.scope import in_scope
+from onnxmerge.channels.scope import in_scope, without_statistics
 from onnxmerge.config import Config, configured
 from onnxmerge.data.gather import Reading, gather
 from onnxmerge.decisions import decision_of, made
@@ -224,6 +224,8 @@ def analysed(
         explanation = explain(analysis.channels, analysis.cost)
         analysis = analysis.with_channels(in_scope(analysis.channels, config.scope, config.skip, config.only))
     method = choose_method(config, analysis, samples.kind)
+    if not method.refits and generic:  # which data there will be, an inspection does not know
+        analysis = analysis.with_channels(without_statistics(analysis.channels))
     paths = DataPaths.of(calibration, evaluation)
     return Study(
         source, samples, plausible, analysis, explanation, method, config, runtime, clock, paths, own

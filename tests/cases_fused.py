@@ -206,21 +206,32 @@ FUSED: list[Case] = [
         """
         k = MatMul(x, v)
         t = com.microsoft.SkipLayerNormalization(h, k, scale, b)""",
-        [],
+        [8],
         "tie h ~ t; tie k[2] ~ h[2]; tie k[1] ~ h[1]; tie k[0] ~ h[0]; tie scale[0] ~ h[2]; "
-        "tie b[0] ~ h[2]; mix t[2]: SkipLayerNormalization normalises over it",
+        "tie b[0] ~ h[2]; normalise h[2] + k[2]",
         more="float[4,8] v, float[8] scale, float[8] b",
         domain=_MS,
         seen=True,
+    ),
+    tokens(
+        "SkipLayerNormalization with a bias, and the sum handed on",
+        """
+        k = MatMul(x, v)
+        n, , , s = com.microsoft.SkipLayerNormalization(h, k, scale, b, c)  t = Add(n, s)""",
+        [8],
+        "tie h ~ n; tie h ~ s; tie k[2] ~ h[2]; tie k[1] ~ h[1]; tie k[0] ~ h[0]; tie scale[0] ~ h[2]; "
+        "tie b[0] ~ h[2]; tie c[0] ~ h[2]; normalise h[2] + k[2] + c[0]",
+        more="float[4,8] v, float[8] scale, float[8] b, float[8] c",
+        domain=_MS,
     ),
     tokens(
         "SkipSimplifiedLayerNormalization",
         """
         k = MatMul(x, v)
         t = com.microsoft.SkipSimplifiedLayerNormalization(h, k, scale)""",
-        [],
+        [8],
         "tie h ~ t; tie k[2] ~ h[2]; tie k[1] ~ h[1]; tie k[0] ~ h[0]; tie scale[0] ~ h[2]; "
-        "mix t[2]: SkipSimplifiedLayerNormalization normalises over it",
+        "normalise h[2] + k[2]",
         more="float[4,8] v, float[8] scale",
         domain=_MS,
         seen=True,

@@ -211,6 +211,25 @@ CASES: list[Case] = [
         free=True,
         more="float[1,8,1,1] u",
     ),
+    tokens(
+        "Expand of a stored token by a computed shape",
+        """
+        s = Shape(h)  n = Gather(s, z)  a = Concat<axis = 0>(n, m, m)  e = Equal(a, r)  w = Where(e, q, a)
+        k = Expand(c, w)  t = Concat<axis = 1>(k, h)""",
+        [8],
+        "tie c[2] ~ k[2]; tie c[1] ~ k[1]; tie k[0] ~ k[0]; tie h[0] ~ k[0]; size input 1[1] = |k[1]|",
+        more="float[1,1,8] c, int64[1] z = {0}, int64[1] m = {-1}, int64[3] r = {-1, -1, -1},"
+        " int64[3] q = {1, 1, 1}",
+    ),
+    tokens(
+        "Tile as often as there are samples",
+        """
+        s = Shape(h)  n = Gather(s, z)  m = Concat<axis = 0>(n, o, o)  p = MatMul(c, u)  k = Tile(p, m)
+        d = Shape(k)  e = Gather(d, w)  f = Cast<to = 1>(e)  g = Div(k, f)  t = Concat<axis = 1>(g, h)""",
+        [8],
+        "tie p[0]{0,0} ~ k[0]; tie p[1] ~ k[1]; tie p[2] ~ k[2]",
+        more="float[1,3,4] c, float[4,8] u, int64[1] z = {0}, int64[1] o = {1}, int64[1] w = {2}",
+    ),
     image(
         "Tile of places",
         "p = GlobalAveragePool(h)  t = Tile(p, r)",

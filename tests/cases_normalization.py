@@ -101,8 +101,8 @@ CASES: list[Case] = [
     tokens(
         "LayerNormalization",
         "t = LayerNormalization(h, scale, b)",
-        [],
-        "tie h ~ t; tie scale[0] ~ h[2]; tie b[0] ~ h[2]; mix t[2]: LayerNormalization normalises over it",
+        [8],
+        "tie h ~ t; tie scale[0] ~ h[2]; tie b[0] ~ h[2]; normalise h[2]",
         more="float[8] scale, float[8] b",
         seen=True,
     ),
@@ -112,7 +112,7 @@ CASES: list[Case] = [
         a = Transpose<perm = [0, 2, 1]>(h)  n = LayerNormalization(a, scale)
         t = Transpose<perm = [0, 2, 1]>(n)""",
         [8],
-        "tie a ~ n; tie scale[0] ~ a[2]; mix n[2]: LayerNormalization normalises over it",
+        "tie a ~ n; tie scale[0] ~ a[2]; normalise a[2]",
         more="float[5] scale",
     ),
     image(
@@ -127,8 +127,8 @@ CASES: list[Case] = [
     tokens(
         "RMSNormalization",
         "t = RMSNormalization(h, scale)",
-        [],
-        "tie h ~ t; tie scale[0] ~ h[2]; mix t[2]: RMSNormalization normalises over it",
+        [8],
+        "tie h ~ t; tie scale[0] ~ h[2]; normalise h[2]",
         more="float[8] scale",
         opset=23,
         seen=True,
@@ -139,8 +139,8 @@ CASES: list[Case] = [
         m = ReduceMean<axes = [-1]>(h)  d = Sub(h, m)  two = Constant<value_float = 2.0>()  p = Pow(d, two)
         v = ReduceMean<axes = [-1]>(p)  e = Constant<value_float = 0.001>()  w = Add(v, e)  r = Sqrt(w)
         n = Div(d, r)  k = Mul(n, s)  t = Add(k, b)""",
-        [],
-        "tie h[0] ~ m[0]; tie h[1] ~ m[1]; mix h[2]: ReduceMean reduces over it",
+        [8],
+        "tie h[0] ~ m[0]; tie h[1] ~ m[1]; contract h[2] . 1/8",
         more="float[8] s, float[8] b",
         seen=True,
     ),
@@ -150,8 +150,8 @@ CASES: list[Case] = [
         two = Constant<value_float = 2.0>()  p = Pow(h, two)  v = ReduceMean(p, a)
         e = Constant<value_float = 0.001>()  w = Add(v, e)  r = Sqrt(w)  i = Reciprocal(r)
         n = Mul(h, i)  t = Mul(n, s)""",
-        [],
-        "tie p[0] ~ v[0]; tie p[1] ~ v[1]; mix p[2]: ReduceMean reduces over it",
+        [8],
+        "tie p[0] ~ v[0]; tie p[1] ~ v[1]; contract p[2] . 1/8",
         more="float[8] s, int64[1] a = {-1}",
         opset=18,
         seen=True,

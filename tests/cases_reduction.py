@@ -9,15 +9,13 @@ CASES: list[Case] = [
         "ReduceMean of places",
         "t = ReduceMean<axes = [2, 3]>(h)",
         [8],
-        "tie h[0] ~ t[0]; tie h[1] ~ t[1]; mix h[2]: ReduceMean reduces over it; "
-        "mix h[3]: ReduceMean reduces over it",
+        "tie h[0] ~ t[0]; tie h[1] ~ t[1]; contract h[2] . 1/6; contract h[3] . 1/6",
     ),
     image(
         "ReduceMean of places, axes as input",
         "t = ReduceMean(h, a)",
         [8],
-        "tie h[0] ~ t[0]; tie h[1] ~ t[1]; mix h[2]: ReduceMean reduces over it; "
-        "mix h[3]: ReduceMean reduces over it",
+        "tie h[0] ~ t[0]; tie h[1] ~ t[1]; contract h[2] . 1/6; contract h[3] . 1/6",
         opset=18,
         more="int64[2] a = {2, 3}",
     ),
@@ -32,8 +30,8 @@ CASES: list[Case] = [
     image(
         "ReduceMean of channels",
         "t = ReduceMean<axes = [1]>(h)",
-        [],
-        "tie h[0] ~ t[0]; tie h[2] ~ t[2]; tie h[3] ~ t[3]; mix h[1]: ReduceMean reduces over it",
+        [8],
+        "tie h[0] ~ t[0]; tie h[2] ~ t[2]; tie h[3] ~ t[3]; contract h[1] . 1/8",
         c=1,
         seen=True,
     ),
@@ -125,9 +123,8 @@ CASES: list[Case] = [
     image(
         "ReduceMean of everything",
         "a = ReduceMean<keepdims = 0>(h)  t = Mul(a, h)",
-        [],
-        "mix h[0]: ReduceMean reduces over it; mix h[1]: ReduceMean reduces over it; "
-        "mix h[2]: ReduceMean reduces over it; mix h[3]: ReduceMean reduces over it",
+        [8],
+        "contract h[0] . 1/2; contract h[1] . 1/8; contract h[2] . 1/6; contract h[3] . 1/6",
         seen=True,
     ),
     image("ReduceSum of nothing", "t = ReduceSum<noop_with_empty_axes = 1>(h)", [8], "tie h ~ t"),

@@ -31,7 +31,7 @@ from onnxmerge.graph import GraphView, canonicalize, export_model, load
 from onnxmerge.graph.edit import Editor
 from onnxmerge.graph.view import Axis, NodeView
 from onnxmerge.operators import table
-from onnxmerge.operators.relations import Freeze, Mix, Relation, Tie
+from onnxmerge.operators.relations import Contract, Freeze, Mix, Normalise, Relation, Tie
 from onnxmerge.plan import Selection
 from onnxmerge.reconstruction import reconstruct
 from onnxmerge.rewrite.fold import Fold, apply_folds
@@ -340,6 +340,10 @@ def _tied(relation: Relation) -> Relation:
             return Tie(axis, axis)
         case Freeze(where=where):
             return Tie(where, where)
+        case Contract(data=axis, average=True):
+            return Tie(axis, axis)
+        case Normalise(data=data):
+            return Tie(data[0], data[0])
     return relation
 
 

@@ -56,6 +56,7 @@ KNOWN_IN = ("operators/", "graph/canonicalize/", "train/executor/")
 ALLOWED = {
     ("graph/constants.py", "Constant"): "a way to store a tensor, like an initializer",
     ("graph/edit.py", "Add"): "what edits put into a graph is named once",
+    ("graph/edit.py", "MatMul"): "likewise",
     ("graph/edit.py", "Mul"): "likewise",
     ("graph/edit.py", "Shape"): "likewise",
     ("graph/edit.py", "Where"): "likewise",

@@ -215,6 +215,50 @@ def test_copied_channels_are_removed_exactly(name):
     assert relative(run(pruned, fresh), run(wide, fresh)) < 1e-4
 
 
+@pytest.mark.parametrize(
+    ("norm", "opset"),
+    [
+        ("{y} = LayerNormalization<epsilon = 0.01>({x}, {y}_scale)", 17),
+        ("{y} = RMSNormalization<epsilon = 0.01>({x}, {y}_scale)", 23),
+        (
+            """{y}s = Mul({x}, {x})  {y}m = ReduceMean<axes = [-1]>({y}s)  {y}r = Sqrt({y}m)
+            {y}d = Div({x}, {y}r)  {y} = Mul({y}d, {y}_scale)""",
+            17,
+        ),
+        ("{y}m = ReduceMean<axes = [-1]>({x})  {y}d = Sub({x}, {y}m)  {y} = Mul({y}d, {y}_scale)", 17),
+    ],
+    ids=["LayerNorm", "RMSNorm", "written-out RMSNorm", "centring"],
+)
+def test_a_normalised_stream_of_pairs_loses_one_of_each(norm, opset):
+    """Statistics over one of each pair are those over both: the answers stay, if the walk takes them so."""
+    proto = support.model(
+        f"""net (float[N,7,6] x) => (float[N,7,5] y)
+        <float[6,16] w1, float[16,16] w2, float[16,5] w3, float[16] n_scale, float[16] o_scale> {{
+          h = MatMul(x, w1)
+          {norm.format(x="h", y="n")}
+          k = MatMul(n, w2)
+          s = Add(h, k)
+          {norm.format(x="s", y="o")}
+          y = MatMul(o, w3)
+        }}""",
+        opset=opset,
+    )
+    for tensor in proto.graph.initializer:
+        if tensor.name in ("w1", "w2"):
+            value = numpy_helper.to_array(tensor)[:, :8]
+            tensor.CopyFrom(numpy_helper.from_array(np.tile(value, (1, 2)), tensor.name))
+    rng = np.random.default_rng(0)
+    feed = {"x": rng.standard_normal((64, 7, 6)).astype(np.float32)}
+    subject = subject_of(proto, feed)
+    (stream,) = subject.channels.groups
+    one_of_each = Selection({stream.name: np.r_[np.arange(4), np.arange(12, 16)]})
+    kept, folds = support.reconstructed(subject, one_of_each, Dataset("random", arrays=feed))
+    pruned = rewrite.pruned(subject, kept, folds)
+    fresh = {"x": rng.standard_normal((16, 7, 6)).astype(np.float32)}
+    assert relative(run(pruned, fresh), run(rewrite.masked(subject, kept, folds), fresh)) < 1e-5
+    assert relative(run(pruned, fresh), run(proto, fresh)) < 5e-3
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_the_smaller_model_is_the_one_that_was_walked(name):
     net = NETS[name]

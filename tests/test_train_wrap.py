@@ -171,6 +171,20 @@ def test_recurrent_weights_have_no_gates():
     assert shrink(masks, images(2)).error < 1e-5
 
 
+def test_what_a_layer_norm_normalises_has_no_gates_and_is_never_dead():
+    """Its statistics would change, whatever reads a channel behind it."""
+    module = nn.Sequential(nn.Linear(8, 6), nn.LayerNorm(6), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4))
+    with torch.no_grad():
+        module[2].weight[:, :2] = 0
+    masks = wrap(module, torch.randn(2, 8))
+    assert masks.skipped == {"LayerNormalization normalises over it": 6}
+    close_some(masks, seed=0)
+    assert not masks.opened[0].all()
+    result = shrink(masks, torch.randn(2, 8))
+    assert result.error < 1e-5
+    assert (6, 6) in result.widths.values()
+
+
 @pytest.mark.parametrize("kind", ["macs", "params"])
 @pytest.mark.parametrize("target", [0.15, 0.5, 0.9])
 def test_fixing_meets_the_target_from_either_side(kind, target):

@@ -51,6 +51,8 @@ def refuse_impossible(study: Study, kind: str, value: float) -> None:
         reasons = [entry.reason for entry in study.explanation.frozen] or ["no layer has stored weights"]
         if channels.left_whole:
             reasons = ["its groups are left whole, as asked"]
+        elif study.explanation.groups:
+            reasons = ["what is normalised together keeps its width without data to refit it on"]
         raise BudgetError(
             f"{kind}= cannot be met: nothing of the model can be removed; {'; '.join(reasons[:MOST_REASONS])}"
             f"{_inside(channels)}"

@@ -12,7 +12,17 @@ from onnxmerge.channels.choices import decide
 from onnxmerge.channels.units import AxisClasses, axis_classes, by_axes, connect, edges, frozen_where
 from onnxmerge.graph.constants import is_constant, is_sparse
 from onnxmerge.graph.view import Axis, GraphView, NodeView
-from onnxmerge.operators.relations import Contract, Freeze, Index, Mix, Size, Statement, Telling, Tie
+from onnxmerge.operators.relations import (
+    Contract,
+    Freeze,
+    Index,
+    Mix,
+    Normalise,
+    Size,
+    Statement,
+    Telling,
+    Tie,
+)
 from onnxmerge.operators.table import lookup, relations
 
 
@@ -75,6 +85,9 @@ class Channels:
     @cached_property
     def _contracts(self) -> list[tuple[NodeView, Contract]]:
         return [(s.node, s.relation) for s in self.statements if s.node and isinstance(s.relation, Contract)]
+
+    def normalised(self) -> list[tuple[NodeView, Normalise]]:
+        return [(s.node, s.relation) for s in self.statements if s.node and isinstance(s.relation, Normalise)]
 
     def sizes(self) -> list[tuple[NodeView, Size]]:
         return [(s.node, s.relation) for s in self.statements if s.node and isinstance(s.relation, Size)]

@@ -41,6 +41,18 @@ def in_scope(
     return replace(channels, groups=kept, left_whole=channels.left_whole + others)
 
 
+def without_statistics(channels: Channels) -> Channels:
+    """The same analysis without the groups whose channels are normalised or averaged together.
+
+    Without some of them the others are scaled and shifted anew, which only a refit takes up.
+    """
+    together = [axis for _, normalised in channels.normalised() for axis in normalised.data]
+    together += [contract.data for _, contract in channels.contracts() if contract.average]
+    numbers = {int(n) for axis in together for n in np.unique(channels.group_of[channels.of(axis)])}
+    kept = tuple(group for number, group in enumerate(channels.groups) if number not in numbers)
+    return replace(channels, groups=kept)
+
+
 def _names(channels: Channels) -> list[set[str]]:
     """Per group the names of all nodes and tensors that it touches."""
     names = [set(group.nodes) for group in channels.groups]

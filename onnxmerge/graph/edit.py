@@ -11,7 +11,7 @@ from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.graph.view import Axis, NodeView
 
 # The operators that edits put into a graph.
-ADD, MULTIPLY, SELECT, SHAPE = "Add", "Mul", "Where", "Shape"
+ADD, MULTIPLY, PRODUCT, SELECT, SHAPE = "Add", "Mul", "MatMul", "Where", "Shape"
 
 
 class Editor:

@@ -21,6 +21,8 @@ from onnxmerge.graph.canonicalize.shape_values import (
     Dim,
     Element,
     ShapeValues,
+    is_choice,
+    is_comparison,
 )
 from onnxmerge.graph.constants import constant_tensor, constant_values
 
@@ -260,9 +262,16 @@ class GraphView:
         for node in tensor.outputs:
             if all((node.op, i) in SHAPE_OPERANDS for i, x in enumerate(node.inputs) if x is tensor):
                 continue
-            if node.op not in CHAIN_OPERATORS:
+            if is_comparison(node.outputs[0]):
+                answer = node.outputs[0]
+                chosen = [y for user in answer.outputs for y in user.outputs]
+                if answer.name in self.outputs or any(self.values.elements(y) is None for y in chosen):
+                    return None
+                following += chosen
+            elif node.op in CHAIN_OPERATORS or is_choice(node):
+                following += node.outputs
+            else:
                 return None
-            following += node.outputs
         return following
 
     def __iter__(self) -> Iterator[NodeView]:

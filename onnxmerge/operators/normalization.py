@@ -1,4 +1,4 @@
-"""Normalisations: per channel they tie, over channels they mix."""
+"""Normalisations: per channel they tie, over channels they take statistics of what remains, or mix."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxmerge.graph.view import NodeView
 from onnxmerge.operators.pointwise import same_axes
-from onnxmerge.operators.relations import Freeze, Mix, Relation, Size, Slot, Tie
+from onnxmerge.operators.relations import Freeze, Mix, Normalise, Relation, Size, Slot, Tie
 
 
 def per_channel(node: NodeView) -> Iterator[Relation]:
@@ -47,7 +47,7 @@ def group_norm(node: NodeView) -> Iterator[Relation]:
 
 
 def layer_norm(node: NodeView) -> Iterator[Relation]:
-    """LayerNormalization, RMSNormalization and the Skip* forms: all axes from ``axis`` on are mixed."""
+    """LayerNormalization, RMSNormalization, the Skip* forms: all axes from ``axis`` on, or the last alone."""
     x, y = node.x[0], node.y[0]
     skip = node.op.startswith("Skip")
     start = (x.rank - 1 if skip else node.attr("axis", -1)) % x.rank
@@ -58,8 +58,29 @@ def layer_norm(node: NodeView) -> Iterator[Relation]:
         for axis in range(1, other.rank + 1):
             if other[-axis].size == x[-axis].size:
                 yield Tie(other[-axis], x[-axis], joins=skip and other.rank == x.rank)
+    normalised = _over_channels(node, start, skip)
+    if normalised is not None:
+        yield normalised
+        return
     for axis in range(start, x.rank):
         yield Mix(y[axis], f"{node.op} normalises over it")
+
+
+def _over_channels(node: NodeView, start: int, skip: bool) -> Normalise | None:
+    """The last axis as one that may lose positions; None where the statistics go elsewhere, too."""
+    x, number = node.x[0], 2 if skip else 1
+    scale = node.input(number)
+    if start != x.rank - 1 or scale is None or scale.constant is None or scale.rank != 1:
+        return None
+    if scale.shape[0] != x[-1].size or any(y is not None for y in node.y[1:3]):
+        return None
+    operands = (0, 1, *([4] if "Simplified" not in node.op else [3])) if skip else (0,)
+    read = tuple(i for i in operands if node.input(i) is not None)
+    if any(node.x[i][-1].size != x[-1].size for i in read):
+        return None
+    centred = "Simplified" not in node.op and node.op != "RMSNormalization"
+    epsilon = node.attr("epsilon", 1e-12 if skip else 1e-5)
+    return Normalise(tuple(node.x[i][-1] for i in read), read, number, epsilon, centred)
 
 
 def normalize_axis(node: NodeView) -> Iterator[Relation]:

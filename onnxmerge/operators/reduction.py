@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from onnxmerge.graph.view import NodeView
 from onnxmerge.operators.relations import Contract, Freeze, Mix, Relation, Tie
 
@@ -26,7 +28,7 @@ def reduced_axes(node: NodeView) -> list[int] | None:
 
 
 def reduce(node: NodeView) -> Iterator[Relation]:
-    """ReduceSum and its kin contract; mean, maximum, product and the like mix."""
+    """ReduceSum and its kin contract, so does a mean; maximum, product and the like mix."""
     x, y = node.x[0], node.y[0]
     axes = reduced_axes(node)
     if axes is None:
@@ -36,6 +38,8 @@ def reduce(node: NodeView) -> Iterator[Relation]:
     for axis in axes:
         if node.op in _SUMS:
             yield Contract(x[axis], None)
+        elif node.op == "ReduceMean" and np.dtype(x.source.dtype or np.float32).kind == "f":
+            yield Contract(x[axis], None, average=True)
         else:
             yield Mix(x[axis], f"{node.op} reduces over it")
 

@@ -1,7 +1,8 @@
 """The words in which an operator says what it knows about axis positions.
 
 tie, contract, size, mix and freeze do nearly all of the work; ``Index`` is a size whose numbers
-are positions, and ``Choice`` offers readings of a node that exclude one another.
+are positions, ``Normalise`` says that statistics are those of what remains, and ``Choice`` offers readings
+of a node that exclude one another.
 
 A rule maps a node to relations. It never sees channels, selections or other nodes: connected
 positions become channels elsewhere.
@@ -11,6 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+
+import numpy as np
 
 from onnxmerge.graph.view import Axis, NodeView, Positions
 
@@ -43,16 +46,23 @@ class Contract:
 
     This is where a mask is exact, and a fold site where ``weight`` is a stored constant.
     ``operand`` is the number of the node's input that carries the data. ``blocks`` > 1 says that the
-    sum runs within that many equal blocks of the data axis (a grouped convolution).
+    sum runs within that many equal blocks of the data axis (a grouped convolution). ``average`` says
+    that it is divided by the number of positions: a mean is one of those that remain.
     """
 
     data: Axis
     weight: Where | None
     operand: int = 0
     blocks: int = 1
+    average: bool = False
+
+    def mask(self, kept: np.ndarray) -> np.ndarray:
+        """What the data are multiplied with in the place of a cut: float64, from bool [data.size]."""
+        return kept * (len(kept) / max(kept.sum(), 1) if self.average else 1.0)
 
     def __str__(self) -> str:
-        return f"contract {self.data} . {'1' if self.weight is None else self.weight}"
+        weight = "1" if self.weight is None else self.weight
+        return f"contract {self.data} . {f'1/{self.data.size}' if self.average else weight}"
 
 
 @dataclass(frozen=True)
@@ -102,6 +112,32 @@ class Mix:
         return f"mix {self.axis}: {self.why}"
 
 
+@dataclass(frozen=True, eq=False)
+class Normalise:
+    """Positions that are normalised together: those that remain have statistics of their own.
+
+    In the place of a cut, removed positions of ``data`` hold the mean of those that stay, or zero where the
+    node does not centre. The variance over n positions of which k stay is then k/n of theirs: with n/k times
+    the epsilon and sqrt(n/k) times the scale the node computes over k what it computed over n.
+
+    Attributes:
+        data: the axis, in each of the operands whose sum is normalised.
+        operands: the numbers of these inputs.
+        scale: the number of the input that holds the scale, stored.
+        epsilon: what is added to the variance; an attribute of this name.
+        centred: whether the mean is subtracted.
+    """
+
+    data: tuple[Axis, ...]
+    operands: tuple[int, ...]
+    scale: int
+    epsilon: float
+    centred: bool
+
+    def __str__(self) -> str:
+        return f"normalise {' + '.join(map(str, self.data))}"
+
+
 class Telling(IntEnum):
     """How much a reason tells a person who asks why something stays; lower is more."""
 
@@ -149,7 +185,7 @@ class Option:
         return f"({self.owner}: {'; '.join(str(r) for r in self.relations)})"
 
 
-Relation = Tie | Contract | Size | Index | Mix | Freeze | Choice
+Relation = Tie | Contract | Size | Index | Normalise | Mix | Freeze | Choice
 
 
 @dataclass(frozen=True)
@@ -169,6 +205,8 @@ def axes_of(relation: Relation) -> set[Axis]:
             return {data} if weight is None else {data, _axis(weight)}
         case Mix(axis=axis):
             return {axis}
+        case Normalise(data=data):
+            return set(data)
         case Freeze(where=where):
             return {_axis(where)}
         case Choice(options=options):

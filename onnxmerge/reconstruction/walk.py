@@ -145,6 +145,7 @@ class _Walk:
         patches = self._compensation.patches
         self._models = TwoModels(channels, model, dataset, runtime, self.requests, patches, self._scratch)
         self._mask_products(everything)
+        self._fill_normalised()
 
     def visit(self, request: Request) -> None:
         """Refit one site and let the new model go on with it."""
@@ -226,10 +227,17 @@ class _Walk:
             for r in everything
             if r.fit is not None and r.fit.form.features <= FEATURES_TO_CHOOSE
         }
+        normalised = {
+            int(number)
+            for _, n in channels.normalised()
+            for axis in n.data
+            for number in np.unique(channels.group_of[channels.of(axis)])
+        }
         return {
             number
             for number, group in enumerate(channels.groups)
-            if len(self.keep.get(group.name, group.channels)) < len(group)
+            if number not in normalised
+            and len(self.keep.get(group.name, group.channels)) < len(group)
             and len(self.keep[group.name])
             and len(users[number]) == 1
             and users[number][0] in regressed
@@ -271,7 +279,17 @@ class _Walk:
                 shape = [1] * data.rank
                 shape[contract.data.axis] = -1
                 dtype = data.source.dtype or np.float32
-                self._models.new.scale_input(node.index, contract.operand, kept.astype(dtype).reshape(shape))
+                scale = contract.mask(kept).astype(dtype).reshape(shape)
+                self._models.new.scale_input(node.index, contract.operand, scale)
+
+    def _fill_normalised(self) -> None:
+        """Normalisations take their statistics of what stays."""
+        for node, normalised in self._channels.normalised():
+            for number, axis in zip(normalised.operands, normalised.data, strict=True):
+                kept = self._kept[self._channels.of(axis)]
+                if not kept.all():
+                    dtype = node.x[number].source.dtype or np.float32
+                    self._models.new.fill_input(node.index, number, kept, dtype, mean=normalised.centred)
 
 
 def _weights(fit: Fit) -> int:

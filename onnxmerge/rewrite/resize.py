@@ -11,7 +11,7 @@ from onnxmerge.channels.groups import Channels
 from onnxmerge.graph import external_weights
 from onnxmerge.graph.edit import SELECT, Editor
 from onnxmerge.graph.view import Axis, NodeView
-from onnxmerge.operators.relations import Index, Size, Slot, Where, positions
+from onnxmerge.operators.relations import Index, Normalise, Size, Slot, Where, positions
 
 
 def resize(editor: Editor, channels: Channels, removed: np.ndarray) -> None:
@@ -23,12 +23,30 @@ def resize(editor: Editor, channels: Channels, removed: np.ndarray) -> None:
     kept = ~removed[channels.label]
     for node, index in channels.indices():
         _renumber(editor, channels, kept, node, index)
+    for node, normalised in channels.normalised():
+        _rescale(editor, channels, kept, node, normalised)
     stated: dict[tuple[int, str | int], list[tuple[NodeView, Size]]] = defaultdict(list)
     for node, size in channels.sizes():
         stated[node.index, size.slot.place].append((node, size))
     for group in stated.values():
         _state(editor, channels, kept, group[0][0], [size for _, size in group])
     _cut(editor, channels, kept)
+
+
+def _rescale(
+    editor: Editor, channels: Channels, kept: np.ndarray, view: NodeView, normalised: Normalise
+) -> None:
+    """Let a normalisation over fewer positions compute what it computed over all of them."""
+    now, before = _count(channels, kept, normalised.data[0])
+    if now in (0, before):
+        return
+    node, ratio = editor.node(view), before / now
+    scale = editor.own_input(node, normalised.scale)
+    if scale.name not in channels.view:
+        editor.follows[scale.name] = {0: view.x[normalised.scale][0]}
+    values = np.asarray(editor.values(scale))
+    editor.set_values(scale, (values.astype(np.float64) * np.sqrt(ratio)).astype(values.dtype))
+    node.attrs["epsilon"] = float(normalised.epsilon * ratio)
 
 
 def _cut(editor: Editor, channels: Channels, kept: np.ndarray) -> None:

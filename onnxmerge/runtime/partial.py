@@ -14,11 +14,12 @@ from math import prod
 
 import numpy as np
 import onnx
+from numpy.typing import DTypeLike
 from onnx import helper, numpy_helper
 
 from onnxmerge import limits
 from onnxmerge.graph import external_weights
-from onnxmerge.graph.edit import ADD, MULTIPLY
+from onnxmerge.graph.edit import ADD, MULTIPLY, PRODUCT, SELECT
 from onnxmerge.graph.external_weights import Scratch, Stored
 from onnxmerge.graph.extract import extract, reads, typed
 from onnxmerge.operators.parameters import convolution_bias
@@ -142,6 +143,30 @@ class Segments:
         changed.CopyFrom(first)
         changed.input[operand] = name
         self._edits[node] = [*before, scaled, changed, *rest]
+
+    def fill_input(self, node: int, operand: int, kept: np.ndarray, dtype: DTypeLike, *, mean: bool) -> None:
+        """Give removed positions of the last axis of an input of a node the mean of the kept ones, or zero.
+
+        Args:
+            kept: bool [length of the axis].
+            dtype: of the input.
+        """
+        *before, last = self._edits.get(node, [self._nodes[node]])
+        source = last.input[operand]
+        name = f"{source}__filled_{node}_{operand}"
+        self._constants[f"{name}_kept"] = numpy_helper.from_array(kept, f"{name}_kept")
+        filler, made = f"{name}_by", []
+        if mean and kept.any():
+            share = (kept / kept.sum()).astype(dtype)[:, None]
+            self._constants[f"{name}_share"] = numpy_helper.from_array(share, f"{name}_share")
+            made.append(helper.make_node(PRODUCT, [source, f"{name}_share"], [filler]))
+        else:
+            self._constants[filler] = numpy_helper.from_array(np.zeros(1, dtype), filler)
+        made.append(helper.make_node(SELECT, [f"{name}_kept", source, filler], [name]))
+        changed = onnx.NodeProto()
+        changed.CopyFrom(last)
+        changed.input[operand] = name
+        self._edits[node] = [*before, *made, changed]
 
     def read(self, names: Sequence[str], threads: int | None = None) -> Reading:
         """The values of these tensors, batch by batch; the frontier moves up to them where it fits.

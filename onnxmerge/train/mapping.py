@@ -109,6 +109,10 @@ def _owners(channels: Channels, count: int) -> tuple[np.ndarray, dict[int, str]]
     """For every parameter element the channel that gates it (or -1), and channels that cannot be gated."""
     owner = np.full(count, -1, dtype=np.int64)
     blocked: dict[int, str] = {}
+    for node, normalised in channels.normalised():
+        reason = f"{node.op} normalises over it"
+        for where in normalised.data:
+            blocked |= dict.fromkeys(channels.of(where).tolist(), reason)
     for node, contract in channels.contracts():
         carried = channels.of(contract.data)
         axis = contract.weight.axis if isinstance(contract.weight, Positions) else contract.weight

@@ -128,7 +128,8 @@ class _Reader:
 
 
 def _readers(channels: Channels) -> list[_Reader]:
-    found = []
+    # Statistics depend on what no weight reads, too.
+    found = [_Reader(axis, None, (), None) for _, n in channels.normalised() for axis in n.data]
     for node, contract in channels.contracts():
         if contract.weight is None:
             found.append(_Reader(contract.data, None, (), None))

@@ -106,7 +106,8 @@ def fold_known_integers(graph: gs.Graph, static: Mapping[str, list[int | None]])
             continue
         if shape is None or None in shape or prod(n or 0 for n in shape) != len(elements):
             continue  # elements alone do not tell a number from a list of one
-        dtype = np.int32 if node.op == "Cast" and node.attrs.get("to") == onnx.TensorProto.INT32 else np.int64
+        cast = node.op == "Cast" and node.attrs.get("to") == onnx.TensorProto.INT32
+        dtype = np.int32 if cast or tensor.dtype == np.int32 else np.int64
         folded[tensor.name] = np.array([value_of(e) for e in elements], dtype=dtype).reshape(
             [n or 0 for n in shape]
         )
@@ -128,6 +129,7 @@ def _is_integer_chain(node: gs.Node) -> bool:
         "Sub",
         "Mul",
         "Div",
+        "Where",
     )
 
 

@@ -92,6 +92,8 @@ class ShapeValues:
             return self._shape(node)
         if node.op in _ARITHMETIC and len(node.inputs) == 2:
             return self._arithmetic(node)
+        if is_choice(node):
+            return self._choice(node)
         if node.op not in CHAIN_OPERATORS:
             return None
         if node.op == "Concat":
@@ -114,7 +116,14 @@ class ShapeValues:
         if name not in self._ranks:
             return None
         rank = self._ranks[name]
-        known = self._static.get(name) or [None] * rank
+        known = list(self._static.get(name) or [None] * rank)
+        tiled = _tiled(node.inputs[0])
+        if tiled is not None:
+            # Inference gives up where one of the counts is computed; the others are known.
+            before, counts = self._static.get(tiled[0].name), self._seen.get(tiled[1].name)
+            if before and counts and len(before) == len(counts) == rank:
+                same = [length if n == 1 else None for length, n in zip(before, counts, strict=True)]
+                known = [b if a is None else a for a, b in zip(known, same, strict=True)]
         dims: list[Element] = [Dim(name, i, known[i]) for i in range(rank)]
         return dims[slice(node.attrs.get("start", 0), node.attrs.get("end"))]
 
@@ -129,6 +138,19 @@ class ShapeValues:
             None if (u := value_of(p)) is None or (v := value_of(q)) is None else compute(u, v)
             for p, q in pairs
         ]
+
+    def _choice(self, node: gs.Node) -> list[Element] | None:
+        """``Where(a == b, then, otherwise)``, as exporters replace -1 in the shape of an Expand."""
+        operands = [*node.inputs[0].inputs[0].inputs, *node.inputs[1:]]
+        lists = [self._seen[x.name] for x in operands]
+        count = max(len(elements or ()) for elements in lists)
+        if any(not elements or len(elements) not in (1, count) for elements in lists):
+            return None
+        chosen: list[Element] = []
+        for a, b, then, otherwise in zip(*(e * (count // len(e)) for e in lists if e), strict=True):
+            same = _equal(a, b)
+            chosen.append(None if same is None else then if same else otherwise)
+        return chosen
 
     def _slice(self, node: gs.Node, data: list[Element]) -> list[Element] | None:
         if len(node.inputs) == 1:
@@ -146,9 +168,39 @@ def _operands(tensor: gs.Tensor) -> list[gs.Tensor]:
     if isinstance(tensor, gs.Constant) or len(tensor.inputs) != 1:
         return []
     node = tensor.inputs[0]
+    if is_choice(node):
+        return [*node.inputs[0].inputs[0].inputs, *node.inputs[1:]]
     if node.op == "Concat" or (node.op in _ARITHMETIC and len(node.inputs) == 2):
         return list(node.inputs)
-    return list(node.inputs[:1]) if node.op in CHAIN_OPERATORS - {"Shape"} else []
+    if node.op == "Shape":
+        tiled = _tiled(node.inputs[0])
+        return [] if tiled is None else [tiled[1]]
+    return list(node.inputs[:1]) if node.op in CHAIN_OPERATORS else []
+
+
+def _tiled(tensor: gs.Tensor) -> tuple[gs.Tensor, gs.Tensor] | None:
+    """What a Tile repeats, and how often, where a tensor is made by one."""
+    maker = tensor.inputs[0] if len(tensor.inputs) == 1 else None
+    return (maker.inputs[0], maker.inputs[1]) if maker is not None and maker.op == "Tile" else None
+
+
+def is_comparison(tensor: gs.Tensor) -> bool:
+    """Whether a tensor says where two others are equal."""
+    return len(tensor.inputs) == 1 and tensor.inputs[0].op == "Equal" and len(tensor.inputs[0].inputs) == 2
+
+
+def is_choice(node: gs.Node) -> bool:
+    """Whether a node chooses between two tensors by where two others are equal."""
+    return node.op == "Where" and is_comparison(node.inputs[0])
+
+
+def _equal(a: Element, b: Element) -> bool | None:
+    """Whether two elements are equal; None where that is not known. A length is never negative."""
+    u, v = value_of(a), value_of(b)
+    if u is not None and v is not None:
+        return u == v
+    pairs = ((u, b), (v, a))
+    return False if any(n is not None and n < 0 and isinstance(e, Dim) for n, e in pairs) else None
 
 
 def _small(tensor: gs.Tensor) -> bool:
