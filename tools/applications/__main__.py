@@ -129,9 +129,12 @@ class Bench:
         answers, _ = _answered(client, self._cases)
         return row | {
             "score": one.score(answers, self._truths),
+            "differing": 1 - one.score(answers, self._answers) / one.unit,
             "time": self._time(client.session),
             "macs": said["output"]["macs"] / said["input"]["macs"],
             "change": said["parity"]["change"],
+            "at_most": said["parity"]["upper_bound"],
+            "basis": said["parity"]["source"],
             "answers": said["headline"]["answers"],
             "unchanged": said["unchanged"],
         }
