@@ -133,8 +133,8 @@ class Bench:
             "time": self._time(client.session),
             "macs": said["output"]["macs"] / said["input"]["macs"],
             "change": said["parity"]["change"],
-            "at_most": said["parity"]["upper_bound"],
-            "basis": said["parity"]["source"],
+            "at_most": said["parity"]["change_upper_90"],
+            "basis": said["parity"]["basis"],
             "answers": said["headline"]["answers"],
             "unchanged": said["unchanged"],
         }
