@@ -2,10 +2,11 @@
 
     python tools/operator_times.py --out tools/results/operator_times.md NAME=MODEL[,FEEDS.npz] ...
 
-Every model is profiled by onnxruntime on one thread as it is, and at ``--macs`` of its multiplications: widths
-alone decide the time, so what is removed is not compensated for. A node's time is the shortest of ``--runs``
-runs, which is what is left of it on a machine that is busy with other work; shares are of the sum of all nodes.
-Inputs are those of the file, one run each, or random numbers.
+Every model is profiled by onnxruntime on one thread as it is, and at ``--macs`` of its multiplications:
+widths alone decide the time, so what is removed is not compensated for. A node's time is the shortest of
+``--runs`` runs, which is what is left of it on a machine that is busy with other work; shares are of the sum
+of all nodes. Inputs are those of the file, one run each, or random numbers. Of a model of which nothing can
+be removed, the first column is all there is.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import onnxruntime
 
 import onnxmerge
 from onnxmerge.config import Config
+from onnxmerge.errors import BudgetError
 from onnxmerge.operators.table import OPERATORS
 from onnxmerge.pipeline import analysed
 from onnxmerge.progress import Clock
@@ -32,6 +34,8 @@ from onnxmerge.progress import Clock
 LEAST = 0.02
 # Fused operators of onnxruntime, by the operator whose weights they hold.
 FUSED = {"FusedConv": "Conv", "NhwcMaxPool": "MaxPool", "FusedMatMul": "MatMul", "FusedGemm": "Gemm"}
+# What runs within these is listed by itself.
+_CONTROL = ("If", "Loop", "Scan")
 _RECURRENT = ("LSTM", "GRU", "RNN")
 
 
@@ -53,7 +57,8 @@ def node_times(
     kinds: dict[str, str] = {}
     times: dict[str, list[float]] = defaultdict(list)
     for event in events:
-        if event["cat"] == "Node" and event["name"].endswith("_kernel_time"):
+        within = event.get("args", {}).get("op_name") in _CONTROL
+        if event["cat"] == "Node" and event["name"].endswith("_kernel_time") and not within:
             times[event["name"]].append(event["dur"])
             kinds[event["name"]] = event["args"]["op_name"]
     found: Counter[str] = Counter()
@@ -64,11 +69,15 @@ def node_times(
     return dict(found)
 
 
-def smaller(path: Path, share: float) -> onnx.ModelProto:
-    """The model at a share of its multiplications; its answers do not matter here."""
-    return onnxmerge.optimize(
-        path, macs=share, criterion="l2", compensation="none", tolerance=math.inf, threads=1, samples=16
-    ).model
+def smaller(path: Path, share: float) -> onnx.ModelProto | None:
+    """The model at a share of its multiplications, whose answers do not matter here; None: out of reach."""
+    try:
+        return onnxmerge.optimize(
+            path, macs=share, criterion="l2", compensation="none", tolerance=math.inf, threads=1, samples=16
+        ).model
+    except BudgetError as error:
+        print(f"{path.name}: {error}")
+        return None
 
 
 def feeds_of(path: Path, given: Path | None) -> list[Mapping[str, np.ndarray]]:
@@ -78,35 +87,39 @@ def feeds_of(path: Path, given: Path | None) -> list[Mapping[str, np.ndarray]]:
     return [study.feed]
 
 
-def rows(name: str, before: Mapping[str, float], after: Mapping[str, float], share: float) -> list[str]:
+def rows(
+    name: str, before: Mapping[str, float], after: Mapping[str, float] | None, share: float
+) -> list[str]:
     """The lines of the table of one model."""
-    total, now = sum(before.values()), sum(after.values())
-    kinds = sorted(before.keys() | after.keys(), key=lambda k: -before.get(k, 0.0))
-    shown = [k for k in kinds if max(before.get(k, 0) / total, after.get(k, 0) / now) >= LEAST]
+    total = sum(before.values())
+    now = total if after is None else sum(after.values())
+    kinds = sorted(before.keys() | (after or {}).keys(), key=lambda k: -before.get(k, 0.0))
+    later = before if after is None else after
+    shown = [k for k in kinds if max(before.get(k, 0) / total, later.get(k, 0) / now) >= LEAST]
     rest = [k for k in kinds if k not in shown]
+    reached = (
+        "of which nothing can be removed" if after is None else f"{now / total:.2f} of that at {share:g}"
+    )
     lines = [
         "",
         f"### {name}",
         "",
-        f"Nodes take {total / 1000:.2f} ms, and {now / total:.2f} of that at {share:g} of the multiplications.",
+        f"Nodes take {total / 1000:.2f} ms, {reached}{'' if after is None else ' of the multiplications'}.",
         "",
         "| operators | share before | share after | of their own time | holds weights |",
         "|---|---|---|---|---|",
     ]
     for kind in shown:
-        a, b = before.get(kind, 0.0), after.get(kind, 0.0)
-        kept = f"{b / a:.2f}" if a else "new"
-        lines.append(
-            f"| {kind} | {a / total:.1%} | {b / now:.1%} | {kept} | {'yes' if _weighs(kind) else 'no'} |"
-        )
+        a, b = before.get(kind, 0.0), later.get(kind, 0.0)
+        cells = [kind, f"{a / total:.1%}", f"{b / now:.1%}", f"{b / a:.2f}" if a else "new"]
+        lines.append(f"| {' | '.join(cells)} | {'yes' if _weighs(kind) else 'no'} |")
     if rest:
-        a, b = (sum(t.get(k, 0.0) for k in rest) for t in (before, after))
+        a, b = (sum(t.get(k, 0.0) for k in rest) for t in (before, later))
         lines.append(f"| {len(rest)} others | {a / total:.1%} | {b / now:.1%} | {b / max(a, 1e-9):.2f} | |")
-    fixed = sum(t for kind, t in before.items() if not _weighs(kind))
+    fixed, left = (sum(t for kind, t in times.items() if not _weighs(kind)) for times in (before, later))
     lines += [
         "",
-        f"Operators without weights take {fixed / total:.0%} of the time before and "
-        f"{sum(t for kind, t in after.items() if not _weighs(kind)) / now:.0%} after.",
+        f"Operators without weights take {fixed / total:.0%} of the time before and {left / now:.0%} after.",
     ]
     return lines
 
@@ -130,7 +143,8 @@ def main() -> None:
         path, _, feeds = paths.partition(",")
         fed = feeds_of(Path(path), Path(feeds) if feeds else None)
         before = node_times(onnx.load(path), fed, arguments.runs)
-        after = node_times(smaller(Path(path), arguments.macs), fed, arguments.runs)
+        found = smaller(Path(path), arguments.macs)
+        after = None if found is None else node_times(found, fed, arguments.runs)
         with arguments.out.open("a", encoding="utf-8") as out:
             out.write("\n".join(rows(name, before, after, arguments.macs)) + "\n")
 
