@@ -26,7 +26,6 @@ from onnxmerge.reconstruction import reconstruct
 from onnxmerge.rewrite import Fold, pruned
 from onnxmerge.statistics import Needs
 from onnxmerge.statistics.dense import Statistics, collect
-from onnxmerge.statistics.emphasis import CountPlaces
 from onnxmerge.study import Study
 from onnxmerge.validation.places import Places
 
@@ -56,14 +55,9 @@ def collected(study: Study, data: Dataset) -> Statistics:
             study.runtime,
             study.clock.step,
             seed=study.config.seed,
-            places=_places(study),
         )
         external_weights.trim()
         return found
-
-
-def _places(study: Study) -> CountPlaces:
-    return Places(study.source.kinds, study.source.session)
 
 
 def budget_of(
@@ -282,7 +276,7 @@ class Builder:
             choosing_again(_criterion(study), analysis.sensitivity),
             study.clock.step,
             scratch,
-            _places(study),
+            Places(study.source.kinds, study.source.session),
             replay=replay,
         )
         external_weights.trim()

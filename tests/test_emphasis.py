@@ -1,4 +1,4 @@
-"""Where answers are decided: what places count, the rows that are drawn for it, what a refit makes of them."""
+"""Where a detector decides: what places count, the rows that are drawn for it, what a refit makes of them."""
 
 from __future__ import annotations
 
@@ -46,10 +46,7 @@ def test_what_places_count_has_a_mean_of_one_on_every_grid():
     assert emphasis.rows(0, 2, (20, 20)) == pytest.approx(fine.reshape(-1))
 
 
-def test_steps_are_places_along_one_direction_and_rows_of_a_head_are_none():
-    steps = Emphasis.of([np.array([[[0.0, 1.0, 1.0, 0.0]]])])
-    assert steps.rows(0, 1, (4,)) == pytest.approx([0.5, 1.5, 1.5, 0.5])
-    assert steps.rows(0, 1, (2, 2)) == pytest.approx([1, 1, 1, 1])
+def test_rows_of_a_head_are_no_places():
     picture = Emphasis.of([np.ones((2, 8, 8))])
     assert picture.rows(0, 2, (2100,)) is None and picture.rows(0, 2, (4, 2, 2)) is None
     assert picture.rows(0, 3, (8, 8)) is None and picture.rows(0, 2, ()) is None
@@ -77,15 +74,14 @@ def detections(form: Form = Form.CORNERS) -> Judgement:
     return Judgement(Detections(Head((Level(Columns(0, -1, 0, 4), (Columns(0, -1, 4, 6),)),), form)))
 
 
-def test_boxes_count_at_their_middle_by_the_surest():
+def test_places_count_by_the_surest_box():
     rows = np.zeros((2, 3, 6), np.float32)
     rows[0] = [[0, 0, 80, 40, 0.9, 0.0], [40, 20, 120, 60, 0.0, 0.5], [0, 80, 160, 80, 0.01, 0.0]]
     places = Places({"y": detections()}, Answering(y=rows))
     (found,) = places([{"x": np.zeros((2, 3, 80, 160), np.float32)}], None)
     assert found.shape == (2, CELLS, CELLS) and not found[1].any()
-    # The inner halves: x from 20 to 60, y from 10 to 30 of 160 and 80; and x from 60 to 100, y from 30 to 50.
     first, second = np.zeros((2, CELLS, CELLS))
-    first[5:15, 5:15], second[15:25, 15:25] = 0.9, 0.5
+    first[:20, :20], second[10:30, 10:30] = 0.9, 0.5
     assert found[0] == pytest.approx(np.maximum(first, second), abs=1e-6)
     # As shares of the picture, and one sample at a time.
     rows[0, :, :4] /= [160, 80, 160, 80]
@@ -93,16 +89,9 @@ def test_boxes_count_at_their_middle_by_the_surest():
     assert shares == pytest.approx(found[:1])
 
 
-def test_steps_count_that_are_read_or_in_doubt():
-    scores = np.log([[[0.98, 0.01, 0.01], [0.1, 0.9, 1e-9], [0.5, 0.25, 0.25], [1, 1e-9, 1e-9]]])
-    places = Places({"y": Judgement(Sequences(True, 0))}, Answering(y=scores))
-    (found,) = places([{"x": np.zeros((1, 1, 8, 32))}], None)
-    assert found[0, 0] == pytest.approx([0.03, 1.2, 0.75, 0.0], abs=1e-6)
-    read = Places({"y": Judgement(Sequences(True, 0, chosen=True))}, Answering(y=np.array([[0, 0, 7, 0]])))
-    assert read([{"x": np.zeros((1, 1, 8, 32))}], None)[0].tolist() == [[[0, 0.5, 1, 0.5]]]
-
-
-@pytest.mark.parametrize("judged", [Judgement(Values()), Judgement(Sequences()), detections(Form.UNKNOWN)])
+@pytest.mark.parametrize(
+    "judged", [Judgement(Values()), Judgement(Sequences(True, 0)), detections(Form.UNKNOWN)]
+)
 def test_other_outputs_tell_no_places(judged):
     assert Places({"y": judged}, Answering())([{"x": np.zeros((1, 3, 8, 8))}], None) == [None]
 

@@ -1,12 +1,13 @@
 """Where the time of a run goes, by kind of operator, in models before and after something was removed.
 
-    python tools/operator_times.py --out tools/results/operator_times.md NAME=MODEL[,FEEDS.npz] ...
+    python tools/operator_times.py --out tools/results/operator_times.md NAME=MODEL[,FEEDS.npz[,SMALLER]] ...
 
 Every model is profiled by onnxruntime on one thread as it is, and at ``--macs`` of its multiplications:
 widths alone decide the time, so what is removed is not compensated for. A node's time is the shortest of
-``--runs`` runs, which is what is left of it on a machine that is busy with other work; shares are of the sum
-of all nodes. Inputs are those of the file, one run each, or random numbers. Of a model of which nothing can
-be removed, the first column is all there is.
+``--runs`` runs, which is what is left of it on a machine that is busy with other work; shares are of the
+sum of all nodes. Inputs are those of the file, one run each, or random numbers. Where values decide the
+time, too (an exponential of absurd scores is slow), a smaller model that was fitted is given. Of a model of
+which nothing can be removed, the first column is all there is.
 """
 
 from __future__ import annotations
@@ -133,17 +134,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("models", nargs="+", metavar="NAME=MODEL[,FEEDS]")
+    parser.add_argument("models", nargs="+", metavar="NAME=MODEL[,FEEDS[,SMALLER]]")
     parser.add_argument("--macs", type=float, default=0.7)
     parser.add_argument("--runs", type=int, default=40)
     parser.add_argument("--out", type=Path, required=True, help="lines are appended")
     arguments = parser.parse_args()
     for given in arguments.models:
         name, _, paths = given.partition("=")
-        path, _, feeds = paths.partition(",")
+        path, feeds, made = (*paths.split(","), "", "")[:3]
         fed = feeds_of(Path(path), Path(feeds) if feeds else None)
         before = node_times(onnx.load(path), fed, arguments.runs)
-        found = smaller(Path(path), arguments.macs)
+        found = onnx.load(made) if made else smaller(Path(path), arguments.macs)
         after = None if found is None else node_times(found, fed, arguments.runs)
         with arguments.out.open("a", encoding="utf-8") as out:
             out.write("\n".join(rows(name, before, after, arguments.macs)) + "\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod
 
@@ -20,13 +20,10 @@ from onnxmerge.runtime import Runtime, Session
 from onnxmerge.runtime.model_bytes import opened, patch
 from onnxmerge.runtime.session import Feed
 from onnxmerge.runtime.threads import in_order, one_blas_thread, side_by_side
-from onnxmerge.statistics.emphasis import CountPlaces, Emphasis, drawn, grid_of
 from onnxmerge.statistics.moments import Accumulator, AxisSums, Products, first_means, products
 from onnxmerge.statistics.regression import LinearForm, linear_form
 
 Key = tuple[str, int]
-# From the samples of a batch, and the positions of one, to the rows that are looked at.
-Choose = Callable[[int, tuple[int, ...]], np.ndarray]
 
 # Receptive fields with more features than this are described channel by channel instead.
 MOST_FEATURES = 1536
@@ -92,7 +89,6 @@ def collect(
     *,
     patches: int = 20_000,
     seed: int = 0,
-    places: CountPlaces | None = None,
 ) -> Statistics:
     """Run the data through the model once and gather what the sites read and feed.
 
@@ -101,7 +97,6 @@ def collect(
         sensitivity: of the output to errors in every channel, float64 [channels.count].
         model: the canonical model that ``channels`` belongs to.
         patches: rows per site for covariances, spread over the samples.
-        places: what the places of samples count in covariances; None: all count alike.
 
     Raises:
         ModelError: the model does not run on the data.
@@ -123,7 +118,6 @@ def collect(
     workers = side_by_side(min(runtime.threads, len(feed_list)), at_work)
     session = _with_outputs(model, names, replace(runtime, threads=runtime.threads // workers))
     share = ceil(patches / len(feed_list))
-    emphasis = None if places is None else Emphasis.of(places(feed_list, dataset.batch))
     sums = {key: AxisSums() for key in inputs | totals}
     grams = {i: _Grams(s, forms[i]) for i, s in watched.items()}
 
@@ -131,14 +125,9 @@ def collect(
         number, feed = item
         values = session.run(feed, [n for n in names if n not in feed]) | dict(feed)
         rng = np.random.default_rng((seed, number))
-
-        def choose(samples: int, grid: tuple[int, ...]) -> np.ndarray:
-            counts = None if emphasis is None else emphasis.rows(number, samples, grid)
-            return drawn(counts, samples * prod(grid), share, rng)
-
         parts = [AxisSums.of(np.asarray(values[name]), axis, equal=dataset.mixed) for name, axis in sums]
         weight = dict(zip(sums, (part.weight for part in parts), strict=True))
-        return parts, [gram.look(values, choose, weight[gram.destination]) for gram in grams.values()]
+        return parts, [gram.look(values, share, rng, weight[gram.destination]) for gram in grams.values()]
 
     for done, (parts, found) in enumerate(in_order(look, enumerate(feed_list), workers)):
         if progress is not None:
@@ -189,17 +178,19 @@ class _Grams:
         self._blocks = [Accumulator() for _ in range(form.blocks if form is not None else 1)]
         self._shifts: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def look(self, values: Mapping[str, np.ndarray], choose: Choose, weight: float) -> list[Products]:
+    def look(
+        self, values: Mapping[str, np.ndarray], share: int, rng: np.random.Generator, weight: float
+    ) -> list[Products]:
         """The products of some rows of a batch; the first batch comes before all others."""
         site, form = self._site, self._form
         x = values[site.data.tensor]
         if form is None:
             last = np.moveaxis(x, site.data.axis, -1)
             rows = last.reshape(-1, last.shape[-1])
-            features = rows[choose(*grid_of(last.shape, -1))].astype(np.float32, copy=False)[None]
+            features = rows[_choose(len(rows), share, rng)].astype(np.float32, copy=False)[None]
         else:
             y = values[site.node.y[0].name]
-            features = form.rows(x, y.shape, choose(*grid_of(y.shape, form.output.axis)))
+            features = form.rows(x, y.shape, _choose(form.count(y), share, rng))
         nothing = np.zeros((features.shape[1], 0), np.float32)
         if not self._shifts:
             self._shifts = [first_means(block, nothing) for block in features]
@@ -213,6 +204,10 @@ class _Grams:
     def features(self) -> Features:
         rows = self._blocks[0].rows
         return Features(self._form, tuple(a.moments().gram for a in self._blocks) if rows else (), rows)
+
+
+def _choose(count: int, most: int, rng: np.random.Generator) -> np.ndarray:
+    return np.arange(count) if count <= most else np.sort(rng.choice(count, most, replace=False))
 
 
 def _with_outputs(model: onnx.ModelProto, names: Sequence[str], runtime: Runtime) -> Session:

@@ -1,9 +1,12 @@
 """Which rows of a regression are looked at: where an answer is decided, more of them.
 
-A detector finds something at a few of thousands of places, and a reader of text reads something at a few of
-many steps. Least squares counts all places alike, so that what it fits is the background: in a detector with
-2100 rows of scores, at 0.8 of its multiplications, rows without an object were wrong by 0.001 in probability
-(root of the mean square), rows sure of one by 0.2. Rows are drawn in proportion to what their place counts.
+A detector finds something at a few of thousands of places. Least squares counts all places alike, so that
+what it fits is the background: in one with 2100 rows of scores, at 0.8 of its multiplications, rows without
+an object were wrong by 0.001 in probability (root of the mean square), rows sure of one by 0.2. Rows are
+drawn in proportion to what their place counts. Of the boxes of two detectors, on pictures that calibrated
+nothing, 11.3% and 33.0% changed without that, and 10.6% and 27.9% with it. More of it is worse: with a share
+of 0.85, and the inner halves of boxes, 13.3% of the first one's changed (and fewer of those that it was
+fitted to). Channels are chosen with all places alike.
 """
 
 from __future__ import annotations
@@ -29,9 +32,8 @@ class Emphasis:
     """How much the places of the samples count, by batch.
 
     Attributes:
-        places: of every batch, float [samples, height, width] with a mean of 1 over all batches, or
-            [samples, 1, steps] where there is one direction; parts of a picture or a sequence of any
-            resolution.
+        places: of every batch, float [samples, height, width], parts of a picture of any resolution; their
+            mean over all batches is 1.
     """
 
     places: tuple[np.ndarray, ...]
@@ -56,25 +58,13 @@ class Emphasis:
             grid: the positions of a sample, in the order of the rows.
 
         Returns:
-            None where the positions are no places of a picture or a sequence.
+            None where the positions are no places of a picture.
         """
         places = self.places[batch]
-        if len(places) != samples or len(grid) not in (1, 2) or prod(grid) < 2:
+        if len(places) != samples or len(grid) != 2 or prod(grid) < 2:
             return None
-        if len(grid) == 1:
-            if places.shape[1] != 1:
-                return None
-            grid = (1, *grid)
         down, across = (_cover(size, of) for size, of in zip(grid, places.shape[1:], strict=True))
         return np.asarray(np.einsum("ah,nhw,bw->nab", down, places, across, optimize=True)).reshape(-1)
-
-
-def grid_of(shape: tuple[int, ...], axis: int) -> tuple[int, tuple[int, ...]]:
-    """The samples of a tensor, and the positions of one of them beside those of an axis."""
-    if len(shape) == 1:
-        return 1, ()
-    rest = [size for i, size in enumerate(shape) if i != axis % len(shape)]
-    return rest[0], tuple(rest[1:])
 
 
 def _cover(size: int, of: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from math import ceil, prod
 import numpy as np
 
 from onnxmerge.runtime.threads import in_order
-from onnxmerge.statistics.emphasis import Emphasis, drawn, grid_of
+from onnxmerge.statistics.emphasis import Emphasis, drawn
 from onnxmerge.statistics.moments import (
     Accumulator,
     Products,
@@ -205,7 +205,7 @@ class _Collector:
         fit, form, data = self._request.fit, self._form, self._request.site.data
         assert fit is not None and form is not None
         y = old[fit.target_name]
-        chosen, cut = self._sample.of(*grid_of(y.shape, form.output.axis), batch)
+        chosen, cut = self._sample.of(*_grid(y.shape, form.output.axis), batch)
         features = form.rows(new[data.tensor], y.shape, chosen, self._staying)
         targets = fit.targets(old, new, chosen)
         if batch == 0 and fit.other is None:
@@ -226,7 +226,7 @@ class _Collector:
         """How many rows are not held out, and per block (new, old) values, float32 [n, positions]."""
         data = self._request.site.data
         x, before = (np.moveaxis(v[data.tensor], data.axis, -1) for v in (new, old))
-        chosen, cut = self._sample.of(*grid_of(x.shape, -1), batch)
+        chosen, cut = self._sample.of(*_grid(x.shape, -1), batch)
         index = np.unravel_index(chosen, x.shape[:-1])
         x, before = x[index].astype(np.float32, copy=False), before[index].astype(np.float32, copy=False)
         width = x.shape[-1] // len(self._places)
@@ -261,6 +261,14 @@ class _Collector:
             positions = [accumulator.moments() for accumulator in self._of_positions]
         found = [PositionMoments(m, *places) for m, places in zip(positions, self._places, strict=False)]
         return Paired(self._present, tuple(blocks), tuple(found), fit)
+
+
+def _grid(shape: tuple[int, ...], axis: int) -> tuple[int, tuple[int, ...]]:
+    """The samples of a tensor, and the positions of one of them beside those of an axis."""
+    if len(shape) == 1:
+        return 1, ()
+    rest = [size for i, size in enumerate(shape) if i != axis % len(shape)]
+    return rest[0], tuple(rest[1:])
 
 
 def _confirmed(data: str, fit: Fit, old: Values, chosen: np.ndarray, targets: np.ndarray) -> bool:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -80,7 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"{name}: skipped, {error}", file=sys.stderr)
             continue
         with tempfile.TemporaryDirectory() as folder:
-            bench = Bench(one, source, Path(folder), arguments.samples)
+            bench = Bench(one, source, Path(folder), arguments.samples, arguments.keep)
             for budget in asked:
                 row = bench.row(budget)
                 with arguments.out.open("a", encoding="utf-8") as out:
@@ -91,10 +92,10 @@ def run(arguments: argparse.Namespace) -> None:
 class Bench:
     """One application: recorded inputs, judged cases, and what the original makes of these."""
 
-    def __init__(self, one: Any, source: Path, folder: Path, judged: int) -> None:
+    def __init__(self, one: Any, source: Path, folder: Path, judged: int, keep: Path | None) -> None:
         import onnxmerge
 
-        self._one, self._source, self._folder = one, source, folder
+        self._one, self._source, self._folder, self._keep = one, source, folder, keep
         self._calib = folder / "recorded"
         client = one.client(source)
         with onnxmerge.record(client.session, self._calib):
@@ -125,6 +126,9 @@ class Bench:
         }  # fmt: skip
         if ended.returncode:
             return row
+        if self._keep is not None:
+            self._keep.mkdir(parents=True, exist_ok=True)
+            shutil.copy(target, self._keep / f"{one.name} {budget}.onnx")
         said = json.loads(report.read_text(encoding="utf-8"))
         client = one.client(target)
         answers, _ = _answered(client, self._cases)
@@ -235,6 +239,7 @@ def main() -> None:
     running.add_argument("--budgets", nargs="*", choices=BUDGETS, default=list(BUDGETS))
     running.add_argument("--samples", type=int, default=JUDGED, help="cases that are judged")
     running.add_argument("--photographs", type=Path, help="a folder of photographs, with people in them")
+    running.add_argument("--keep", type=Path, metavar="FOLDER", help="where the smaller models go")
     running.set_defaults(run=run)
     printing = verbs.add_parser("table")
     printing.add_argument("rows", type=Path)
