@@ -88,9 +88,7 @@ def feeds_of(path: Path, given: Path | None) -> list[Mapping[str, np.ndarray]]:
     return [study.feed]
 
 
-def rows(
-    name: str, before: Mapping[str, float], after: Mapping[str, float] | None, share: float
-) -> list[str]:
+def rows(name: str, before: Mapping[str, float], after: Mapping[str, float] | None, kept: str) -> list[str]:
     """The lines of the table of one model."""
     total = sum(before.values())
     now = total if after is None else sum(after.values())
@@ -98,14 +96,12 @@ def rows(
     later = before if after is None else after
     shown = [k for k in kinds if max(before.get(k, 0) / total, later.get(k, 0) / now) >= LEAST]
     rest = [k for k in kinds if k not in shown]
-    reached = (
-        "of which nothing can be removed" if after is None else f"{now / total:.2f} of that at {share:g}"
-    )
+    reached = "of which nothing can be removed" if after is None else f"{now / total:.2f} of that {kept}"
     lines = [
         "",
         f"### {name}",
         "",
-        f"Nodes take {total / 1000:.2f} ms, {reached}{'' if after is None else ' of the multiplications'}.",
+        f"Nodes take {total / 1000:.2f} ms, {reached}.",
         "",
         "| operators | share before | share after | of their own time | holds weights |",
         "|---|---|---|---|---|",
@@ -145,9 +141,10 @@ def main() -> None:
         fed = feeds_of(Path(path), Path(feeds) if feeds else None)
         before = node_times(onnx.load(path), fed, arguments.runs)
         found = onnx.load(made) if made else smaller(Path(path), arguments.macs)
+        kept = "in the smaller model given" if made else f"at {arguments.macs:g} of the multiplications"
         after = None if found is None else node_times(found, fed, arguments.runs)
         with arguments.out.open("a", encoding="utf-8") as out:
-            out.write("\n".join(rows(name, before, after, arguments.macs)) + "\n")
+            out.write("\n".join(rows(name, before, after, kept)) + "\n")
 
 
 if __name__ == "__main__":
