@@ -22,6 +22,7 @@ from onnxmerge.graph import external_weights
 from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.outcomes import Candidate, Shortfall
 from onnxmerge.plan import Scores, Selection
+from onnxmerge.probes import weighed, worth_probing
 from onnxmerge.reconstruction import reconstruct
 from onnxmerge.rewrite import Fold, pruned
 from onnxmerge.statistics import Needs
@@ -35,7 +36,11 @@ def score(study: Study, data: Dataset) -> Scores:
     criterion = _criterion(study)
     statistics = collected(study, data) if criterion.needs is Needs.DENSE else None
     with study.clock("score"):
-        return criterion(study.analysis.channels, statistics)
+        found = criterion(study.analysis.channels, statistics)
+    if statistics is None or not found.curves or not worth_probing(study):
+        return found
+    with study.clock("probe"):
+        return weighed(study, found, statistics, data)
 
 
 def _criterion(study: Study) -> Criterion:
