@@ -22,11 +22,13 @@ from onnxmerge.graph import external_weights
 from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.outcomes import Candidate, Shortfall
 from onnxmerge.plan import Scores, Selection
+from onnxmerge.probes import weighed, worth_probing
 from onnxmerge.reconstruction import reconstruct
 from onnxmerge.rewrite import Fold, pruned
 from onnxmerge.statistics import Needs
 from onnxmerge.statistics.dense import Statistics, collect
 from onnxmerge.study import Study
+from onnxmerge.validation.places import Places
 
 
 def score(study: Study, data: Dataset) -> Scores:
@@ -34,10 +36,13 @@ def score(study: Study, data: Dataset) -> Scores:
     criterion = _criterion(study)
     statistics = collected(study, data) if criterion.needs is Needs.DENSE else None
     with study.clock("score"):
-        scores = criterion(study.analysis.channels, statistics)
-        del statistics
-        external_weights.trim()
-        return scores
+        found = criterion(study.analysis.channels, statistics)
+    if statistics is not None and found.curves and worth_probing(study):
+        with study.clock("probe"):
+            found = weighed(study, found, statistics, data)
+    del statistics
+    external_weights.trim()
+    return found
 
 
 def _criterion(study: Study) -> Criterion:
@@ -278,6 +283,7 @@ class Builder:
             choosing_again(_criterion(study), analysis.sensitivity),
             study.clock.step,
             scratch,
+            Places(study.source.kinds, study.source.session),
             replay=replay,
         )
         external_weights.trim()

@@ -6,7 +6,7 @@ from onnxmerge.errors import ToleranceExceeded
 from onnxmerge.outcomes import Decision, Proof
 from onnxmerge.study import Study
 
-# The largest change on made-up inputs that is written without being asked for.
+# The largest change on inputs that say nothing of real ones that is written without being asked for.
 MOST_BLIND_CHANGE = 0.2
 
 
@@ -15,7 +15,7 @@ def refuse_excess(study: Study, decision: Decision, proof: Proof) -> None:
 
     With a budget or a plan that is a change above the tolerance that was given, or a drop of the user's own
     score above the largest one; where neither was given and there are no data, a change above what made-up
-    inputs may show.
+    inputs, or photographs that may mean nothing to the model, may show.
     """
     config, parity = study.config, proof.parity
     settled = decision.choice.planned or config.budget is not None
@@ -32,16 +32,26 @@ def refuse_excess(study: Study, decision: Decision, proof: Proof) -> None:
                 f"{drop:.4g}, above max_drop= of {config.max_drop:.4g}; nothing was written: keep more, or "
                 "allow more"
             )
-    blind = (
-        decision.choice.holdout.basis == "made up"
-        and config.tolerance is None
-        and config.max_drop is None
-        and config.compensation == "auto"
-    )
-    if blind and parity.change > MOST_BLIND_CHANGE:
+    settled = config.tolerance is not None or config.max_drop is not None or config.compensation != "auto"
+    blind = None if settled else _blind(study, decision)
+    if blind is not None and parity.change > MOST_BLIND_CHANGE:
         raise ToleranceExceeded(
-            f"no data was given, and on made-up inputs the answers change by {parity.change:.0%} "
+            f"no data was given, and on {blind} the answers change by {parity.change:.0%} "
             f"({parity.clause}), more than the {MOST_BLIND_CHANGE:.0%} that pass where nothing real can be "
             "measured; nothing was written: give real inputs with calibration=, keep more, or say with "
             "tolerance= what change you accept"
         )
+
+
+def _blind(study: Study, decision: Decision) -> str | None:
+    """What stands in for data and says nothing of real inputs; None where what was measured on may."""
+    basis, plausible, images = decision.choice.holdout.basis, study.plausible, study.config.images
+    if basis == "made up":
+        return "made-up inputs"
+    if basis != "photographs" or plausible is None or plausible.meaningful:
+        return None
+    if plausible.meaningful is False:
+        return "photographs, of which the model makes nothing,"
+    # Whoever says what the pixels are knows that the model takes pictures.
+    stated = images is not None and images.states_numbers
+    return None if stated else "photographs, which the model may not be made for,"

@@ -159,6 +159,14 @@ def test_without_data_a_large_change_is_refused_unless_it_is_allowed():
     assert allowed["parity"]["basis"] == "made up" and allowed["parity"]["stand_in"]
 
 
+def test_photographs_that_mean_nothing_to_the_model_are_no_proof():
+    options = {"macs": 0.2, "samples": 64, "threads": 1}
+    with pytest.raises(ToleranceExceeded, match=r"photographs.*makes nothing.*calibration=.*tolerance="):
+        onnxmerge.optimize(DIGITS, **options)
+    report = onnxmerge.optimize(DIGITS, images=SCALED, **options).report
+    assert report["parity"]["basis"] == "photographs"
+
+
 def test_a_plan_with_a_tolerance_is_held_to_it():
     plan = onnxmerge.optimize(DIGITS, macs=0.3, calibration=CALIB, **FAST).plan
     with pytest.raises(ToleranceExceeded):

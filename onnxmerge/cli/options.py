@@ -32,7 +32,7 @@ exit codes:
   4  the calibration data does not fit the model
   5  the budget cannot be met
   6  at the given budget or plan the change exceeds --tolerance, or the drop of the own score --max-drop;
-     without data, 20% on made-up inputs; or the change of a comparison exceeds --max-change
+     without data, 20% on inputs that prove nothing; or the change of a comparison exceeds --max-change
   7  OUT or the report cannot be written
   8  the device does not work here
   9  a defect of onnxmerge: an error that nobody foresaw, or a result that failed its own checks

@@ -8,7 +8,7 @@ from onnxmerge.data.dataset import Dataset
 
 # What is held out to measure the change on, and, in a search, of the rest to choose by: the share of the
 # samples, the fewest, and the largest share.
-JUDGED = (0.1, 32, 0.25)
+JUDGED = (0.1, 48, 0.25)
 CHOOSING = (0.25, 64, 0.5)
 # The same of what a model is taught on: what decides what is learned.
 CHECKING = (1 / 8, 32, 0.25)

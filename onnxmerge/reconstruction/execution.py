@@ -16,6 +16,7 @@ from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.runtime import Runtime
 from onnxmerge.runtime.partial import Segments
 from onnxmerge.runtime.threads import side_by_side
+from onnxmerge.statistics.emphasis import CountPlaces, Emphasis
 from onnxmerge.statistics.gathering import RowSample, Values, gather
 from onnxmerge.statistics.paired import Paired, Request
 
@@ -33,6 +34,7 @@ class TwoModels:
         requests: every site that will be asked for, in this order.
         patches: rows per site, spread over the samples.
         scratch: where activations wait in files; None: in memory.
+        places: what the places of samples count, see ``Emphasis``; None: all count alike.
 
     Attributes:
         new: the model that is rewritten.
@@ -47,6 +49,7 @@ class TwoModels:
         requests: Sequence[Request],
         patches: int,
         scratch: Scratch | None,
+        places: CountPlaces | None = None,
     ):
         self._channels, self._runtime = channels, runtime
         self._model, self._feeds = batches_of(model, dataset, runtime, channels.view.shapes)
@@ -55,6 +58,7 @@ class TwoModels:
         self._mixed = dataset.mixed
         self._rows = ceil(patches / len(self._feeds))
         self._scratch = scratch
+        self._emphasis = None if places is None else Emphasis.of(places(self._feeds, dataset.batch))
         self._old = self._segments([name for r in requests for name in r.old_names])
         self.new = self._segments([name for r in requests for name in r.new_names])
 
@@ -78,7 +82,7 @@ class TwoModels:
         workers = side_by_side(min(self._runtime.threads, len(old)), self._bytes_at_work(request))
         threads = self._runtime.threads // workers
         sample = RowSample(
-            self._rows, len(old), self._samples, (seed, request.site.node.index), equal=self._mixed
+            self._rows, len(old), self._samples, (seed, request.site.node.index), self._mixed, self._emphasis
         )
         with old.read(request.old_names, threads) as before, new.read(request.new_names, threads) as after:
 

@@ -27,6 +27,7 @@ from onnxmerge.reconstruction.execution import TwoModels
 from onnxmerge.rewrite import Fold
 from onnxmerge.runtime import Runtime
 from onnxmerge.runtime.threads import one_blas_thread
+from onnxmerge.statistics.emphasis import CountPlaces
 from onnxmerge.statistics.paired import Fit, Paired, Request, SplitMoments, pool, requests
 
 # Channels are chosen again only where the consumer has at most so many features per block.
@@ -48,6 +49,7 @@ def reconstruct(
     choose_again: ChooseAgain | None = None,
     progress: Progress | None = None,
     scratch: Scratch | None = None,
+    places: CountPlaces | None = None,
     *,
     replay: bool = False,
     residual: bool = True,
@@ -66,6 +68,7 @@ def reconstruct(
             the selection.
         progress: told of every site.
         scratch: where big new weights go; None: they stay in memory.
+        places: what the places of samples count; None: all count alike.
         replay: whether ``choose_again`` was asked before and the selection holds its answers: statistics are
             the same as then, so that the same weights come of them to the last bit.
         residual: whether the last site before a residual sum also repairs the sum's other operand.
@@ -78,7 +81,7 @@ def reconstruct(
         ModelError: the model does not run on the data.
     """
     walk = _Walk(channels, selection, compensation, choose_again, scratch, replay=replay)
-    walk.begin(requests(sites, residual=residual), model, dataset, runtime, downstream=downstream)
+    walk.begin(requests(sites, residual=residual), model, dataset, runtime, places, downstream=downstream)
     for number, request in enumerate(walk.requests):
         if progress is not None:
             progress("reconstruct", number, len(walk.requests))
@@ -129,6 +132,7 @@ class _Walk:
         model: onnx.ModelProto,
         dataset: Dataset,
         runtime: Runtime,
+        places: CountPlaces | None,
         *,
         downstream: bool,
     ) -> None:
@@ -143,7 +147,9 @@ class _Walk:
         for request in self.requests:
             self._sharing[request.site.weight.name].append(request)
         patches = self._compensation.patches
-        self._models = TwoModels(channels, model, dataset, runtime, self.requests, patches, self._scratch)
+        self._models = TwoModels(
+            channels, model, dataset, runtime, self.requests, patches, self._scratch, places
+        )
         self._mask_products(everything)
         self._fill_normalised()
 

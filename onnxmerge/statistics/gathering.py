@@ -9,6 +9,7 @@ from math import ceil, prod
 import numpy as np
 
 from onnxmerge.runtime.threads import in_order
+from onnxmerge.statistics.emphasis import Emphasis, drawn
 from onnxmerge.statistics.moments import (
     Accumulator,
     Products,
@@ -45,6 +46,7 @@ class RowSample:
         samples: how often the shapes of the analysis fit into the data.
         seed: of the choice, which does not depend on the order in which batches are worked on.
         equal: whether every batch counts alike, whatever the size of its values.
+        emphasis: what the places of the samples count; None: all alike.
     """
 
     per_batch: int
@@ -52,6 +54,7 @@ class RowSample:
     samples: int
     seed: tuple[int, ...]
     equal: bool = False
+    emphasis: Emphasis | None = None
 
     def weight(self, targets: np.ndarray) -> float:
         """What each row of a batch with these targets, [..., n, O], weighs."""
@@ -62,22 +65,21 @@ class RowSample:
         rows = min(self.samples * each, self.batches * self.per_batch)
         return features <= _CHEAP_FEATURES or features <= min(MOST_FEATURES, 2 * rows)
 
-    def of(self, count: int, each: int, batch: int) -> tuple[np.ndarray, int]:
+    def of(self, samples: int, grid: tuple[int, ...], batch: int) -> tuple[np.ndarray, int]:
         """The rows of a batch that are looked at.
 
         Args:
-            count: how many rows the batch has.
-            each: rows per sample; where a batch is one sample, every fourth batch is held out.
+            samples: of the batch; where it is one, every fourth batch is held out.
+            grid: the rows of a sample, as they lie.
             batch: its number.
 
         Returns:
             The chosen rows, int64, in their order but for those of every fourth sample, which are held out
             and come last; and how many are not held out.
         """
-        chosen = np.arange(count)
-        if count > self.per_batch:
-            rng = np.random.default_rng((*self.seed, batch))
-            chosen = np.sort(rng.choice(count, self.per_batch, replace=False))
+        each = prod(grid)
+        counts = None if self.emphasis is None else self.emphasis.rows(batch, samples, grid)
+        chosen = drawn(counts, samples * each, self.per_batch, np.random.default_rng((*self.seed, batch)))
         held = (chosen // max(each, 1) + batch) % 4 == 3
         return np.concatenate([chosen[~held], chosen[held]]), int(np.count_nonzero(~held))
 
@@ -203,8 +205,7 @@ class _Collector:
         fit, form, data = self._request.fit, self._form, self._request.site.data
         assert fit is not None and form is not None
         y = old[fit.target_name]
-        count = form.count(y)
-        chosen, cut = self._sample.of(count, count // max(y.shape[0], 1), batch)
+        chosen, cut = self._sample.of(*_grid(y.shape, form.output.axis), batch)
         features = form.rows(new[data.tensor], y.shape, chosen, self._staying)
         targets = fit.targets(old, new, chosen)
         if batch == 0 and fit.other is None:
@@ -225,8 +226,7 @@ class _Collector:
         """How many rows are not held out, and per block (new, old) values, float32 [n, positions]."""
         data = self._request.site.data
         x, before = (np.moveaxis(v[data.tensor], data.axis, -1) for v in (new, old))
-        count = x.size // x.shape[-1]
-        chosen, cut = self._sample.of(count, count // max(x.shape[0], 1), batch)
+        chosen, cut = self._sample.of(*_grid(x.shape, -1), batch)
         index = np.unravel_index(chosen, x.shape[:-1])
         x, before = x[index].astype(np.float32, copy=False), before[index].astype(np.float32, copy=False)
         width = x.shape[-1] // len(self._places)
@@ -261,6 +261,14 @@ class _Collector:
             positions = [accumulator.moments() for accumulator in self._of_positions]
         found = [PositionMoments(m, *places) for m, places in zip(positions, self._places, strict=False)]
         return Paired(self._present, tuple(blocks), tuple(found), fit)
+
+
+def _grid(shape: tuple[int, ...], axis: int) -> tuple[int, tuple[int, ...]]:
+    """The samples of a tensor, and the positions of one of them beside those of an axis."""
+    if len(shape) == 1:
+        return 1, ()
+    rest = [size for i, size in enumerate(shape) if i != axis % len(shape)]
+    return rest[0], tuple(rest[1:])
 
 
 def _confirmed(data: str, fit: Fit, old: Values, chosen: np.ndarray, targets: np.ndarray) -> bool:

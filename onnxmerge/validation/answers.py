@@ -43,7 +43,7 @@ class Answers:
         numbers = True
         most, batch = (OF_LARGE, 1) if session.mapped else (SAMPLES, None)
         for feed in data.feeds(batch):
-            image = image or _picture(feed)
+            image = image or picture(feed)
             numbers &= all(value.dtype.kind not in "iu" or value.ndim > 2 for value in feed.values())
             found = session.run(feed, names, shrink=True)
             kept = {n: v for n, v in found.items() if isinstance(v, np.ndarray) and v.dtype.kind in "fiub"}
@@ -81,7 +81,7 @@ class Answers:
         return {v.shape[axis] for v in self.of_output(name)}
 
 
-def _picture(feed: Mapping[str, np.ndarray]) -> tuple[int, int] | None:
+def picture(feed: Mapping[str, np.ndarray]) -> tuple[int, int] | None:
     """The size of what looks like pictures."""
     for value in feed.values():
         if value.ndim == 4 and value.shape[1] in (1, 3, 4):

@@ -3,6 +3,7 @@
     python tools/applications install DIR          an environment with the applications and onnxmerge
     DIR/bin/python tools/applications run --out rows.jsonl [--only NAME ...] [--photographs FOLDER]
     DIR/bin/python tools/applications table rows.jsonl > tools/results/applications.md
+    DIR/bin/python tools/applications picture rows.jsonl > tools/results/applications.svg
 
 For every application: its own client answers cases made here, and what it feeds its session is recorded
 (``onnxmerge.record``). The command line makes the model smaller from the record, or without data. The same
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -79,7 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"{name}: skipped, {error}", file=sys.stderr)
             continue
         with tempfile.TemporaryDirectory() as folder:
-            bench = Bench(one, source, Path(folder), arguments.samples)
+            bench = Bench(one, source, Path(folder), arguments.samples, arguments.keep)
             for budget in asked:
                 row = bench.row(budget)
                 with arguments.out.open("a", encoding="utf-8") as out:
@@ -90,10 +92,10 @@ def run(arguments: argparse.Namespace) -> None:
 class Bench:
     """One application: recorded inputs, judged cases, and what the original makes of these."""
 
-    def __init__(self, one: Any, source: Path, folder: Path, judged: int) -> None:
+    def __init__(self, one: Any, source: Path, folder: Path, judged: int, keep: Path | None) -> None:
         import onnxmerge
 
-        self._one, self._source, self._folder = one, source, folder
+        self._one, self._source, self._folder, self._keep = one, source, folder, keep
         self._calib = folder / "recorded"
         client = one.client(source)
         with onnxmerge.record(client.session, self._calib):
@@ -124,14 +126,20 @@ class Bench:
         }  # fmt: skip
         if ended.returncode:
             return row
+        if self._keep is not None:
+            self._keep.mkdir(parents=True, exist_ok=True)
+            shutil.copy(target, self._keep / f"{one.name} {budget}.onnx")
         said = json.loads(report.read_text(encoding="utf-8"))
         client = one.client(target)
         answers, _ = _answered(client, self._cases)
         return row | {
             "score": one.score(answers, self._truths),
+            "differing": 1 - one.score(answers, self._answers) / one.unit,
             "time": self._time(client.session),
             "macs": said["output"]["macs"] / said["input"]["macs"],
             "change": said["parity"]["change"],
+            "at_most": said["parity"]["change_upper_90"],
+            "basis": said["parity"]["basis"],
             "answers": said["headline"]["answers"],
             "unchanged": said["unchanged"],
         }
@@ -166,36 +174,49 @@ def _answered(client: Any, cases: Sequence[Any]) -> tuple[list[Any], list[dict[s
 
 def table(arguments: argparse.Namespace) -> None:
     """Print the table in Markdown."""
-    rows = _rows(arguments.rows)
-    budgets = [budget for budget in BUDGETS if any(row["budget"] == budget for row in rows)]
     print(HEADER)
-    print("| application | told by | original | " + " | ".join(budgets) + " |")
-    print("|---|---|---|" + "---|" * len(budgets))
+    columns = ("application", "budget", "measure", "lost", "time", "MACs", "said to change", "at most (90%)")
+    print(f"| {' | '.join((*columns, 'did change'))} |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    rows = sorted(_rows(arguments.rows), key=lambda row: list(BUDGETS).index(row["budget"]))
     for name in dict.fromkeys(row["application"] for row in rows):
-        mine = {row["budget"]: row for row in rows if row["application"] == name}
-        first = next(iter(mine.values()))
-        digits = 1 if first["unit"] == 100 else 3
-        cells = [f"{name}, {first['metric']}", first["told_by"], f"{first['original']:.{digits}f}"]
-        for budget in budgets:
-            row = mine.get(budget)
-            if row is None:
-                cells.append("-")
-            elif row["exit"]:
-                cells.append(f"exit {row['exit']}")
-            else:
-                said = f", said {row['change']:.1%}"
-                cells.append(f"{row['score']:.{digits}f} at {row['time']:.2f}{said}")
-        print("| " + " | ".join(cells) + " |")
+        for row in (row for row in rows if row["application"] == name):
+            print(f"| {' | '.join(_cells(row))} |")
     for row in rows:
         if row["exit"]:
             print(f"\n{row['application']}, {row['budget']}: {row['error']}")
 
 
+def draw(arguments: argparse.Namespace) -> None:
+    """Print the picture as SVG."""
+    from picture import picture
+
+    print(picture(sorted(_rows(arguments.rows), key=lambda row: row["application"])), end="")
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    digits = 1 if row["unit"] == 100 else 3
+    first = [row["application"], row["budget"]]
+    before = f"{row['original']:.{digits}f}"
+    if row["exit"]:
+        return [*first, f"{before}, exit {row['exit']}", *["-"] * 6]
+    after, lost = f"{row['score']:.{digits}f}", (row["original"] - row["score"]) / row["unit"]
+    said = f"{row['change']:.1%}{' on stand-ins' if row['basis'] in ('photographs', 'made up') else ''}"
+    return [
+        *first, f"{before} > {after}", f"{lost:.1%}", f"{row['time']:.2f}", f"{row['macs']:.2f}",
+        said, f"{row['at_most']:.1%}", f"{row['differing']:.1%}",
+    ]  # fmt: skip
+
+
 HEADER = """# Models inside real applications
 
-Made with `tools/applications`. Each cell: the task's measure with the smaller model in the application's
-own client, the time of a run as a ratio to the original's, and the change that onnxmerge said when it made
-it. One thread. Judged on cases that calibrated nothing.
+Made with `tools/applications`: the application's own client answers cases that calibrated nothing, with the
+smaller model in the place of its own. *Measure* is the task's: files whose type is right (magika, by their
+suffixes), exact lines (ddddocr, RapidOCR, by what was rendered), F1 of boxes (NudeNet, by the original's
+own), F1 of notes (basic-pitch, by what was synthesised). *Lost* is what of it is gone, in points of its full
+score. *Did change* is the share of answers that are not the original's, right or wrong: that is what
+onnxmerge, which has no labels, can speak of, and *said to change* is what it said. *Time* is processor time
+of one thread.
 """
 
 
@@ -218,10 +239,14 @@ def main() -> None:
     running.add_argument("--budgets", nargs="*", choices=BUDGETS, default=list(BUDGETS))
     running.add_argument("--samples", type=int, default=JUDGED, help="cases that are judged")
     running.add_argument("--photographs", type=Path, help="a folder of photographs, with people in them")
+    running.add_argument("--keep", type=Path, metavar="FOLDER", help="where the smaller models go")
     running.set_defaults(run=run)
     printing = verbs.add_parser("table")
     printing.add_argument("rows", type=Path)
     printing.set_defaults(run=table)
+    drawing = verbs.add_parser("picture")
+    drawing.add_argument("rows", type=Path)
+    drawing.set_defaults(run=draw)
     arguments = parser.parse_args()
     arguments.run(arguments)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import keyword
+import random
 import string
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from application import Case, Client, session
@@ -38,19 +40,30 @@ class Captchas(_Lines):
         return _CaptchaClient(model)
 
     def cases(self, count: int, seed: int) -> list[Case]:
-        """Captchas of four digits, as the captcha package makes them by itself."""
-        import random
+        """Captchas of four digits, as the captcha package makes them; a seed gives the same ones."""
+        from captcha import image
 
-        from captcha.image import ImageCaptcha
-
-        random.seed(seed)  # of the captcha package, which draws from the module's generator
+        generator = random.Random(seed)
         found = []
-        for _ in range(count):
-            text = "".join(random.choices(string.digits, k=4))
-            data = io.BytesIO()
-            ImageCaptcha(width=160, height=60).generate_image(text).save(data, "PNG")
-            found.append(Case(data.getvalue(), text))
+        # The package draws from the operating system's generator, which cannot be seeded.
+        with patch.object(image, "secrets", _Secrets(generator)):
+            for _ in range(count):
+                text = "".join(generator.choices(string.digits, k=4))
+                data = io.BytesIO()
+                image.ImageCaptcha(width=160, height=60).generate_image(text).save(data, "PNG")
+                found.append(Case(data.getvalue(), text))
         return found
+
+
+class _Secrets:
+    """What the captcha package takes from the module ``secrets``, from a seeded generator."""
+
+    def __init__(self, generator: random.Random) -> None:
+        self.choice, self.randbelow, self.randbits = (
+            generator.choice,
+            generator.randrange,
+            generator.getrandbits,
+        )
 
 
 class _CaptchaClient:

@@ -1,0 +1,100 @@
+"""What a narrower group costs at the outputs of a detector: measured, group by group.
+
+The criterion's costs are errors of single layers, and all layers count alike. At the boxes of a detector they
+do not: with a quarter of one of 30 groups taken out, what a unit of cost did to the confidence of its boxes
+(squared) differed by a factor of a thousand, most in the first layers, least in the heads that look for large
+things. So each group's costs are scaled by what is measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from onnxmerge.compensation.solvers import ridge
+from onnxmerge.data.dataset import Dataset
+from onnxmerge.plan import Scores, Selection
+from onnxmerge.rewrite import Fold, pruned
+from onnxmerge.runtime.threads import one_blas_thread
+from onnxmerge.statistics.dense import Statistics
+from onnxmerge.statistics.moments import submatrix
+from onnxmerge.study import Study
+from onnxmerge.validation import Judgement
+
+# The share of a group that stays while it is measured.
+KEPT = 0.75
+# Samples that it is measured on.
+SAMPLES = 24
+# No group's costs are scaled by more than this beside the middle one's, either way.
+MOST = 30.0
+# Of the ridge, as a share of the mean variance: covariances are of many rows, and nothing is held out.
+_STRENGTH = 1e-4
+# A cost or a distance below this is none.
+_NOTHING = 1e-8
+
+
+def worth_probing(study: Study) -> bool:
+    """Whether the model is a detector."""
+    return any(_detects(judged) for judged in study.source.kinds.values())
+
+
+def _detects(judged: Judgement) -> bool:
+    return judged.kind == "detections"
+
+
+@one_blas_thread
+def weighed(study: Study, scores: Scores, statistics: Statistics, data: Dataset) -> Scores:
+    """The scores with the costs of every group scaled by what taking some of it out does to the outputs.
+
+    Args:
+        statistics: of the untouched model; readers are refitted by them, each alone.
+        data: some of it is run.
+    """
+    probe = data.take(SAMPLES, study.config.seed)
+    order, found = scores.best_first(), {}
+    groups = study.analysis.channels.groups
+    for number, group in enumerate(groups):
+        study.clock.step("probe", number, len(groups))
+        kept = round(KEPT * len(group))
+        curve = scores.curves.get(group.name)
+        if curve is None or not 0 < kept < len(group):
+            continue
+        selection = Selection({group.name: np.sort(order[group.name][:kept])})
+        scratch = study.source.loaded.new_scratch()
+        folds = _refitted(study, selection, statistics)
+        model = pruned(study.analysis, selection, folds, scratch)
+        distance = study.parity(study.runtime.session(model), probe).distance
+        found[group.name] = max(distance**2, _NOTHING) / max(float(curve[kept]), _NOTHING)
+    if not found:
+        return scores
+    middle = float(np.median(list(found.values())))
+    factor = {name: float(np.clip(value / middle, 1 / MOST, MOST)) for name, value in found.items()}
+    return replace(
+        scores,
+        values={name: values * factor.get(name, 1.0) for name, values in scores.values.items()},
+        curves={name: curve * factor.get(name, 1.0) for name, curve in scores.curves.items()},
+    )
+
+
+def _refitted(study: Study, selection: Selection, statistics: Statistics) -> tuple[Fold, ...]:
+    """Least squares for the readers of what is removed, from the covariances of what they read."""
+    stays, folds = ~study.analysis.removed(selection), []
+    for site in study.analysis.sites:
+        features = statistics.features.get(site.node.index)
+        if stays[site.channel].all() or features is None or features.form is None or not features.grams:
+            continue
+        form = features.form
+        before = np.array(form.matrix_of(site.values), dtype=np.float64)
+        after, here = before.copy(), np.flatnonzero(stays[form.channel])
+        gone = np.flatnonzero(~stays[form.channel])
+        means = np.split(statistics.mean(site), form.blocks)
+        change = []
+        for block, gram in enumerate(features.grams):
+            cross = (before[block] @ gram)[:, here]
+            after[block][:, gone] = 0
+            after[block][:, here] = ridge(submatrix(gram, here), cross, before[block][:, here], _STRENGTH)
+            change.append((before[block] - after[block]) @ np.tile(means[block], form.taps))
+        bias = np.concatenate(change) if site.output is not None else None
+        folds.append(Fold.of(site, form.weight(after).astype(site.values.dtype), bias, None))
+    return tuple(folds)

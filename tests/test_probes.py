@@ -1,0 +1,41 @@
+"""Costs of groups, scaled by what taking some of them out does to the outputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import support
+
+from onnxmerge import probes
+from onnxmerge.candidates import score
+from onnxmerge.config import Config
+from onnxmerge.pipeline import analysed
+from onnxmerge.progress import Clock
+
+# Two branches alike; behind a nonlinearity one of them counts for a hundredth.
+TWO = """two (float[N,8] x) => (float[N,4] y)
+<float[24,8] w1, float[24] b1, float[4,24] v1, float[4] c1, float[24,8] w2, float[24] b2, float[4,24] v2,
+ float[4] c2, float k = {0.01}> {
+  h1 = Gemm<transB=1>(x, w1, b1)  r1 = Relu(h1)  a1 = Gemm<transB=1>(r1, v1, c1)  t1 = Tanh(a1)
+  h2 = Gemm<transB=1>(x, w2, b2)  r2 = Relu(h2)  a2 = Gemm<transB=1>(r2, v2, c2)  t2 = Tanh(a2)
+  s2 = Mul(t2, k)  y = Add(t1, s2) }"""
+
+
+def scored(monkeypatch, probe: bool):
+    monkeypatch.setattr("onnxmerge.candidates.worth_probing", lambda study: probe)
+    x = np.random.default_rng(0).standard_normal((128, 8)).astype(np.float32)
+    study = analysed(support.model(TWO), x, None, Config(samples=128, threads=1), Clock())
+    return score(study, study.samples.fit)
+
+
+def test_a_group_that_the_outputs_hardly_show_costs_less(monkeypatch):
+    plain, found = scored(monkeypatch, False), scored(monkeypatch, True)
+    first, second = (found.curves[name][1:-1] / plain.curves[name][1:-1] for name in plain.curves)
+    assert np.allclose(first, first[0]) and np.allclose(second, second[0])
+    assert first[0] > 30 * second[0] and 1 / probes.MOST <= second[0] < first[0] <= probes.MOST
+    assert all((found.best_first()[n] == plain.best_first()[n]).all() for n in plain.values)
+
+
+def test_a_classifier_is_not_probed():
+    images = np.random.default_rng(0).random((32, 1, 8, 8)).astype(np.float32)
+    study = analysed(support.narrow_digits(), images, None, Config(samples=32, threads=1), Clock())
+    assert not probes.worth_probing(study)
