@@ -203,8 +203,8 @@ def _add_method(parser: Parser) -> Group:
     method = parser.add_argument_group("how it is done")
     _add(method, "--criterion", "reconstruction, l1, l2, gm or random (default: reconstruction where there "
          "are data, else l1)")  # fmt: skip
-    _add(method, "--compensation", "lstsq, gaussian, merge, lbyl, bias or none (default: lstsq where there "
-         "are data, else gaussian where BatchNorm survived, else merge)")  # fmt: skip
+    _add(method, "--compensation", "lstsq, gaussian, merge, lbyl, folding, bias or none (default: lstsq "
+         "where there are data, else gaussian where BatchNorm survived, else merge)")  # fmt: skip
     _add(method, "--threshold", "merge: smallest cosine that is merged", type=float, metavar="T")
     _add(method, "--lambda", "merge: weight of the cosine against the BatchNorm shift (default 0.85)",
          dest="trade_off", type=float, metavar="L")  # fmt: skip

@@ -11,7 +11,7 @@ from onnxmerge.graph import export_model
 from onnxmerge.graph.edit import Editor
 from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.plan import Selection
-from onnxmerge.rewrite.fold import Fold, apply_folds
+from onnxmerge.rewrite.fold import Change, apply_folds
 from onnxmerge.rewrite.mask import mask
 from onnxmerge.rewrite.resize import resize
 from onnxmerge.rewrite.scales import merge_scales
@@ -19,7 +19,7 @@ from onnxmerge.rewrite.vanish import vanish
 
 
 def pruned(
-    analysis: Analysis, selection: Selection, folds: Iterable[Fold] = (), scratch: Scratch | None = None
+    analysis: Analysis, selection: Selection, folds: Iterable[Change] = (), scratch: Scratch | None = None
 ) -> onnx.ModelProto:
     """The model with the folds applied and the removed channels cut out.
 
@@ -35,7 +35,7 @@ def pruned(
     return export_model(editor.graph, analysis.loaded.proto)
 
 
-def masked(analysis: Analysis, selection: Selection, folds: Iterable[Fold] = ()) -> onnx.ModelProto:
+def masked(analysis: Analysis, selection: Selection, folds: Iterable[Change] = ()) -> onnx.ModelProto:
     """The reference for ``pruned``: a mask before every contraction in the place of the cut."""
     editor = Editor(analysis.canonical)
     apply_folds(editor, folds)
