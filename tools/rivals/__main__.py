@@ -133,24 +133,23 @@ def rival_rows(judge: Judge, tool: str, python: Path) -> Iterator[dict]:
         np.savez(data, **judge.subject.calibration)
         command = [python, Path(__file__).with_name("worker.py"), tool, judge.subject.path, data, folder]
         alone = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-        done = subprocess.run(
-            [*command, *map(str, SHARES)], capture_output=True, text=True, check=False, env=alone
-        )
-        if done.returncode:
-            yield {
-                "way": f"{tool}: any",
-                "reason": (done.stderr.strip().splitlines() or ["it died"])[-1][:160],
-            }
-            return
-        for row in json.loads((folder / "ways.json").read_text(encoding="utf-8")):
-            full = {"way": f"{tool}: {row['way']}", "asked": row["share"], "version": row.get("version", "")}
-            if "reason" in row:
-                yield full | {"reason": row["reason"]}
-                continue
-            try:
-                yield full | {"strength": row["strength"]} | judge.of(folder / row["file"])
-            except OnnxMergeError as error:
-                yield full | {"reason": f"what it writes does not run: {error}"[:160]}
+        started = [*command, *map(str, SHARES)]
+        with subprocess.Popen(started, stdout=subprocess.PIPE, text=True, env=alone) as worker:
+            assert worker.stdout is not None
+            for line in worker.stdout:
+                if line.startswith('{"way"'):
+                    yield _judged(judge, tool, json.loads(line), folder)
+
+
+def _judged(judge: Judge, tool: str, row: dict, folder: Path) -> dict:
+    """The row of one model that a tool made, or declined to make."""
+    full = {"way": f"{tool}: {row['way']}", "asked": row["share"], "version": row.get("version", "")}
+    if "reason" in row:
+        return full | {"reason": row["reason"]}
+    try:
+        return full | {"strength": row["strength"]} | judge.of(folder / row["file"])
+    except OnnxMergeError as error:
+        return full | {"reason": f"what it writes does not run: {error}"[:160]}
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -53,7 +53,7 @@ def write(path: Path) -> None:
 def _section(network: str, rows: list[Row], shares: list[float]) -> str:
     dense = next((row["dense"] for row in rows if "dense" in row), None)
     whole = "" if dense is None else f" The network itself: {dense:.1f}."
-    lines = [f"## {network}", "", f"{rows[0]['about']}.{whole}".capitalize(), ""]
+    lines = [f"## {network}", "", f"{rows[0]['about']}.{whole}", ""]
     lines += [f"| way | {' | '.join(f'{share:g}' for share in shares)} |", "|---|" + "---|" * len(shares)]
     for way in sorted({row["way"] for row in rows}, key=_order):
         cells = {row["asked"]: _cell(row) for row in rows if row["way"] == way}

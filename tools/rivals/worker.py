@@ -3,7 +3,7 @@
     python worker.py onnxsim|torch-pruning IN.onnx CALIBRATION.npz FOLDER SHARE ...
 
 In every way that a tool can be called it gets the least strength that meets a share of the multiplications.
-FOLDER gets the models, and ``ways.json``: a list of {way, share, strength, file} or, where a tool declines,
+FOLDER gets the models. A line is printed for each: {way, share, strength, file} or, where a tool declines,
 {way, share, reason}.
 """
 
@@ -196,15 +196,16 @@ def rows(
 
 
 def main() -> None:
-    tool, source, data, folder, *shares = sys.argv[1:]
+    tool, source, data, _, *shares = sys.argv[1:]
     with np.load(data) as stored:
         calibration = {name: stored[name] for name in stored.files}
     ways = {"onnxsim": onnxsim_ways, "torch-pruning": torch_pruning_ways}[tool]
     try:
-        found = list(rows(tool, ways, onnx.load(source), calibration, list(map(float, shares))))
+        for row in rows(tool, ways, onnx.load(source), calibration, list(map(float, shares))):
+            print(json.dumps(row), flush=True)
     except Exception as error:
-        found = [{"way": "any", "share": float(share), "reason": _said(error)} for share in shares]
-    (Path(folder) / "ways.json").write_text(json.dumps(found), encoding="utf-8")
+        for share in shares:
+            print(json.dumps({"way": "any", "share": float(share), "reason": _said(error)}), flush=True)
 
 
 if __name__ == "__main__":
