@@ -14,7 +14,7 @@ from onnxmerge.allocation.budget import Budget
 from onnxmerge.allocation.latency_table import LatencyTable, latency_table
 from onnxmerge.allocation.targets import NARROWEST, step_of
 from onnxmerge.arguments import made
-from onnxmerge.compensation import COMPENSATIONS, Compensation, PairedCompensation
+from onnxmerge.compensation import COMPENSATIONS, BlendingCompensation, Compensation, PairedCompensation
 from onnxmerge.criteria import CRITERIA, Criterion, choosing_again
 from onnxmerge.data.dataset import Dataset
 from onnxmerge.errors import BudgetError
@@ -24,7 +24,7 @@ from onnxmerge.outcomes import Candidate, Shortfall
 from onnxmerge.plan import Scores, Selection
 from onnxmerge.probes import weighed, worth_probing
 from onnxmerge.reconstruction import reconstruct
-from onnxmerge.rewrite import Fold, pruned
+from onnxmerge.rewrite import Change, Fold, pruned
 from onnxmerge.statistics import Needs
 from onnxmerge.statistics.dense import Statistics, collect
 from onnxmerge.study import Study
@@ -256,17 +256,20 @@ class Builder:
     def _built(self, selection: Selection, *, replay: bool) -> Candidate:
         study = self.study
         scratch = study.source.loaded.new_scratch()
-        folds: tuple[Fold, ...] = ()
+        folds: tuple[Change, ...] = ()
+        notes: tuple[str, ...] = ()
         if study.analysis.removed(selection).any():
             compensation = self._compensation
             if compensation.needs is Needs.PAIRED:
                 with study.clock("reconstruct"):
                     selection, folds = self._reconstructed(compensation, selection, replay, scratch)
             else:
-                folds = self._compensated(compensation, selection, scratch)
+                if isinstance(compensation, BlendingCompensation) and not replay:
+                    selection = compensation.choose(study.analysis.channels, selection)
+                folds, notes = self._compensated(compensation, selection, scratch)
         with study.clock("rewrite"):
             model = pruned(study.analysis, selection, folds, scratch)
-        return Candidate(selection, folds, model, scratch)
+        return Candidate(selection, folds, model, scratch, notes)
 
     def _reconstructed(
         self, compensation: PairedCompensation, selection: Selection, replay: bool, scratch: Scratch | None
@@ -291,14 +294,18 @@ class Builder:
 
     def _compensated(
         self, compensation: Compensation, selection: Selection, scratch: Scratch | None
-    ) -> tuple[Fold, ...]:
+    ) -> tuple[tuple[Change, ...], tuple[str, ...]]:
         analysis = self.study.analysis
         statistics = self._statistics if compensation.needs is Needs.DENSE else None
         with self.study.clock("compensate"):
             kept = ~analysis.removed(selection)
-            return tuple(
+            folds: list[Change] = [
                 Fold.of(site, *compensation(site, kept, statistics), scratch) for site in analysis.sites
-            )
+            ]
+            if not isinstance(compensation, BlendingCompensation):
+                return tuple(folds), ()
+            folds += compensation.blends(analysis.channels, kept)
+            return tuple(folds), tuple(compensation.notes(analysis.channels, kept))
 
     @cached_property
     def _statistics(self) -> Statistics:

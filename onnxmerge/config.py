@@ -11,7 +11,7 @@ from typing import Any
 from onnxmerge.allocation import ALLOCATIONS
 from onnxmerge.allocation.targets import TARGETS
 from onnxmerge.arguments import flag, lengths, named, nearest, number, refused, texts, whole, word
-from onnxmerge.compensation import COMPENSATIONS, LeastSquares, Merge
+from onnxmerge.compensation import COMPENSATIONS, LeastSquares, LeaveBeforeYouLeave, Merge
 from onnxmerge.criteria import CRITERIA
 from onnxmerge.data import ImageOptions
 from onnxmerge.errors import UsageError
@@ -127,6 +127,8 @@ class Config:
         lower_is_better: whether the own score is better where it is smaller, as an error rate is.
         threshold: merge: smallest cosine at which a channel is merged; None: per layer kind.
         trade_off: merge: lambda, the weight of the cosine against the BatchNorm shift.
+        shift_weight: lbyl: lambda1, the weight of BatchNorm's shifts.
+        spread_weight: lbyl: lambda2, the weight of the bound on what activations add.
         depth: whether groups may be left without a channel, so that whole layers go, where that costs less
             than narrower ones; under a ``ratio`` and ``uniform`` or ``global`` widths every group keeps one.
         scope: ``all``, or ``chain`` for groups that no sum and no concat couples.
@@ -166,6 +168,8 @@ class Config:
     compensation: str = "auto"
     threshold: float | None = Merge.threshold
     trade_off: float = Merge.trade_off
+    shift_weight: float = LeaveBeforeYouLeave.shift_weight
+    spread_weight: float = LeaveBeforeYouLeave.spread_weight
     allocation: str = "auto"
     align: int | str = "auto"
     target: str = "auto"
@@ -212,6 +216,8 @@ class Config:
         given("max_drop", number, "a number of at least 0, in the unit of the score", lambda v: v >= 0)
         given("threshold", number, "the smallest cosine that is merged, a number", isfinite)
         check("trade_off", number, "a number from 0 to 1", lambda v: 0 <= v <= 1)
+        for name in ("shift_weight", "spread_weight"):
+            check(name, number, "a weight of at least 0", lambda v: v >= 0 and isfinite(v))
         if not (isinstance(self.align, str) and self.align == "auto"):
             check("align", whole, 1, "'auto' or a whole number of at least 1")
         for name, table in _METHODS.items():

@@ -11,7 +11,7 @@ import onnx
 from onnxmerge.data.holdout import Holdout
 from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.plan import Selection
-from onnxmerge.rewrite import Fold
+from onnxmerge.rewrite import Change
 from onnxmerge.validation import ChangedSample, Latency, Parity
 
 
@@ -21,12 +21,14 @@ class Candidate:
 
     Attributes:
         scratch: holds the weights of a large model.
+        notes: what a user should know of how it was compensated.
     """
 
     selection: Selection
-    folds: tuple[Fold, ...]
+    folds: tuple[Change, ...]
     model: onnx.ModelProto
     scratch: Scratch | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -78,10 +78,11 @@ class Plan:
         fingerprint: sha256 of the model file the plan belongs to.
         keep: kept channel indices per group name.
         method: how it was made, and so how it is applied: ``criterion``, ``allocation``, ``compensation``
-            and their options ``threshold``, ``trade_off``, ``patches`` and ``seed``; ``recover`` how it
-            was taught, or None; ``precision`` and ``target`` what it was turned into in the end, where it
-            was; ``fit_on`` what it was fitted to, see ``outcomes.Choice``; ``why`` is for
-            people. What is not named is taken from the options of the run that applies the plan.
+            and their options ``threshold``, ``trade_off``, ``shift_weight``, ``spread_weight``, ``patches``
+            and ``seed``; ``recover`` how it was taught, or None; ``precision`` and ``target`` what it was
+            turned into in the end, where it was; ``fit_on`` what it was fitted to, see ``outcomes.Choice``;
+            ``why`` is for people. What is not named is taken from the options of the run that applies the
+            plan.
         order: all channels of a group, the best first, by group name; the kept ones are its beginning.
         nodes: the names of the nodes that a group's channels pass through.
         data: what it was made from, and how that was read: ``samples``, ``shapes`` and ``images`` count where

@@ -34,6 +34,8 @@ WRONG = {
     "compensation": ("most", None, True),
     "threshold": ("0.45", True, NAN, INFINITY, 10**400),
     "trade_off": ("0.85", None, True, NAN, 1.5),
+    "shift_weight": ("0.1", None, NAN, -0.1, INFINITY),
+    "spread_weight": ("0.1", None, NAN, -0.1, INFINITY),
     "allocation": ("", 0, None),
     "align": ("1", "8", True, 0, -8, 1.0, 8.5, NAN, None),
     "target": ("gpu", None, 1),

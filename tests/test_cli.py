@@ -448,6 +448,8 @@ def test_help_names_the_defaults_of_the_configuration():
     usual = Config()
     stated = {
         "trade_off": r"BatchNorm shift \(default ([^);]+)",
+        "shift_weight": r"BatchNorm's shifts \(default ([^);]+)",
+        "spread_weight": r"activations add \(default ([^);]+)",
         "align": r"without waste \(default ([^);]+)",
         "target": r"cuda or tensorrt \(default ([^);]+)",
         "seed": r"random choice \(default ([^);]+)",

@@ -52,7 +52,7 @@ def error(proto, strength: float, keep: list[int]) -> float:
     (group,) = model.channels.groups
     selection = Selection({group.name: np.array(keep)})
     kept = ~removed_channels(model.channels, selection.keep)
-    method = LeaveBeforeYouLeave(strength=strength)
+    method = LeaveBeforeYouLeave(spread_weight=strength)
     folds = [Fold.of(site, *method(site, kept), None) for site in fold_sites(model.channels)]
     pruned = model.prune(selection, folds)
     before, after = (support.RUNTIME.session(m).run(model.feed)["y"] for m in (model.proto, pruned))

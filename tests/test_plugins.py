@@ -114,7 +114,7 @@ def test_a_compensation_that_looks_at_dense_statistics():
 
 def test_words_are_those_of_the_tables():
     assert Config(criterion="mine", compensation="dense").criterion == "mine"
-    with pytest.raises(UsageError, match="lstsq, none, bias, merge, gaussian, lbyl, mine, dense"):
+    with pytest.raises(UsageError, match="lstsq, none, bias, merge, gaussian, lbyl, folding, mine, dense"):
         Config(compensation="yours")
 
 

@@ -19,7 +19,10 @@ from onnxmerge.study import Study
 
 # What a plan records of a configuration: the methods, and the options that change what they compute; and how
 # the data were read, which counts where nothing else is said. The data are given again.
-_METHODS = ("criterion", "allocation", "compensation", "threshold", "trade_off", "patches")
+_METHODS = (
+    "criterion", "allocation", "compensation", "threshold", "trade_off", "shift_weight", "spread_weight",
+    "patches",
+)  # fmt: skip
 _RECORDED = (*_METHODS, "seed", "recover", "precision", "target")
 _READING = ("samples", "shapes", "images")
 # What a candidate may have been fitted to, see ``outcomes.Choice``.

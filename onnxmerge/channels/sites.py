@@ -218,13 +218,13 @@ def _producer(
     stored = stored_values(channels.view, bias) if bias is not None else None
     bias_values = None
     if bias is not None and stored is not None and bias.rank and bias[-1].size == len(place):
-        bias_values = _by_channel(np.asarray(stored, dtype=np.float64).reshape(-1, 1), place, len(group))
+        bias_values = by_channel(np.asarray(stored, dtype=np.float64).reshape(-1, 1), place, len(group))
     depthwise = node.attr("group", 1) > 1 and prod(weight.shape[1:2]) == 1
-    filters = _by_channel(values.reshape(len(place), -1), place, len(group))
+    filters = by_channel(values.reshape(len(place), -1), place, len(group))
     return Producer(node, filters, bias_values, _batch_norm(channels, node, rank, len(group)), depthwise)
 
 
-def _by_channel(rows: np.ndarray, place: np.ndarray, count: int) -> np.ndarray:
+def by_channel(rows: np.ndarray, place: np.ndarray, count: int) -> np.ndarray:
     """Rows of one channel side by side: [positions, n] -> [count, m*n], zero where a channel has none."""
     chosen = np.flatnonzero(place >= 0)
     order = chosen[np.argsort(place[chosen], kind="stable")]
@@ -245,7 +245,7 @@ def _batch_norm(channels: Channels, node: NodeView, rank: np.ndarray, count: int
         return None
     place = rank[channels.of(norm.x[1][0])]
     gamma, beta, mean, variance = (
-        _by_channel(values.reshape(-1, 1), place, count)[:, 0]
+        by_channel(values.reshape(-1, 1), place, count)[:, 0]
         for values in (stored.gamma, stored.beta, stored.mean, stored.variance)
     )
     return BatchNorm(norm, gamma, beta, mean, variance, stored.epsilon)

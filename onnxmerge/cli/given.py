@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 _BUDGETS = ("ratio", "macs", "params", "latency")
 _CONFIG = {
     "ratio", "macs", "params", "latency", "tolerance", "max_drop", "lower_is_better", "criterion",
-    "compensation", "threshold", "trade_off", "target", "allocation", "align", "patches", "scope", "skip",
-    "only", "samples", "seed", "depth", "shapes", "output_kinds", "examples", "recover", "precision",
-    "threads", "device",
+    "compensation", "threshold", "trade_off", "shift_weight", "spread_weight", "target", "allocation",
+    "align", "patches", "scope", "skip", "only", "samples", "seed", "depth", "shapes", "output_kinds",
+    "examples", "recover", "precision", "threads", "device",
 }  # fmt: skip
 _IMAGES = ("mean", "std", "scale", "order", "layout", "resize")
 # Of functions, and not of ``Config``.
@@ -27,7 +27,8 @@ _OTHERS = ("steps", "force", "max_change", "max_latency")
 
 # The flag of every argument.
 _ARGUMENTS = {name: f"--{name.replace('_', '-')}" for name in (*_CONFIG, *_IMAGES, *_OTHERS)}
-_ARGUMENTS |= {"trade_off": "--lambda", "shapes": "--shape", "output_kinds": "--output-kind"}
+_ARGUMENTS |= {"trade_off": "--lambda", "shift_weight": "--lambda1", "spread_weight": "--lambda2"}
+_ARGUMENTS |= {"shapes": "--shape", "output_kinds": "--output-kind"}
 _ARGUMENTS |= {"calibration": "--calib", "evaluation": "--eval-calib", "evaluate": "--eval"}
 _ARGUMENTS |= {"lower_is_better": "--eval-lower-is-better", "precision": "--int8 or --fp16"}
 

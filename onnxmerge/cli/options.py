@@ -203,11 +203,15 @@ def _add_method(parser: Parser) -> Group:
     method = parser.add_argument_group("how it is done")
     _add(method, "--criterion", "reconstruction, l1, l2, gm or random (default: reconstruction where there "
          "are data, else l1)")  # fmt: skip
-    _add(method, "--compensation", "lstsq, gaussian, merge, lbyl, bias or none (default: lstsq where there "
-         "are data, else gaussian where BatchNorm survived, else merge)")  # fmt: skip
+    _add(method, "--compensation", "lstsq, gaussian, merge, lbyl, folding, bias or none (default: lstsq "
+         "where there are data, else gaussian where BatchNorm survived, else merge)")  # fmt: skip
     _add(method, "--threshold", "merge: smallest cosine that is merged", type=float, metavar="T")
     _add(method, "--lambda", "merge: weight of the cosine against the BatchNorm shift (default 0.85)",
          dest="trade_off", type=float, metavar="L")  # fmt: skip
+    _add(method, "--lambda1", "lbyl: weight of BatchNorm's shifts (default 0.01)", dest="shift_weight",
+         type=float, metavar="L")  # fmt: skip
+    _add(method, "--lambda2", "lbyl: weight of the bound on what activations add (default 1.0)",
+         dest="spread_weight", type=float, metavar="L")  # fmt: skip
     _add(method, "--allocation", "curves, uniform or global (default: curves, under --ratio uniform)")
     _add(method, "--align", "widths are multiples of N where a group is that wide, auto: of what the target "
          "computes without waste (default auto; never under --ratio)",

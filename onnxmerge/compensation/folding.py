@@ -24,18 +24,28 @@ def fold_into_partners(
     Returns:
         The weight at full size, in the precision of ``site.values``, or None where nothing changes.
     """
-    gone = np.flatnonzero(~kept[site.channel] & (partner[site.channel] >= 0))
+    target = onto_partners(site.channel, np.where(kept, -1, partner))
+    gone = np.flatnonzero(target >= 0)
     if not len(gone):
         return None
-    rank = ranks(site.channel)
-    place = {(c, r): i for i, (c, r) in enumerate(zip(site.channel.tolist(), rank.tolist(), strict=True))}
-    keys = zip(partner[site.channel[gone]].tolist(), rank[gone].tolist(), strict=True)
-    target = np.array([place.get(key, -1) for key in keys])
-    gone, target = gone[target >= 0], target[target >= 0]
+    target = target[gone]
     weight = np.moveaxis(np.array(site.values), site.axis, 0)
     factor = scale[site.channel[gone]].reshape(-1, *[1] * (weight.ndim - 1))
     np.add.at(weight, target, factor * weight[gone])
     return np.moveaxis(weight, 0, site.axis)
+
+
+def onto_partners(channel: np.ndarray, partner: np.ndarray) -> np.ndarray:
+    """For every position on an axis the one of the same rank of its channel's partner, or -1.
+
+    Args:
+        channel: the channel at every position, int64 [positions].
+        partner: of every channel, int64 [channels], -1 for none.
+    """
+    rank, others = ranks(channel), partner[channel]
+    place = {key: i for i, key in enumerate(zip(channel.tolist(), rank.tolist(), strict=True))}
+    keys = zip(others.tolist(), rank.tolist(), strict=True)
+    return np.array([place.get(key, -1) for key in keys], dtype=np.int64)
 
 
 def fold_combinations(

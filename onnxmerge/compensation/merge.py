@@ -58,13 +58,14 @@ class Merge:
         for number in np.unique(channels.group_of[site.channel]):
             if number >= 0:
                 group = channels.groups[number]
-                places, factors = self._matches(channels, group, kept[group.channels])
+                places, factors = self.matches(channels, group, kept[group.channels])
                 found = places >= 0
                 partner[group.channels[found]] = group.channels[places[found]]
                 scale[group.channels[found]] = factors[found]
         return fold_into_partners(site, kept, partner, scale), None
 
-    def _matches(self, channels: Channels, group: Group, stays: np.ndarray) -> Matches:
+    def matches(self, channels: Channels, group: Group, stays: np.ndarray) -> Matches:
+        """The partner and the scale of every channel of a group that goes; ``stays`` is bool [C]."""
         known, key = self._matched.setdefault(channels, {}), (group.name, stays.tobytes())
         if key not in known:
             filters = channel_filters(channels, group)

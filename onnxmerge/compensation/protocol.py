@@ -6,11 +6,15 @@ which statistics it needs.
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from collections.abc import Iterable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from onnxmerge.channels import Channels
+from onnxmerge.channels.blends import Blend
 from onnxmerge.channels.sites import FoldSite
+from onnxmerge.plan import Selection
 from onnxmerge.statistics import Needs
 from onnxmerge.statistics.dense import Statistics
 from onnxmerge.statistics.paired import Paired
@@ -40,6 +44,27 @@ class Compensation(Protocol):
             The consumer's new weight in the layout of the file, at full size (columns of removed channels
             do not matter), and what is added to its bias, float64 [rows]; None where they stay as they are.
         """
+        ...
+
+
+@runtime_checkable
+class BlendingCompensation(Compensation, Protocol):
+    """One that changes what makes the channels, too, and so chooses which of them stay."""
+
+    def choose(self, channels: Channels, selection: Selection) -> Selection:
+        """The channels that stay, at the widths of a selection."""
+        ...
+
+    def blends(self, channels: Channels, kept: np.ndarray) -> Iterable[Blend]:
+        """What is made of the stored numbers that make the channels.
+
+        Args:
+            kept: bool [channels], as for the consumers; it need not be what ``choose`` gave.
+        """
+        ...
+
+    def notes(self, channels: Channels, kept: np.ndarray) -> Iterable[str]:
+        """What a user should know of groups that were treated otherwise, a sentence each."""
         ...
 
 

@@ -31,6 +31,7 @@ def warnings_of(study: Study, decision: Decision, proof: Proof) -> Iterator[str]
             "the result differs from its masked reference by more than rounding, and no group alone is to "
             "blame, which is a defect of onnxmerge; please report it"
         )
+    yield from decision.candidate.notes
     yield from of_data(study)
     yield from of_own_measure(study)
     yield from _of_measuring(study, decision, proof)

@@ -12,7 +12,7 @@ from onnxmerge.graph.edit import Editor
 from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.graph.files import read_references
 from onnxmerge.plan import Selection
-from onnxmerge.rewrite.fold import Fold, apply_folds
+from onnxmerge.rewrite.fold import Change, apply_folds
 from onnxmerge.rewrite.mask import mask
 from onnxmerge.rewrite.resize import resize
 from onnxmerge.rewrite.scales import merge_scales
@@ -20,7 +20,7 @@ from onnxmerge.rewrite.vanish import vanish
 
 
 def pruned(
-    analysis: Analysis, selection: Selection, folds: Iterable[Fold] = (), scratch: Scratch | None = None
+    analysis: Analysis, selection: Selection, folds: Iterable[Change] = (), scratch: Scratch | None = None
 ) -> onnx.ModelProto:
     """The model with the folds applied and the removed channels cut out.
 
@@ -43,7 +43,7 @@ def pruned(
     return model
 
 
-def masked(analysis: Analysis, selection: Selection, folds: Iterable[Fold] = ()) -> onnx.ModelProto:
+def masked(analysis: Analysis, selection: Selection, folds: Iterable[Change] = ()) -> onnx.ModelProto:
     """The reference for ``pruned``: a mask before every contraction in the place of the cut."""
     editor = Editor(analysis.canonical)
     apply_folds(editor, folds)

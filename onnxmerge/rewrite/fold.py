@@ -12,6 +12,7 @@ from math import prod
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxmerge.channels.blends import Blend
 from onnxmerge.channels.sites import FoldSite
 from onnxmerge.graph.edit import ADD, Editor
 from onnxmerge.graph.external_weights import Scratch
@@ -48,9 +49,16 @@ class Fold:
         return cls(site, weight, bias)
 
 
-def apply_folds(editor: Editor, folds: Iterable[Fold]) -> None:
+# What a compensation does to the stored numbers of a model, one after the other.
+Change = Fold | Blend
+
+
+def apply_folds(editor: Editor, folds: Iterable[Change]) -> None:
     """Put the folds into the graph under edit; types of stored weights stay."""
     for fold in folds:
+        if isinstance(fold, Blend):
+            _blend(editor, fold)
+            continue
         change = fold.bias
         if fold.site.grid is not None:
             change = put_integers(editor, fold.site, fold.site.grid, fold.weight, fold.bias)
@@ -59,6 +67,14 @@ def apply_folds(editor: Editor, folds: Iterable[Fold]) -> None:
             editor.set_values(tensor, fold.weight.astype(_weight_values(editor, fold.site).dtype, copy=False))
         if change is not None and np.any(change):
             _add_bias(editor, fold.site, change)
+
+
+def _blend(editor: Editor, blend: Blend) -> None:
+    """A weight may have been folded along another axis before."""
+    tensor = editor.tensor(blend.axis.tensor)
+    values = editor.values(tensor)
+    assert values is not None, "blends are of stored tensors"
+    editor.set_values(tensor, blend.of(values))
 
 
 def _add_bias(editor: Editor, site: FoldSite, change: np.ndarray) -> None:

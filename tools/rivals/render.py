@@ -1,0 +1,119 @@
+"""The table and the picture of the rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+Row = dict
+HEAD = """# Beside other tools
+
+One draw of calibration inputs, so differences of a point or two mean little; no option was chosen by the
+test images. A cell is {what} (share of the multiplications kept, ratio of processor time of one thread to
+the original; runs took turns on a machine that others used, so the second digit of a ratio is uncertain).
+Asked for are {shares} of the multiplications; `--latency` asks for these shares of the time. Nobody
+fine-tunes with labels.
+
+- **onnxmerge**: the defaults, with the calibration inputs; *no data*: the defaults with nothing given.
+- **model folding** (Wang et al. 2025, Fold-AR), **lbyl** (Lee et al. 2025) and **neuron merging** (Kim et
+  al. 2020) are onnxmerge's own implementations (`--compensation`), from weights alone, with l1 and the same
+  share of every group; the authors' own programs were not run.
+- **onnxsim** and **torch-pruning** are the published packages{versions}, in the ways that they can be
+  called for structured pruning, each at the least strength (in hundredths) that meets the share. They take
+  the same calibration inputs where they take any. Torch-Pruning gets the model by onnx2torch and gives it
+  back by torch.onnx.export; "not in sums" leaves the channels of residual sums alone; pooled ("global") l1
+  was left out.
+- In the picture the line of a tool is the best of its ways at every point, chosen by the same test images:
+  that flatters the tool. Where a tool declines, the cell is its reason.
+
+`python tools/rivals run --shared FOLDER --out tools/results/rivals.jsonl`, then `python tools/rivals table
+tools/results/rivals.jsonl`, which writes this page.
+
+![Accuracy against the share of multiplications](rivals.svg)
+"""
+COLOURS = ("tab:blue", "tab:cyan", "tab:green", "tab:olive", "tab:purple", "tab:orange", "tab:red")
+
+
+def write(path: Path) -> None:
+    """Write ``.md`` and ``.svg`` beside the rows."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    shares = sorted({row["asked"] for row in rows}, reverse=True)
+    versions = sorted({row["version"] for row in rows if row.get("version")})
+    page = HEAD.format(
+        what="top-1 in percent, or the change of the answers as `onnxmerge.compare` counts it",
+        shares=", ".join(f"{share:g}" for share in shares),
+        versions=f" ({', '.join(versions)})" if versions else "",
+    )
+    for network in dict.fromkeys(row["network"] for row in rows):
+        page += "\n" + _section(network, [row for row in rows if row["network"] == network], shares)
+    path.with_suffix(".md").write_text(page, encoding="utf-8")
+    _picture([row for row in rows if "top1" in row], path.with_suffix(".svg"))
+
+
+def _section(network: str, rows: list[Row], shares: list[float]) -> str:
+    dense = next((row["dense"] for row in rows if "dense" in row), None)
+    whole = "" if dense is None else f" The network itself: {dense:.1f}."
+    lines = [f"## {network}", "", f"{rows[0]['about']}.{whole}", ""]
+    lines += [f"| way | {' | '.join(f'{share:g}' for share in shares)} |", "|---|" + "---|" * len(shares)]
+    for way in sorted({row["way"] for row in rows}, key=_order):
+        cells = {row["asked"]: _cell(row) for row in rows if row["way"] == way}
+        if len({*cells.values()}) == 1 and next(iter(cells.values())).startswith("none"):
+            cells = {shares[0]: next(iter(cells.values())), **dict.fromkeys(shares[1:], "none")}
+        lines.append(f"| {way} | {' | '.join(cells.get(share, '') for share in shares)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: Row) -> str:
+    if "reason" in row:
+        return "none: " + row["reason"].replace("|", "/")
+    value = f"{row['top1']:.1f}" if "top1" in row else f"{row['change']:.3f}"
+    return f"{value} ({row['macs']:.2f}, {row['time']:.2f})"
+
+
+def _order(way: str) -> tuple[int, str]:
+    first = (
+        "onnxmerge",
+        "onnxmerge --latency",
+        "onnxmerge, no data",
+        "model folding",
+        "lbyl",
+        "neuron merging",
+    )
+    return (first.index(way), "") if way in first else (len(first), way)
+
+
+def _picture(rows: list[Row], path: Path) -> None:
+    """A panel for every classifier, a line for every method."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    matplotlib.rcParams["svg.hashsalt"] = "onnxmerge"
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    figure = Figure(figsize=(4.2 * max(len(networks), 1), 4.0), layout="constrained")
+    for number, network in enumerate(networks, start=1):
+        axes = figure.add_subplot(1, len(networks), number)
+        own = [row for row in rows if row["network"] == network]
+        axes.axhline(own[0]["dense"], color="tab:grey", linestyle=":", label="the network itself")
+        for (name, points), colour in zip(_lines(own).items(), COLOURS, strict=False):
+            axes.plot(*zip(*points, strict=True), "o-", color=colour, label=name, markersize=4)
+        axes.set_title(network)
+        axes.set_xlabel("share of the multiplications kept")
+        axes.set_ylabel("top-1 on test images, %")
+        axes.set_ylim(bottom=0)
+        if number == 1:
+            axes.legend(fontsize="small", loc="lower right")
+    figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _lines(rows: list[Row]) -> dict[str, list[tuple[float, float]]]:
+    """(MACs, top-1) of every method; of a tool the best of its ways at every share."""
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for name in ("onnxmerge", "onnxmerge, no data", "model folding", "lbyl", "neuron merging"):
+        lines[name] = [(row["macs"], row["top1"]) for row in rows if row["way"] == name]
+    for tool in ("onnxsim", "torch-pruning"):
+        best: dict[float, Row] = {}
+        for row in rows:
+            if row["run"] == tool and row["top1"] > best.get(row["asked"], {"top1": -1})["top1"]:
+                best[row["asked"]] = row
+        lines[f"{tool}, its best way"] = [(row["macs"], row["top1"]) for row in best.values()]
+    return {name: sorted(points) for name, points in lines.items() if points}
