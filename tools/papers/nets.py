@@ -144,14 +144,14 @@ def _vgg(activation: str) -> Recipe:
     def build(width: float) -> nn.Module:
         return Vgg16(width, ACTIVATIONS[activation])
 
-    return Recipe(build, "cifar10", 0.5, 6)
+    return Recipe(build, "cifar10", 0.5, 5)
 
 
 # In the order in which they are trained.
 RECIPES: dict[str, Recipe] = {
     "lenet_300_100": Recipe(lenet_300_100, "fashion_mnist", 1.0, 10, half=False),
     "lenet_5": Recipe(lenet_5, "fashion_mnist", 1.0, 5, half=False),
-    "mobilenetv1": Recipe(mobilenetv1, "cifar10", 0.5, 8, lr=0.1, half=False),
+    "mobilenetv1": Recipe(mobilenetv1, "cifar10", 0.5, 6, lr=0.1, half=False),
     **{f"vgg16_{name}": _vgg(name) for name in ACTIVATIONS},
-    "wrn_10_4": Recipe(wide_resnet_10, "cifar10", 4.0, 5, lr=0.1),
+    "wrn_10_4": Recipe(wide_resnet_10, "cifar10", 4.0, 4, lr=0.1),
 }

@@ -63,9 +63,8 @@ def fit(
     augment = shift_and_flip() if recipe.data == "cifar10" else None
     batches = Batches((images, labels), _BATCH, 0, augment)
     steps = epochs * len(batches)
-    optimizer = torch.optim.SGD(
-        net.parameters(), lr=recipe.lr, momentum=0.9, weight_decay=_DECAY, nesterov=True
-    )
+    moving = {"momentum": 0.9, "nesterov": True, "weight_decay": _DECAY}
+    optimizer = torch.optim.SGD(net.parameters(), lr=recipe.lr, fused=True, **moving)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=steps, pct_start=0.25)
     kind, half = torch.device(device).type, recipe.half or device != "cpu"
     total = right = 0.0
