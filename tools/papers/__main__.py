@@ -29,7 +29,8 @@ def train(arguments: argparse.Namespace) -> None:
 
     torch.set_num_threads(arguments.threads)
     names = arguments.only or list(RECIPES)
-    train_all(arguments.nets, arguments.shared, names, arguments.device, arguments.width, arguments.epochs)
+    changed = {name: getattr(arguments, name) for name in ("width", "epochs", "scratch")}
+    train_all(arguments.nets, arguments.shared, names, arguments.device, **changed)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -60,6 +61,7 @@ def main() -> None:
     verb.add_argument("--only", nargs="+", metavar="NET")
     verb.add_argument("--width", type=float, help="in the place of every recipe's own")
     verb.add_argument("--epochs", type=int)
+    verb.add_argument("--scratch", action="store_true", help="no net goes on from another one's weights")
     verb.set_defaults(run=train)
     verb = verbs.add_parser("run", parents=[places, machine])
     verb.add_argument("--tables", nargs="+", default=[], metavar="NAME")

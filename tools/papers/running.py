@@ -32,7 +32,7 @@ _LOOKED_AT = 16
 def run_all(
     out: Path, folder: Path, shared: Path, tables: list[str], methods: list[str], device: str, threads: int
 ) -> None:
-    """Fill the cells that ``out`` (a file of JSON lines) lacks, net after net, those left out that are missing."""
+    """Fill the cells that ``out`` (a file of JSON lines) lacks, net after net; nets that are missing wait."""
     done = {cell["key"] for cell in cells(out)}
     runtime = Runtime.create(device, threads)
     wanted: dict[str, list[tuple[Row, str]]] = {}
@@ -115,7 +115,7 @@ class Judge:
         found = {
             "dense": self._dense, "right": self._right(result.model), "images": len(self._bench.labels),
             "macs": after.macs / before.macs, "params": after.params / before.params,
-            "seconds": round(time.process_time() - begin, 1),
+            "used": result.report.method.compensation, "seconds": round(time.process_time() - begin, 1),
         }  # fmt: skip
         return found | ({"pairs": self._pairs()} if name == "merge" else {})
 
@@ -124,7 +124,7 @@ class Judge:
         return round(100 * float((answers == self._bench.labels).mean()), 4)
 
     def _pairs(self) -> list[int]:
-        """How many groups are merged by outer products of a filter with a depthwise kernel, and of how many."""
+        """How many groups are merged as a convolution with the depthwise one behind it, and of how many."""
         groups = self._channels.groups
         return [sum(is_pair(self._channels, group) for group in groups), len(groups)]
 

@@ -110,9 +110,7 @@ def _lenets() -> Iterator[Row]:
     gains = {0.5: 0.29, 0.6: 1.75, 0.7: 11.49, 0.8: 13.26}
     for removed, gain in gains.items():
         yield Row("shared/lenet_300_100", "LeNet-300-100, published weights", removed, gain=gain)
-    for (net, label), removed in product(
-        (("lenet_300_100", "LeNet-300-100"), ("lenet_5", "LeNet-5")), gains
-    ):
+    for (net, label), removed in product((("lenet_300_100", "LeNet-300-100"), ("lenet_5", "LeNet-5")), gains):
         yield Row(net, label, removed)
 
 
@@ -120,8 +118,8 @@ TABLES = (
     Table(
         "activations",
         "Activations",
-        "VGG-16 with BatchNorm, CIFAR-10, at half the published width: half of the first convolution and of the "
-        "last six.",
+        "VGG-16 with BatchNorm, CIFAR-10, at half the published width: half of the first convolution and of "
+        "the last six.",
         tuple(
             Row(f"vgg16_{net}", label, 0.5, options=_VGG_LAYERS, gain=gain)
             for net, (label, gain) in _ACTIVATIONS.items()
@@ -130,8 +128,8 @@ TABLES = (
     Table(
         "mobilenet",
         "Depthwise convolutions",
-        "MobileNetV1, CIFAR-10, at half the published width: the same share of every layer. Published, at full "
-        "width, of 87.90: pruned 84.52 / 77.34 / 39.39, merged 85.84 / 80.74 / 55.88.",
+        "MobileNetV1, CIFAR-10, at half the published width: the same share of every layer. Published, at "
+        "full width, of 87.90: pruned 84.52 / 77.34 / 39.39, merged 85.84 / 80.74 / 55.88.",
         tuple(
             Row("mobilenetv1", "MobileNetV1", removed, gain=gain)
             for removed, gain in ((0.4, 1.32), (0.5, 3.40), (0.6, 16.49))
@@ -141,15 +139,15 @@ TABLES = (
         "residual",
         "Residual nets, and one layer",
         "CIFAR-10: all channels inside the blocks of residual nets, by three criteria (lambda 0.85, of the "
-        "WideResNet 0.8), and the last convolution of VGG-16 (ReLU, half width). The two ResNets are published "
-        "weights, the WideResNet is trained here.",
+        "WideResNet 0.8), and the last convolution of VGG-16 (ReLU, half width). The two ResNets are "
+        "published weights, the WideResNet is trained here.",
         tuple(_residual()),
     ),
     Table(
         "lenets",
         "LeNets",
-        "Fashion-MNIST, 10,000 test images: the same share of every layer. The first net has the weights that "
-        "the published figures are of; the others are trained here.",
+        "Fashion-MNIST, 10,000 test images: the same share of every layer. The first net has the weights "
+        "that the published figures are of; the others are trained here.",
         tuple(_lenets()),
     ),
 )

@@ -24,12 +24,19 @@ _DECAY = 5e-4
 
 
 def train_all(
-    folder: Path, shared: Path, names: list[str], device: str, width: float | None, epochs: int | None
+    folder: Path,
+    shared: Path,
+    names: list[str],
+    device: str,
+    width: float | None = None,
+    epochs: int | None = None,
+    scratch: bool = False,
 ) -> None:
     """Train every network that ``folder`` lacks, each stored as soon as it is finished.
 
     Args:
         width, epochs: in the place of the recipes' own.
+        scratch: whether all nets start from random weights, whatever their recipes say.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
@@ -42,12 +49,18 @@ def train_all(
         images, labels = read(shared / "data" / file, mean=mean, std=std).train
         torch.manual_seed(0)
         net = recipe.build(wide)
+        start = None if scratch else recipe.start
+        if start is not None:
+            net.load_state_dict(torch.load(folder / f"{start}.pt", weights_only=True))
         begin = time.process_time()
         fit(net, images, labels, recipe, rounds, device, name)
         seconds = time.process_time() - begin
         model = to_onnx(net.cpu(), images[:2])
-        facts = {"width": wide, "epochs": rounds, "images": len(images), "device": device}
-        facts["seconds"] = round(seconds)
+        torch.save(net.state_dict(), target.with_suffix(".pt"))
+        facts = {
+            "width": wide, "epochs": rounds, "images": len(images), "start": start, "device": device,
+            "seconds": round(seconds),
+        }  # fmt: skip
         target.with_suffix(".json").write_text(json.dumps(facts) + "\n")
         with atomic_write(target) as part:
             part.write_bytes(model.SerializeToString())
