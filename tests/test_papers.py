@@ -65,11 +65,11 @@ def test_from_training_to_the_page(shared: Path, tmp_path: Path, monkeypatch: py
     running.run_all(rows, nets, shared, [], [], "cpu", 1)
     assert rows.read_text() == before, "what is there is kept"
 
-    page.write(rows, nets, out)
+    page.write(rows, out)
     lines = [line for line in out.read_text().splitlines() if line.startswith("| MobileNetV1 |")]
     assert len(lines) == 1
     assert f"{filled['merge']['right']:.2f}" in lines[0]
-    assert "mobilenetv1 at width 0.125 for 1 epochs" in " ".join(out.read_text().split())
+    assert "mobilenetv1 at width 0.125, 1 epochs" in " ".join(out.read_text().split())
     picture = ElementTree.parse(tmp_path / "page_mobilenet.svg").getroot()
     shown = "".join(picture.itertext())
     assert all(method.title in shown for method in tables.METHODS.values())

@@ -43,13 +43,14 @@ def run(arguments: argparse.Namespace) -> None:
 def page(arguments: argparse.Namespace) -> None:
     from page import write
 
-    write(arguments.rows, arguments.nets, arguments.out)
+    write(arguments.rows, arguments.out)
 
 
 def main() -> None:
     places = argparse.ArgumentParser(add_help=False)
     places.add_argument("--nets", type=Path, default=Path("/tmp/papers"), help="where trained networks are")
-    places.add_argument("--rows", type=Path, default=_RESULTS / "papers.jsonl", help="cells that are filled")
+    rows = argparse.ArgumentParser(add_help=False)
+    rows.add_argument("--rows", type=Path, default=_RESULTS / "papers.jsonl", help="cells that are filled")
     machine = argparse.ArgumentParser(add_help=False)
     machine.add_argument("--shared", type=Path, default=_ROOT.parent / "shared")
     machine.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -63,11 +64,11 @@ def main() -> None:
     verb.add_argument("--epochs", type=int)
     verb.add_argument("--scratch", action="store_true", help="no net goes on from another one's weights")
     verb.set_defaults(run=train)
-    verb = verbs.add_parser("run", parents=[places, machine])
+    verb = verbs.add_parser("run", parents=[rows, places, machine])
     verb.add_argument("--tables", nargs="+", default=[], metavar="NAME")
     verb.add_argument("--methods", nargs="+", default=[], metavar="NAME")
     verb.set_defaults(run=run)
-    verb = verbs.add_parser("page", parents=[places])
+    verb = verbs.add_parser("page", parents=[rows])
     verb.add_argument("--out", type=Path, default=_RESULTS / "papers.md")
     verb.set_defaults(run=page)
     arguments = parser.parse_args()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ known: at full width, after full training, on other weights than ours.
 """
 
 
-def write(rows: Path, nets: Path, out: Path) -> None:
+def write(rows: Path, out: Path) -> None:
     """Write the page, and a picture beside it for every table that has a cell."""
     filled: Cells = {cell["key"]: cell for cell in cells(rows)}
     parts = [_HEAD]
@@ -45,7 +44,7 @@ def write(rows: Path, nets: Path, out: Path) -> None:
         draw(table, filled, picture)
         told = "\n".join(_findings(table, filled))
         parts.append(
-            f"## {table.title}\n\n{table.text}{_trained(table, filled, nets)}\n\n"
+            f"## {table.title}\n\n{table.text}{_trained(table, filled)}\n\n"
             + "\n".join(lines)
             + f"\n\n{told}\n\n![{table.title}: accuracy against the share of MACs kept]({picture.name})\n"
         )
@@ -122,15 +121,17 @@ def _compared(table: Table, filled: Cells, name: str, other: str, said: str, sai
     return f"- {said} is above {said_other} in {len(both) - len(missed)} of {len(both)} rows{where}."
 
 
-def _trained(table: Table, filled: Cells, nets: Path) -> str:
-    """How the nets of a table were trained, by what is written beside them."""
+def _trained(table: Table, filled: Cells) -> str:
+    """How the nets of a table were trained."""
     told = []
-    for net in dict.fromkeys(row.net for row in table.rows):
-        facts = nets / f"{net}.json"
-        if net in RECIPES and not any(row.net == net and row.key("prune") in filled for row in table.rows):
+    for net in dict.fromkeys(row.net for row in table.rows if row.net in RECIPES):
+        pruned = [
+            filled[row.key("prune")] for row in table.rows if row.net == net and row.key("prune") in filled
+        ]
+        if not pruned:
             told.append(f"{net} is missing: it was not trained")
-        elif net in RECIPES and facts.exists():
-            known = json.loads(facts.read_text("utf-8"))
-            start = "" if known.get("start") is None else f" from the weights of {known['start']}"
-            told.append(f"{net} at width {known['width']:g} for {known['epochs']} epochs{start}")
+        known = next((cell["trained"] for cell in pruned if "trained" in cell), None)
+        if known is not None:
+            start = f" from the weights of {known['start']}" if known.get("start") else ""
+            told.append(f"{net} at width {known['width']:g}, {known['epochs']} epochs{start}")
     return f" Trained on all training images: {'; '.join(told)}." if told else ""

@@ -25,6 +25,8 @@ from onnxmerge.pipeline import analysed
 from onnxmerge.progress import Clock
 from onnxmerge.runtime import Runtime
 
+# Small networks of ours are in the repository.
+_OURS = Path(__file__).parents[2] / "models"
 # Where weights alone decide, images only say how the answers change, which is not reported here.
 _LOOKED_AT = 16
 
@@ -67,20 +69,19 @@ def _bench(net: str, folder: Path, shared: Path) -> Bench | None:
         there = (shared / "models" / f"{name}.onnx").exists()
         bench = load_bench(shared, name, "test") if there else None
     else:
-        there = (folder / f"{net}.onnx").exists()
-        bench = trained_bench(net, folder, shared) if there else None
+        path = next((p for f in (folder, _OURS) if (p := f / f"{net}.onnx").exists()), None)
+        bench = None if path is None else trained_bench(path, shared)
     if bench is None:
         print(f"{net}: not there, left out", file=sys.stderr, flush=True)
     return bench
 
 
-def trained_bench(net: str, folder: Path, shared: Path) -> Bench:
+def trained_bench(path: Path, shared: Path) -> Bench:
     """A net that was trained here; calibration is drawn from its training images."""
-    file, mean, std = DATA[RECIPES[net].data]
+    file, mean, std = DATA[RECIPES[path.stem].data]
     data = read(shared / "data" / file, mean=mean, std=std)
     (pool, _), (judged, labels) = ((x.numpy(), y.numpy()) for x, y in (data.train, data.test))
-    # Fashion-MNIST is ordered by class, and 512 images are taken from all over it.
-    return Bench(net, folder / f"{net}.onnx", pool, judged, labels)
+    return Bench(path.stem, path, pool, judged, labels)
 
 
 class Judge:
@@ -117,6 +118,9 @@ class Judge:
             "macs": after.macs / before.macs, "params": after.params / before.params,
             "used": result.report.method.compensation, "seconds": round(time.process_time() - begin, 1),
         }  # fmt: skip
+        facts = self._bench.path.with_suffix(".json")
+        if name == "prune" and row.net in RECIPES and facts.exists():
+            found["trained"] = json.loads(facts.read_text("utf-8"))
         return found | ({"pairs": self._pairs()} if name == "merge" else {})
 
     def _right(self, model: Any) -> float:
