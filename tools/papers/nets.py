@@ -148,7 +148,7 @@ def _vgg(activation: str) -> Recipe:
 
     # Seven nets from nothing take hours on one core: the others go on from the first.
     if activation == "relu":
-        return Recipe(build, "cifar10", 0.5, 4)
+        return Recipe(build, "cifar10", 0.5, 3)
     return Recipe(build, "cifar10", 0.5, 1, lr=0.03, start="vgg16_relu")
 
 

@@ -14,9 +14,16 @@ from tables import METHODS, Row, Table
 from onnxmerge.graph.output import atomic_write
 
 _COLUMNS = 4
-_COLOURS = dict(
-    zip(METHODS, ("0.6", "tab:red", "tab:brown", "tab:purple", "tab:blue", "tab:green", "k"), strict=False)
-)
+_COLOURS = {
+    "prune": "tab:gray",
+    "merge": "tab:red",
+    "lbyl": "tab:brown",
+    "folding": "tab:olive",
+    "gaussian": "tab:purple",
+    "photographs": "tab:blue",
+    "images": "tab:green",
+    "recovered": "k",
+}
 
 
 def draw(table: Table, filled: Mapping[str, Mapping[str, Any]], path: Path) -> None:

@@ -33,10 +33,12 @@ class Method:
     norms: bool = False
 
 
+# A compensation that is not there gets no column.
 METHODS: dict[str, Method] = {
     "prune": Method("prune", {"compensation": "none"}),
     "merge": Method("merge", {"compensation": "merge"}),
     "lbyl": Method("lbyl", {"compensation": "lbyl"}),
+    "folding": Method("folding", {"compensation": "folding"}),
     "gaussian": Method("gaussian, no data", {"compensation": "gaussian"}, own=True, norms=True),
     "photographs": Method("lstsq, no data", {}, "photographs", published=False, own=True),
     "images": Method(f"lstsq, {SAMPLES} images", {}, "images", published=False, own=True),
@@ -96,8 +98,8 @@ _WIDE = {"only": ("/*/conv1/Conv",), "trade_off": 0.8}
 
 def _residual() -> Iterator[Row]:
     nets = (
-        ("shared/resnet56_bn", "ResNet-56", {"scope": "chain"}),
         ("shared/resnet20_bn", "ResNet-20", {"scope": "chain"}),
+        ("shared/resnet56_bn", "ResNet-56", {"scope": "chain"}),
         ("wrn_10_4", "WRN-10-4", _WIDE),
     )
     for (net, label, options), criterion, removed in product(nets, ("l1", "l2", "gm"), (0.1, 0.2, 0.3)):
