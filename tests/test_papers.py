@@ -54,7 +54,7 @@ def test_from_training_to_the_page(shared: Path, tmp_path: Path, monkeypatch: py
     training.train_all(nets, shared, ["mobilenetv1"], "cpu", width=0.125, epochs=1)
     model = onnx.load(nets / "mobilenetv1.onnx")
     assert sum(node.op_type == "BatchNormalization" for node in model.graph.node) == 27
-    running.run_all(rows, nets, shared, [], [], "cpu", 1)
+    running.run_all(rows, nets, shared, [], [], [], "cpu", 1)
     filled = {cell["method"]: cell for cell in running.cells(rows)}
     there = [n for n, m in tables.METHODS.items() if m.options.get("compensation", "lstsq") in COMPENSATIONS]
     assert list(filled) == there
@@ -65,7 +65,7 @@ def test_from_training_to_the_page(shared: Path, tmp_path: Path, monkeypatch: py
 
     before = rows.read_text()
     training.train_all(nets, shared, ["mobilenetv1"], "cpu", width=0.125, epochs=1)
-    running.run_all(rows, nets, shared, [], [], "cpu", 1)
+    running.run_all(rows, nets, shared, [], [], [], "cpu", 1)
     assert rows.read_text() == before, "what is there is kept"
 
     page.write(rows, out)

@@ -37,7 +37,8 @@ def run(arguments: argparse.Namespace) -> None:
     from running import run_all
 
     where = (arguments.rows, arguments.nets, arguments.shared)
-    run_all(*where, arguments.tables, arguments.methods, arguments.device, arguments.threads)
+    which = (arguments.tables, arguments.only, arguments.methods)
+    run_all(*where, *which, arguments.device, arguments.threads)
 
 
 def page(arguments: argparse.Namespace) -> None:
@@ -66,6 +67,7 @@ def main() -> None:
     verb.set_defaults(run=train)
     verb = verbs.add_parser("run", parents=[rows, places, machine])
     verb.add_argument("--tables", nargs="+", default=[], metavar="NAME")
+    verb.add_argument("--only", nargs="+", default=[], metavar="NET", help="as a row of tables.py names it")
     verb.add_argument("--methods", nargs="+", default=[], metavar="NAME")
     verb.set_defaults(run=run)
     verb = verbs.add_parser("page", parents=[rows])

@@ -32,14 +32,25 @@ _LOOKED_AT = 16
 
 
 def run_all(
-    out: Path, folder: Path, shared: Path, tables: list[str], methods: list[str], device: str, threads: int
+    out: Path,
+    folder: Path,
+    shared: Path,
+    tables: list[str],
+    nets: list[str],
+    methods: list[str],
+    device: str,
+    threads: int,
 ) -> None:
-    """Fill the cells that ``out`` (a file of JSON lines) lacks, net after net; nets that are missing wait."""
+    """Fill the cells that ``out`` (a file of JSON lines) lacks, net after net; nets that are missing wait.
+
+    Args:
+        tables, nets, methods: of these alone; empty: of all.
+    """
     done = {cell["key"] for cell in cells(out)}
     runtime = Runtime.create(device, threads)
     wanted: dict[str, list[tuple[Row, str]]] = {}
     for table in (t for t in TABLES if not tables or t.name in tables):
-        for row in table.rows:
+        for row in (r for r in table.rows if not nets or r.net in nets):
             for name in (m for m in METHODS if not methods or m in methods):
                 wanted.setdefault(row.net, []).append((row, name))
     for net, asked in wanted.items():
