@@ -148,8 +148,8 @@ def _vgg(activation: str) -> Recipe:
 
     # Seven nets from nothing take hours on one core: the others go on from the first.
     if activation == "relu":
-        return Recipe(build, "cifar10", 0.5, 3)
-    return Recipe(build, "cifar10", 0.5, 1, lr=0.03, start="vgg16_relu")
+        return Recipe(build, "cifar10", 0.5, 10)
+    return Recipe(build, "cifar10", 0.5, 3, lr=0.03, start="vgg16_relu")
 
 
 # In the order in which they are trained.
@@ -158,5 +158,5 @@ RECIPES: dict[str, Recipe] = {
     "lenet_5": Recipe(lenet_5, "fashion_mnist", 1.0, 5, half=False),
     "mobilenetv1": Recipe(mobilenetv1, "cifar10", 0.5, 6, lr=0.1, half=False),
     **{f"vgg16_{name}": _vgg(name) for name in ACTIVATIONS},
-    "wrn_10_4": Recipe(wide_resnet_10, "cifar10", 4.0, 3, lr=0.1),
+    "wrn_10_4": Recipe(wide_resnet_10, "cifar10", 4.0, 5, lr=0.1),
 }
