@@ -1,0 +1,97 @@
+"""tools/papers: a tiny net is trained, made smaller by every method, and becomes a table and a picture."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from onnxmerge.compensation import COMPENSATIONS
+
+pytest.importorskip("torch", reason="training belongs to the test extra")
+pytest.importorskip("matplotlib", reason="pictures belong to the test extra")
+
+TOOLS = Path(__file__).parents[1] / "tools"
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """A folder as the tool reads it: images of two classes, one lighter than the other."""
+    folder = tmp_path / "shared" / "data" / "cifar10"
+    folder.mkdir(parents=True)
+    rng, labels = np.random.default_rng(0), {}
+    for split, count in (("train", 128), ("test", 50)):
+        labels[split] = rng.integers(0, 2, count)
+        images = rng.integers(0, 128, (count, 32, 32, 3)) + 100 * labels[split][:, None, None, None]
+        tiles = Image.fromarray(images.astype(np.uint8).reshape(-1, 32, 3))
+        tiles.save(folder / f"{split}_00.webp", lossless=True)
+    np.savez(folder / "labels.npz", **labels)
+    return tmp_path / "shared"
+
+
+def test_from_training_to_the_page(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for folder in (TOOLS, TOOLS / "papers"):
+        monkeypatch.syspath_prepend(str(folder))
+    import page
+    import running
+    import tables
+    import training
+
+    table = next(t for t in tables.TABLES if t.name == "mobilenet")
+    row = next(row for row in table.rows if row.removed == 0.5)
+    for module in (page, running):
+        monkeypatch.setattr(module, "TABLES", (replace(table, rows=(row,)),))
+    monkeypatch.setitem(
+        tables.METHODS, "recovered", replace(tables.METHODS["recovered"], options={"recover": 12})
+    )
+    nets, rows, out = tmp_path / "nets", tmp_path / "rows.jsonl", tmp_path / "page.md"
+
+    training.train_all(nets, shared, ["mobilenetv1"], "cpu", width=0.125, epochs=1)
+    model = onnx.load(nets / "mobilenetv1.onnx")
+    assert sum(node.op_type == "BatchNormalization" for node in model.graph.node) == 27
+    running.run_all(rows, nets, shared, [], [], [], "cpu", 1)
+    filled = {cell["method"]: cell for cell in running.cells(rows)}
+    there = [n for n, m in tables.METHODS.items() if m.options.get("compensation", "lstsq") in COMPENSATIONS]
+    assert list(filled) == there
+    assert len({cell["macs"] for cell in filled.values()}) == 1, "all methods keep the same widths"
+    assert 0 < filled["prune"]["macs"] < 0.35
+    assert filled["merge"]["pairs"] == [13, 14], "every depthwise convolution is merged with what it reads"
+    assert [filled[name]["used"] for name in ("prune", "merge", "photographs")] == ["none", "merge", "lstsq"]
+
+    before = rows.read_text()
+    training.train_all(nets, shared, ["mobilenetv1"], "cpu", width=0.125, epochs=1)
+    running.run_all(rows, nets, shared, [], [], [], "cpu", 1)
+    assert rows.read_text() == before, "what is there is kept"
+
+    page.write(rows, out)
+    lines = [line for line in out.read_text().splitlines() if line.startswith("| MobileNetV1 |")]
+    assert len(lines) == 1
+    assert f"{filled['merge']['right']:.2f}" in lines[0]
+    assert "mobilenetv1 at width 0.125, 1 epochs" in " ".join(out.read_text().split())
+    picture = ElementTree.parse(tmp_path / "page_mobilenet.svg").getroot()
+    shown = "".join(picture.itertext())
+    assert all(tables.METHODS[name].title in shown for name in there)
+
+
+def test_findings_name_the_rows_that_miss(monkeypatch: pytest.MonkeyPatch):
+    for folder in (TOOLS, TOOLS / "papers"):
+        monkeypatch.syspath_prepend(str(folder))
+    import page
+    import tables
+
+    table = next(t for t in tables.TABLES if t.name == "mobilenet")
+    table = replace(table, rows=table.rows[-3:])
+    right = {"prune": (50.0, 40.0, 30.0), "merge": (60.0, 39.0, 31.0), "images": (70.0, 60.0, 31.0)}
+    filled = {
+        row.key(name): {"right": values[n], "pairs": [13, 14]}
+        for name, values in right.items()
+        for n, row in enumerate(table.rows)
+    }
+    told = list(page._findings(table, filled))
+    assert told[0] == "- Merging is above pruning in 2 of 3 rows; not in: MobileNetV1 50% (-1.00)."
+    assert told[1].endswith("is above merging in 2 of 3 rows; not in: MobileNetV1 60% (+0.00).")

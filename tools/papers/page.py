@@ -1,0 +1,137 @@
+"""The page with all tables, made of the cells that are filled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nets import RECIPES
+from pictures import draw
+from running import cells
+from tables import METHODS, SAMPLES, STEPS, TABLES, Row, Table
+
+from onnxmerge.graph.output import atomic_write
+
+Cells = Mapping[str, Mapping[str, Any]]
+
+_HEAD = f"""# Neuron merging as published, and beyond
+
+`python tools/papers train | run | page`. Accuracy in percent of test images: 2,000 of CIFAR-10 (a
+standard error of about one point; differences between columns of a row, on the same images, have less)
+and 10,000 of Fashion-MNIST. One net each, one draw of {SAMPLES} calibration images: no spread was
+measured. All columns of a row keep the same number of channels in every group. `prune`, `merge`, `lbyl`
+and `gaussian` take the channels of the row's criterion (l1 where none is named) and see weights alone;
+`lstsq` chooses channels again from its data: photographs in the package, under the input conventions that
+it finds plausible, or {SAMPLES} training images without labels. `merge` has the published thresholds
+(cosine 0.45 for dense layers, 0.1 for convolutions). "Recovered" is `--recover {STEPS}` on the same
+images: at most {STEPS} steps, trials of rates included. Nothing was chosen by the test images. *gain* is
+what merging adds to pruning here, in points, and *published* what it added in the publications, where
+known: at full width, after full training, on other weights than ours.
+"""
+
+
+def write(rows: Path, out: Path) -> None:
+    """Write the page, and a picture beside it for every table that has a cell."""
+    filled: Cells = {cell["key"]: cell for cell in cells(rows)}
+    parts = [_HEAD]
+    for table in TABLES:
+        lines = list(_table(table, filled))
+        if not lines:
+            parts.append(f"## {table.title}\n\n{table.text} Not measured: the nets are not there.\n")
+            continue
+        picture = out.with_name(f"{out.stem}_{table.name}.svg")
+        draw(table, filled, picture)
+        told = "\n".join(_findings(table, filled))
+        parts.append(
+            f"## {table.title}\n\n{table.text}{_trained(table, filled)}\n\n"
+            + "\n".join(lines)
+            + f"\n\n{told}\n\n![{table.title}: accuracy against the share of MACs kept]({picture.name})\n"
+        )
+    with atomic_write(out) as part:
+        part.write_text("\n".join(parts), encoding="utf-8")
+
+
+def value(filled: Cells, row: Row, name: str) -> float | None:
+    """Percent of the test images right; None where the cell is not filled."""
+    cell = filled.get(row.key(name))
+    return None if cell is None else cell["right"]
+
+
+def _shown(table: Table, filled: Cells) -> list[str]:
+    """The methods that have a cell in a table."""
+    return [name for name in METHODS if any(row.key(name) in filled for row in table.rows)]
+
+
+def _table(table: Table, filled: Cells) -> Iterator[str]:
+    names = _shown(table, filled)
+    if not names:
+        return
+    head = ["net", "removed", "MACs kept", "whole", *(METHODS[n].title for n in names), "gain", "published"]
+    yield f"| {' | '.join(head)} |"
+    yield "|---" * len(head) + "|"
+    for row in table.rows:
+        found = [filled[row.key(n)] for n in names if row.key(n) in filled]
+        if not found:
+            continue
+        values = {n: value(filled, row, n) for n in names}
+        best = max(v for v in values.values() if v is not None)
+        texts = [_cell(values[n], best, filled.get(row.key(n))) for n in names]
+        gain = _difference(values.get("merge"), values.get("prune"))
+        published = "" if row.gain is None else f"{row.gain:+.1f}"
+        start = [row.label, f"{row.removed:.0%}", f"{found[0]['macs']:.1%}", f"{found[0]['dense']:.2f}"]
+        yield f"| {' | '.join([*start, *texts, gain, published])} |"
+
+
+def _cell(right: float | None, best: float, cell: Mapping[str, Any] | None) -> str:
+    if right is None or cell is None:
+        return "-"
+    text = f"**{right:.2f}**" if right == best else f"{right:.2f}"
+    # Without data and BatchNorm, and where an input is not seen to be an image, the default is merging.
+    fallen = cell["method"] == "photographs" and cell["used"] != "lstsq"
+    return f"{text} ({cell['used']})" if fallen else text
+
+
+def _difference(one: float | None, other: float | None) -> str:
+    return "" if one is None or other is None else f"{one - other:+.1f}"
+
+
+def _findings(table: Table, filled: Cells) -> Iterator[str]:
+    """What the rows come to: where merging does not beat pruning, and where ours does not beat merging."""
+    yield _compared(table, filled, "merge", "prune", "Merging", "pruning")
+    for name in (n for n in _shown(table, filled) if METHODS[n].own):
+        yield _compared(table, filled, name, "merge", METHODS[name].title.capitalize(), "merging")
+    merged = [filled[row.key("merge")] for row in table.rows if row.key("merge") in filled]
+    pairs = [cell["pairs"] for cell in merged if cell["pairs"][0]]
+    if pairs:
+        yield (
+            f"- {pairs[0][0]} of the {pairs[0][1]} groups are merged as pairs: the filter of a channel is "
+            "the outer product of its convolution's filter and of the depthwise kernel behind it."
+        )
+
+
+def _compared(table: Table, filled: Cells, name: str, other: str, said: str, said_other: str) -> str:
+    both = [
+        (row, one, two)
+        for row in table.rows
+        if (one := value(filled, row, name)) is not None and (two := value(filled, row, other)) is not None
+    ]
+    missed = [f"{row.label} {row.removed:.0%} ({one - two:+.2f})" for row, one, two in both if one <= two]
+    where = f"; not in: {', '.join(missed)}" if missed else ""
+    return f"- {said} is above {said_other} in {len(both) - len(missed)} of {len(both)} rows{where}."
+
+
+def _trained(table: Table, filled: Cells) -> str:
+    """How the nets of a table were trained."""
+    told = []
+    for net in dict.fromkeys(row.net for row in table.rows if row.net in RECIPES):
+        pruned = [
+            filled[row.key("prune")] for row in table.rows if row.net == net and row.key("prune") in filled
+        ]
+        if not pruned:
+            told.append(f"{net} is missing: it was not trained")
+        known = next((cell["trained"] for cell in pruned if "trained" in cell), None)
+        if known is not None:
+            start = f" from the weights of {known['start']}" if known.get("start") else ""
+            told.append(f"{net} at width {known['width']:g}, {known['epochs']} epochs{start}")
+    return f" Trained on all training images: {'; '.join(told)}." if told else ""

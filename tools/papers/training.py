@@ -1,0 +1,103 @@
+"""Train the networks and write them as ONNX files; what is there already is kept."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import torch
+from nets import RECIPES, Recipe
+from torch import Tensor, nn
+from train_common import read
+
+from onnxmerge.graph.output import atomic_write
+from onnxmerge.train import Batches, shift_and_flip, to_onnx
+
+# Of every data set: where it is, the mean and the standard deviation after division by 255.
+DATA = {
+    "cifar10": ("cifar10", (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "fashion_mnist": ("fashion_mnist.npz", (0.5,), (0.5,)),
+}
+_BATCH = 64
+_DECAY = 5e-4
+
+
+def train_all(
+    folder: Path,
+    shared: Path,
+    names: list[str],
+    device: str,
+    width: float | None = None,
+    epochs: int | None = None,
+    scratch: bool = False,
+) -> None:
+    """Train every network that ``folder`` lacks, each stored as soon as it is finished.
+
+    Args:
+        width, epochs: in the place of the recipes' own.
+        scratch: whether all nets start from random weights, whatever their recipes say.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        target, recipe = folder / f"{name}.onnx", RECIPES[name]
+        if target.exists():
+            print(f"{name}: is there", flush=True)
+            continue
+        wide, rounds = width or recipe.width, epochs or recipe.epochs
+        file, mean, std = DATA[recipe.data]
+        images, labels = read(shared / "data" / file, mean=mean, std=std).train
+        torch.manual_seed(0)
+        net = recipe.build(wide)
+        start = None if scratch else recipe.start
+        if start is not None:
+            net.load_state_dict(torch.load(folder / f"{start}.pt", weights_only=True))
+        begin = time.process_time()
+        fit(net, images, labels, recipe, rounds, device, name)
+        seconds = time.process_time() - begin
+        model = to_onnx(net.cpu(), images[:2])
+        torch.save(net.state_dict(), target.with_suffix(".pt"))
+        facts = {
+            "width": wide, "epochs": rounds, "images": len(images), "start": start, "device": device,
+            "seconds": round(seconds),
+        }  # fmt: skip
+        target.with_suffix(".json").write_text(json.dumps(facts) + "\n")
+        with atomic_write(target) as part:
+            part.write_bytes(model.SerializeToString())
+        print(f"{name}: done, {seconds:.0f} s of processor time", flush=True)
+
+
+def fit(
+    net: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, epochs: int, device: str, name: str
+) -> None:
+    """One cycle of SGD with momentum; CIFAR's images are mirrored and moved by up to four pixels."""
+    layout = torch.channels_last if images.shape[1] == 3 else torch.contiguous_format
+    net.to(device, memory_format=layout).train()
+    augment = shift_and_flip() if recipe.data == "cifar10" else None
+    batches = Batches((images, labels), _BATCH, 0, augment)
+    steps = epochs * len(batches)
+    moving = {"momentum": 0.9, "nesterov": True, "weight_decay": _DECAY}
+    optimizer = torch.optim.SGD(net.parameters(), lr=recipe.lr, fused=True, **moving)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=steps, pct_start=0.25)
+    kind, half = torch.device(device).type, recipe.half or device != "cpu"
+    total = right = 0.0
+    for step in range(steps):
+        x, y = (t.to(device) for t in batches.batch(step))
+        with torch.autocast(kind, torch.bfloat16, enabled=half):
+            answers = net(x.contiguous(memory_format=layout))
+        loss = nn.functional.cross_entropy(answers.float(), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        total += loss.item()
+        right += (answers.argmax(1) == y).float().mean().item()
+        if (step + 1) % len(batches) == 0:
+            mean, share = total / len(batches), right / len(batches)
+            spent = time.process_time()
+            print(
+                f"{name} {(step + 1) // len(batches)}/{epochs}: {mean:.3f} {share:.1%} {spent:.0f} s",
+                flush=True,
+            )
+            total = right = 0.0
+    net.eval()
