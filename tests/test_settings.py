@@ -18,6 +18,7 @@ from onnxmerge.cli.options import (
     plan_parser,
     sweep_parser,
 )
+from onnxmerge.cli.values import shape
 from onnxmerge.config import Config, Recovery
 from onnxmerge.data import ImageOptions
 from onnxmerge.errors import UsageError
@@ -241,3 +242,7 @@ def test_help_shows_what_matters_first(parser):
         assert len(screen.splitlines()) <= 36 and "--patches" not in screen and "--patches" in everything
         for verb in ("inspect", "sweep", "plan", "apply", "compare"):
             assert f"onnxmerge {verb} " in screen
+
+
+def test_shapes_are_read_with_commas_or_crosses():
+    assert shape("a=b=1x3x8x8") == shape("a=b=1,3,8,8") == ("a=b", (1, 3, 8, 8))
