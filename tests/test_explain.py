@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 import support
 
+from onnxmerge import optimize
 from onnxmerge.channels.explain import explain
-from onnxmerge.channels.scope import in_scope
+from onnxmerge.channels.scope import in_scope, without_statistics
 
 
 def explained(text: str):
@@ -44,6 +46,26 @@ def test_frozen_channels_are_told_by_their_root_cause():
     assert stream.axes == ("h[2]", "k[2]")
     assert stream.causes == ("Softmax:n",)
     assert result.frozen[0] is stream, "most channels first"
+
+
+@pytest.mark.parametrize(
+    "norm",
+    ["n = LayerNormalization(h, scale)", "m = ReduceMean<axes = [-1]>(h)  d = Sub(h, m)  n = Mul(d, scale)"],
+)
+def test_what_is_normalised_together_goes_only_where_it_is_refitted(norm):
+    proto = support.model(f"""g (float[N,5,4] x) => (float[N,5,3] y)
+        <float[4,8] w1, float[8] scale, float[8,16] w2, float[16,3] w3> {{
+        h = MatMul(x, w1)  {norm}  k = MatMul(n, w2)  r = Relu(k)  y = MatMul(r, w3) }}""")
+    channels = support.analysed(proto).channels
+    assert [len(group) for group in channels.groups] == [8, 16]
+    assert [len(group) for group in without_statistics(channels).groups] == [16]
+    data = np.random.default_rng(0).standard_normal((64, 5, 4)).astype(np.float32)
+    options = {"ratio": 0.5, "criterion": "l1", "calibration": data, "threads": 1}
+    merged = optimize(proto, compensation="merge", **options)
+    refitted = optimize(proto, compensation="lstsq", **options)
+    assert "keeps its width" in merged.report.method.why
+    assert {g.before: g.after for g in merged.report.groups} == {16: 8}
+    assert {g.before: g.after for g in refitted.report.groups} == {8: 4, 16: 8}
 
 
 def test_channels_that_nothing_freezes_are_told_apart():
