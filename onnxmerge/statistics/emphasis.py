@@ -4,9 +4,9 @@ A detector finds something at a few of thousands of places. Least squares counts
 what it fits is the background: in one with 2100 rows of scores, at 0.8 of its multiplications, rows without
 an object were wrong by 0.001 in probability (root of the mean square), rows sure of one by 0.2. Rows are
 drawn in proportion to what their place counts. Of the boxes of two detectors, on pictures that calibrated
-nothing, 11.3% and 33.0% changed without that, and 10.6% and 27.9% with it. More of it is worse: with a share
-of 0.85, and the inner halves of boxes, 13.3% of the first one's changed (and fewer of those that it was
-fitted to). Channels are chosen with all places alike.
+nothing, 11.3% and 33.0% changed without that, and 10.6% and 27.9% with it, one run each; the first pair is
+within chance, and the share was chosen on it (0.85 with the inner halves of boxes: 13.3%). Channels are
+chosen with all places alike. See ``tools/results/applications.md``.
 """
 
 from __future__ import annotations
