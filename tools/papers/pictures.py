@@ -30,7 +30,7 @@ def draw(table: Table, filled: Mapping[str, Mapping[str, Any]], path: Path) -> N
     """A panel for every net (and criterion); all lines of a panel start at the whole net."""
     panels: dict[str, list[Row]] = {}
     for row in table.rows:
-        if any(row.key(name) in filled for name in METHODS):
+        if row.key("prune") in filled:
             panels.setdefault(row.label, []).append(row)
     wide = min(len(panels), _COLUMNS)
     high = math.ceil(len(panels) / wide)

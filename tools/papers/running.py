@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from accuracy import Bench, load_bench
 from nets import RECIPES
 from tables import METHODS, SAMPLES, TABLES, Row
-from train_common import read
+from train_common import Data, read
 from training import DATA
 
 import onnxmerge
@@ -90,9 +91,14 @@ def _bench(net: str, folder: Path, shared: Path) -> Bench | None:
 def trained_bench(path: Path, shared: Path) -> Bench:
     """A net that was trained here; calibration is drawn from its training images."""
     file, mean, std = DATA[RECIPES[path.stem].data]
-    data = read(shared / "data" / file, mean=mean, std=std)
+    data = _data(shared / "data" / file, mean, std)
     (pool, _), (judged, labels) = ((x.numpy(), y.numpy()) for x, y in (data.train, data.test))
     return Bench(path.stem, path, pool, judged, labels)
+
+
+@cache
+def _data(path: Path, mean: tuple[float, ...], std: tuple[float, ...]) -> Data:
+    return read(path, mean=mean, std=std)
 
 
 class Judge:
