@@ -106,6 +106,7 @@ def eliminate(regressions: Sequence[Regression], count: int, least: int = 1) -> 
         _remove(states, count - least, FREE * sum(r.explained for r in regressions), order, costs)
         del states  # each holds matrices as large as all covariances
     states = [_State(left := r.without(order), count, left.ridge, order) for r in regressions]
+    del left, regressions  # where nobody else holds them
     _remove(states, count - least, np.inf, order, costs)
     return np.array(order, dtype=np.int64), np.array(costs)
 

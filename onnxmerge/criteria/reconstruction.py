@@ -66,8 +66,10 @@ class Reconstruction:
                 gone = np.argsort(energy, kind="stable")
                 costs = np.cumsum(energy[gone])
             else:
-                regressions = [r for s in mine for r in _regressions(channels, s, group, statistics)]
-                gone, costs = eliminate(regressions, len(group), 0)
+                # Not held here: they are used up, and have hundreds of MB.
+                gone, costs = eliminate(
+                    [r for s in mine for r in _regressions(channels, s, group, statistics)], len(group), 0
+                )
             external_weights.release()
             external_weights.trim()
             costs = costs if group.chain else self.joined * costs
