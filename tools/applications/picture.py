@@ -31,8 +31,8 @@ def picture(rows: Sequence[dict[str, Any]]) -> str:
         )
         values = (row["change"], row["differing"], (row["original"] - row["score"]) / row["unit"])
         for place, (value, (_, kind)) in enumerate(zip(values, _BARS, strict=True)):
-            long = _WIDTH * max(value, 0.0) / most
-            parts.append(box(_LEFT, y + 12 * place + 2, round(long, 1), 10, kind))
+            long = round(_WIDTH * max(value, 0.0) / most, 1)
+            parts.append(box(_LEFT, y + 12 * place + 2, long, 10, kind))
             parts.append(text(_LEFT + long + 6, y + 12 * place + 11, f"{value:.1%}", "small", "start"))
     height = _TOP + _LINE * len(done) + 12
     return drawing(_LEFT + _WIDTH + 80, height, "Said, changed and lost in five applications", parts)
