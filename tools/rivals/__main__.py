@@ -88,7 +88,7 @@ class Judge:
         return row | {"change": compared.change, "error": compared.relative_error}
 
     def _classes(self, session: Session) -> np.ndarray:
-        (name, images), output = next(iter(self.subject.judged.items())), session.outputs[0].name
+        (name, images), output = next(iter(self.subject.judged.items())), self.before.outputs[0].name
         fixed = session.inputs[0].shape[0]
         step = fixed if isinstance(fixed, int) and fixed > 0 else 50
         parts = [
