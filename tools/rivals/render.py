@@ -11,10 +11,10 @@ HEAD = """# Beside other tools
 One draw of calibration inputs, and the first 500 of the test images at the most: the standard error of an
 accuracy is 1.3 points and more, so that gains over the network itself are chance (on all 2,000 test images
 the defaults lose 1.15 points on resnet20_bn at 0.7, and on 250 of mobilenetv2 1.2, 4.4 and 17.6 at 0.9, 0.8
-and 0.7: `accuracy.md`). No option was chosen by the test images. A cell is {what} (share of the multiplications kept, ratio of processor time of one thread to
-the original; runs took turns on a machine that others used, so the second digit of a ratio is uncertain).
-Asked for are {shares} of the multiplications; `--latency` asks for these shares of the time. Nobody
-fine-tunes with labels.
+and 0.7: `accuracy.md`). No option was chosen by the test images. A cell is {what} (share of the
+multiplications kept, ratio of processor time of one thread to the original; runs took turns on a machine that
+others used, so the second digit of a ratio is uncertain). Asked for are {shares} of the multiplications;
+`--latency` asks for these shares of the time. Nobody fine-tunes with labels.
 
 - **onnxmerge**: the defaults, with the calibration inputs; *no data*: the defaults with nothing given.
 - **model folding** (Wang et al. 2025, Fold-AR), **lbyl** (Lee et al. 2025) and **neuron merging** (Kim et
