@@ -7,7 +7,8 @@
 there, in every way that they can be called, with the least strength that meets a budget. What is said of
 answers: top-1 on labelled test images where there are any, else the change that ``onnxmerge.compare``
 measures. Times are ratios of processor time of one thread, runs taking turns. Rows are appended one by one,
-and runs that have rows are skipped: delete those of a run that was cut off, to have it again. ``table`` writes the Markdown and the picture beside the rows.
+and runs that have rows are skipped: delete those of a run that was cut off, to have
+it again. ``table`` writes the Markdown and the picture beside the rows.
 """
 
 from __future__ import annotations
