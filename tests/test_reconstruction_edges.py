@@ -94,15 +94,15 @@ def test_a_scalar_beside_the_samples():
 
 def test_every_fourth_sample_is_held_out():
     sample = RowSample(per_batch=100, batches=2, samples=16, seed=(0,))
-    rows, cut = sample.of(16, 2, batch=0)  # 8 samples of 2 rows
+    rows, cut = sample.of(8, (2,), batch=0)
     assert sorted(rows[cut:]) == [6, 7, 14, 15] and sorted(rows) == list(range(16))
-    assert [len(sample.of(4, 4, batch)[0]) - sample.of(4, 4, batch)[1] for batch in range(8)] == [
+    assert [len(sample.of(1, (4,), batch)[0]) - sample.of(1, (4,), batch)[1] for batch in range(8)] == [
         0,
         0,
         0,
         4,
     ] * 2
-    assert len(sample.of(1000, 10, batch=1)[0]) == 100
+    assert len(sample.of(100, (10,), batch=1)[0]) == 100
 
 
 def test_a_covariance_takes_enough_rows():

@@ -7,7 +7,8 @@
 there, in every way that they can be called, with the least strength that meets a budget. What is said of
 answers: top-1 on labelled test images where there are any, else the change that ``onnxmerge.compare``
 measures. Times are ratios of processor time of one thread, runs taking turns. Rows are appended one by one,
-and those that are there are skipped. ``table`` writes the Markdown and the picture beside the rows.
+and runs that have rows are skipped: delete those of a run that was cut off, to have
+it again. ``table`` writes the Markdown and the picture beside the rows.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class Judge:
         return row | {"change": compared.change, "error": compared.relative_error}
 
     def _classes(self, session: Session) -> np.ndarray:
-        (name, images), output = next(iter(self.subject.judged.items())), session.outputs[0].name
+        (name, images), output = next(iter(self.subject.judged.items())), self.before.outputs[0].name
         fixed = session.inputs[0].shape[0]
         step = fixed if isinstance(fixed, int) and fixed > 0 else 50
         parts = [

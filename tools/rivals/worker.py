@@ -99,10 +99,11 @@ def torch_pruning_ways(model: Model, calibration: Calibration) -> Iterator[tuple
         stored = {t.name for t in source.initializer}
         inputs = [i.name for i in source.input if i.name not in stored]
         outputs = [o.name for o in source.output]
+        network = make(strength)  # the tool traces by gradients
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                make(strength), (example,), str(path), dynamo=False, opset_version=17, input_names=inputs,
+                network, (example,), str(path), dynamo=False, opset_version=17, input_names=inputs,
                 output_names=outputs, dynamic_axes={inputs[0]: {0: "N"}} if _batch(simple) is None else None,
             )  # fmt: skip
         return onnx.load(path)
@@ -112,7 +113,7 @@ def torch_pruning_ways(model: Model, calibration: Calibration) -> Iterator[tuple
         "magnitude l2": tp.importance.MagnitudeImportance(p=2),
         "group norm": tp.importance.GroupMagnitudeImportance(p=2),
     }
-    for pooled, alone, (name, importance) in product((False, True), (False, True), importances.items()):
+    for pooled, alone, (name, importance) in product((False, True), (True, False), importances.items()):
         if pooled and name == "magnitude l1":  # pooled l2 stands for magnitudes
             continue
         make = partial(pruned, importance, pooled, alone)
