@@ -36,14 +36,14 @@ answer always. An empty cell was not measured, nor is a column that is missing.
 def write(rows: Path, out: Path) -> None:
     """Write the page, and a picture beside it for every table that has a cell."""
     filled: Cells = {cell["key"]: cell for cell in cells(rows)}
-    parts = [_HEAD]
+    parts, pictures = [_HEAD], []
     for table in TABLES:
         lines = list(_table(table, filled))
         if not lines:
             parts.append(f"## {table.title}\n\n{table.text} Not measured: the nets are not there.\n")
             continue
         picture = out.with_name(f"{out.stem}_{table.name}.svg")
-        draw(table, filled, picture)
+        pictures.append((table, picture))
         told = "\n".join(_findings(table, filled))
         parts.append(
             f"## {table.title}\n\n{table.text}{_trained(table, filled)}\n\n"
@@ -52,6 +52,8 @@ def write(rows: Path, out: Path) -> None:
         )
     with atomic_write(out) as part:
         part.write_text("\n".join(parts), encoding="utf-8")
+    for table, picture in pictures:
+        draw(table, filled, picture)
 
 
 def value(filled: Cells, row: Row, name: str) -> float | None:
