@@ -5,7 +5,7 @@
     python tools/papers page                   write tools/results/papers.md and its pictures
 
 Needs a folder with ``models`` and ``data`` (see tools/accuracy.py), and torch for ``train``. Networks are
-trained at the width and for the epochs of ``nets.RECIPES`` or those given. Whatever is there is kept: a
+trained at the width and for the epochs of ``networks.RECIPES`` or those given. Whatever is there is kept: a
 network that was trained, a cell that was filled (a line in tools/results/papers.jsonl). Accuracy is that of
 the test images; nothing was chosen by it.
 """
@@ -24,7 +24,7 @@ _RESULTS = _ROOT / "tools" / "results"
 
 def train(arguments: argparse.Namespace) -> None:
     import torch
-    from nets import RECIPES
+    from networks import RECIPES
     from training import train_all
 
     torch.set_num_threads(arguments.threads)

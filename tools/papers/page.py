@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nets import RECIPES
+from networks import RECIPES
 from pictures import draw
 from running import cells
 from tables import METHODS, SAMPLES, STEPS, TABLES, Row, Table

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from accuracy import Bench, load_bench
-from nets import RECIPES
+from networks import RECIPES
 from tables import METHODS, SAMPLES, TABLES, Row
 from train_common import Data, read
 from training import DATA

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import torch
-from nets import RECIPES, Recipe
+from networks import RECIPES, Recipe
 from torch import Tensor, nn
 from train_common import read
 
