@@ -163,6 +163,18 @@ def test_what_cannot_be_folded_is_merged_with_a_note(text, reason):
     np.testing.assert_array_equal(answers(result.model, feed), answers(merged.model, feed))
 
 
+@pytest.mark.parametrize("name", ["w", "b", "v"])
+def test_weights_that_are_no_numbers_are_not_compared(name):
+    proto = support.model(PERCEPTRON)
+    arrays = weights(proto)
+    arrays[name].reshape(-1)[1] = np.inf
+    model, method = support.analysed(put(proto, arrays)), ModelFolding()
+    (group,) = model.channels.groups
+    selection = method.choose(model.channels, Selection({group.name: np.arange(4)}))
+    (note,) = method.notes(model.channels, ~removed_channels(model.channels, selection.keep))
+    assert note.endswith("not folded: some of their weights are not finite")
+
+
 def test_plans_are_replayed_and_edited(tmp_path):
     options = {
         "compensation": "folding",

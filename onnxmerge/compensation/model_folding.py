@@ -117,27 +117,30 @@ def _compared_by(channels: Channels, group: Group, sites: list[FoldSite]) -> np.
         return "no layer with stored weights makes them"
     if len(group) > _MOST:
         return f"there are more than {_MOST} of them"
+    making = np.concatenate([_features(one) for one in made], axis=1)
     read = [_columns(site, group) for site in sites if np.isin(site.channel, group.channels).any()]
-    features = features_of(made, read)
-    return features if np.isfinite(features).all() else "some of their weights are not finite"
+    if not all(np.isfinite(numbers).all() for numbers in (making, *read)):
+        return "some of their weights are not finite"
+    return _made_and_read(making, read, normed=any(one.batch_norm is not None for one in made))
 
 
-def features_of(made: list[Producer], read: list[np.ndarray]) -> np.ndarray:
+def _made_and_read(making: np.ndarray, read: list[np.ndarray], *, normed: bool) -> np.ndarray:
     """What makes the channels of a group and what reads them, as far as distances between them go.
 
     Args:
-        read: of everyone who reads them the columns of every channel, float64 [C, n].
+        making: float64 [C, n], finite.
+        read: of everyone who reads them the columns of every channel, float64 [C, n], finite.
+        normed: whether a BatchNorm is behind any of what makes them.
 
     Returns:
         float64 [C, m].
     """
-    making = np.concatenate([_features(one) for one in made], axis=1)
     alike = _alike(making)
     sums = [np.zeros_like(columns) for columns in read]
     for total, columns in zip(sums, read, strict=True):
         np.add.at(total, alike, columns)
     features = np.concatenate([making, *(t[alike] / np.bincount(alike)[alike, None] for t in sums)], axis=1)
-    if any(one.batch_norm is not None for one in made):
+    if normed:
         low, middle, high = np.percentile(features, (25, 50, 75), axis=0)
         features = (features - middle) / np.where(high > low, high - low, 1.0)
     if features.shape[1] > len(features):  # the same distances in fewer numbers
