@@ -175,6 +175,23 @@ def test_weights_that_are_no_numbers_are_not_compared(name):
     assert note.endswith("not folded: some of their weights are not finite")
 
 
+def test_clusters_are_found_once_and_only_of_what_gets_narrower(monkeypatch):
+    asked = []
+
+    def counted(features, count):
+        asked.append((len(features), count))
+        return representatives(features, count)
+
+    monkeypatch.setattr("onnxmerge.compensation.model_folding.representatives", counted)
+    model, method = support.analysed(support.model(RESIDUAL)), ModelFolding()
+    widths = {
+        group.name: len(group) // 2 if len(group) == 8 else len(group) for group in model.channels.groups
+    }
+    selection = method.choose(model.channels, Selection({n: np.arange(w) for n, w in widths.items()}))
+    changes(model, selection, method)
+    assert asked == [(8, 4)]
+
+
 def test_plans_are_replayed_and_edited(tmp_path):
     options = {
         "compensation": "folding",
