@@ -11,11 +11,13 @@ this was not tried before, 12.9% instead of 27.9%; one run each, see ``tools/res
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf, isfinite
 
 import numpy as np
 
 from onnxmerge.compensation.solvers import ridge
 from onnxmerge.data.dataset import Dataset
+from onnxmerge.errors import ModelError
 from onnxmerge.plan import Scores, Selection
 from onnxmerge.rewrite import Fold, pruned
 from onnxmerge.runtime.threads import one_blas_thread
@@ -64,20 +66,32 @@ def weighed(study: Study, scores: Scores, statistics: Statistics, data: Dataset)
         if curve is None or not 0 < kept < len(group):
             continue
         selection = Selection({group.name: np.sort(order[group.name][:kept])})
-        scratch = study.source.loaded.new_scratch()
-        folds = _refitted(study, selection, statistics)
-        model = pruned(study.analysis, selection, folds, scratch)
-        distance = study.parity(study.runtime.session(model), probe).distance
-        found[group.name] = max(distance**2, _NOTHING) / max(float(curve[kept]), _NOTHING)
-    if not found:
+        distance = _distance(study, selection, statistics, probe)
+        found[group.name] = max(distance * distance, _NOTHING) / max(float(curve[kept]), _NOTHING)
+    finite = [value for value in found.values() if isfinite(value)]
+    if not finite:
         return scores
-    middle = float(np.median(list(found.values())))
-    factor = {name: float(np.clip(value / middle, 1 / MOST, MOST)) for name, value in found.items()}
+    middle = float(np.median(finite))
+    factor = {
+        name: float(np.clip(value / middle, 1 / MOST, MOST)) if isfinite(value) else MOST
+        for name, value in found.items()
+    }
     return replace(
         scores,
         values={name: values * factor.get(name, 1.0) for name, values in scores.values.items()},
         curves={name: curve * factor.get(name, 1.0) for name, curve in scores.curves.items()},
     )
+
+
+def _distance(study: Study, selection: Selection, statistics: Statistics, probe: Dataset) -> float:
+    """How far the outputs move; infinite where the smaller model does not run, or answers with no numbers."""
+    scratch = study.source.loaded.new_scratch()
+    model = pruned(study.analysis, selection, _refitted(study, selection, statistics), scratch)
+    try:
+        distance = study.parity(study.runtime.session(model), probe).distance
+    except ModelError:
+        return inf  # a group that is wrong to cut is found out where the result is checked
+    return distance if isfinite(distance) else inf
 
 
 def _refitted(study: Study, selection: Selection, statistics: Statistics) -> tuple[Fold, ...]:

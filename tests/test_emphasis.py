@@ -89,6 +89,13 @@ def test_places_count_by_the_surest_box():
     assert shares == pytest.approx(found[:1])
 
 
+def test_an_input_without_axes_goes_with_all_samples():
+    places = Places({"y": detections()}, Answering(y=np.zeros((2, 3, 6), np.float32)))
+    feed = {"x": np.zeros((2, 3, 8, 8), np.float32), "threshold": np.array(0.5, np.float32)}
+    (found,) = places([feed], 1)
+    assert found.shape == (2, CELLS, CELLS)
+
+
 @pytest.mark.parametrize(
     "judged", [Judgement(Values()), Judgement(Sequences(True, 0)), detections(Form.UNKNOWN)]
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ import support
 from onnxmerge import optimize
 from onnxmerge.channels.explain import explain
 from onnxmerge.channels.scope import in_scope, without_statistics
+from onnxmerge.errors import UsageError
 
 
 def explained(text: str):
@@ -66,6 +67,9 @@ def test_what_is_normalised_together_goes_only_where_it_is_refitted(norm):
     assert "keeps its width" in merged.report.method.why
     assert {g.before: g.after for g in merged.report.groups} == {16: 8}
     assert {g.before: g.after for g in refitted.report.groups} == {8: 4, 16: 8}
+    edited = replace(refitted.plan, method=refitted.plan.method | {"compensation": "merge"})
+    with pytest.raises(UsageError, match="is normalised or averaged together: its channels go only where"):
+        optimize(proto, plan=edited, calibration=data, threads=1)
 
 
 def test_channels_that_nothing_freezes_are_told_apart():

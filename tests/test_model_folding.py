@@ -163,6 +163,35 @@ def test_what_cannot_be_folded_is_merged_with_a_note(text, reason):
     np.testing.assert_array_equal(answers(result.model, feed), answers(merged.model, feed))
 
 
+@pytest.mark.parametrize("name", ["w", "b", "v"])
+def test_weights_that_are_no_numbers_are_not_compared(name):
+    proto = support.model(PERCEPTRON)
+    arrays = weights(proto)
+    arrays[name].reshape(-1)[1] = np.inf
+    model, method = support.analysed(put(proto, arrays)), ModelFolding()
+    (group,) = model.channels.groups
+    selection = method.choose(model.channels, Selection({group.name: np.arange(4)}))
+    (note,) = method.notes(model.channels, ~removed_channels(model.channels, selection.keep))
+    assert note.endswith("not folded: some of their weights are not finite")
+
+
+def test_clusters_are_found_once_and_only_of_what_gets_narrower(monkeypatch):
+    asked = []
+
+    def counted(features, count):
+        asked.append((len(features), count))
+        return representatives(features, count)
+
+    monkeypatch.setattr("onnxmerge.compensation.model_folding.representatives", counted)
+    model, method = support.analysed(support.model(RESIDUAL)), ModelFolding()
+    widths = {
+        group.name: len(group) // 2 if len(group) == 8 else len(group) for group in model.channels.groups
+    }
+    selection = method.choose(model.channels, Selection({n: np.arange(w) for n, w in widths.items()}))
+    changes(model, selection, method)
+    assert asked == [(8, 4)]
+
+
 def test_plans_are_replayed_and_edited(tmp_path):
     options = {
         "compensation": "folding",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import support
 
 from onnxmerge import probes
 from onnxmerge.candidates import score
 from onnxmerge.config import Config
+from onnxmerge.errors import ModelError
 from onnxmerge.pipeline import analysed
 from onnxmerge.progress import Clock
+from onnxmerge.study import Study
 
 # Two branches alike; behind a nonlinearity one of them counts for a hundredth.
 TWO = """two (float[N,8] x) => (float[N,4] y)
@@ -20,10 +23,10 @@ TWO = """two (float[N,8] x) => (float[N,4] y)
   s2 = Mul(t2, k)  y = Add(t1, s2) }"""
 
 
-def scored(monkeypatch, probe: bool):
+def scored(monkeypatch, probe: bool, text: str = TWO):
     monkeypatch.setattr("onnxmerge.candidates.worth_probing", lambda study: probe)
     x = np.random.default_rng(0).standard_normal((128, 8)).astype(np.float32)
-    study = analysed(support.model(TWO), x, None, Config(samples=128, threads=1), Clock())
+    study = analysed(support.model(text), x, None, Config(samples=128, threads=1), Clock())
     return score(study, study.samples.fit)
 
 
@@ -33,6 +36,27 @@ def test_a_group_that_the_outputs_hardly_show_costs_less(monkeypatch):
     assert np.allclose(first, first[0]) and np.allclose(second, second[0])
     assert first[0] > 30 * second[0] and 1 / probes.MOST <= second[0] < first[0] <= probes.MOST
     assert all((found.best_first()[n] == plain.best_first()[n]).all() for n in plain.values)
+
+
+def test_costs_are_numbers_where_outputs_are_not(monkeypatch):
+    found = scored(monkeypatch, True, TWO.replace("y = Add(t1, s2)", "s = Add(t1, s2)  y = Log(s)"))
+    assert all(np.isfinite(curve).all() for curve in (*found.curves.values(), *found.values.values()))
+
+
+def test_a_group_without_which_the_model_does_not_run_costs_most(monkeypatch):
+    parity, calls = Study.parity, []
+
+    def failing(study, session, data):
+        calls.append(session)
+        if len(calls) == 1:
+            raise ModelError("it does not run")
+        return parity(study, session, data)
+
+    plain = scored(monkeypatch, False)
+    monkeypatch.setattr(Study, "parity", failing)
+    found = scored(monkeypatch, True)
+    first, second = (found.curves[name][1] / plain.curves[name][1] for name in plain.curves)
+    assert first == pytest.approx(probes.MOST) and second == pytest.approx(1)
 
 
 def test_a_classifier_is_not_probed():

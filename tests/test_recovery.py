@@ -19,7 +19,7 @@ from onnxmerge.train.executor import FUNCTIONS, OnnxModule  # noqa: E402
 from onnxmerge.train.lessons import Lessons  # noqa: E402
 from onnxmerge.train.recovery import Recovered, recover  # noqa: E402
 from onnxmerge.train.samples import Samples  # noqa: E402
-from onnxmerge.train.targets import find_targets  # noqa: E402
+from onnxmerge.train.targets import _mean_square, find_targets  # noqa: E402
 
 TABLE = """g (float[N,6] x) => (float[N,3] y) <float[6,24] w1, float[24] b1, float[24,3] w2> {
     a = MatMul(x, w1)
@@ -296,3 +296,15 @@ def test_bounds_that_are_none(text):
 def test_options_out_of_range(options):
     with pytest.raises(UsageError, match=next(iter(options))):
         Recovery(**options)
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_the_mean_of_squares_is_that_of_torch_and_zero_of_nothing(rows):
+    numbers = np.random.default_rng(0)
+    a, b = (torch.tensor(numbers.standard_normal((rows, 4)), dtype=torch.float32) for _ in range(2))
+    a.requires_grad_(True)
+    found = _mean_square(a, b)
+    (gradient,) = torch.autograd.grad(found, a)
+    expected = torch.nn.functional.mse_loss(a, b) if rows else 0 * a.sum()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradient, *torch.autograd.grad(expected, a))

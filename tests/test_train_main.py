@@ -12,9 +12,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="the trainer needs torch")
 from train_nets import Residual, images  # noqa: E402
 
+from onnxmerge import limits  # noqa: E402
 from onnxmerge.graph import save  # noqa: E402
 from onnxmerge.runtime import Runtime  # noqa: E402
 from onnxmerge.train import shrink, to_onnx, wrap  # noqa: E402
+from onnxmerge.train.__main__ import main  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +74,15 @@ def test_scripts_run_seeded(tmp_path):
     done = run("run", "--seed", "7", str(script), "--epochs", "3")
     torch.manual_seed(7)
     assert done.stdout == f"beside ['--epochs', '3'] {torch.rand(1).item()}\n", done.stderr
+
+
+def test_models_whose_weights_stay_in_files_are_taught(pair, tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "LIMITS", limits.Limits(in_files=1, mapped_tensor=64))
+    names = ("teacher.onnx", "student.onnx", "out.onnx")
+    for proto, name in zip(pair, names, strict=False):
+        save(proto, tmp_path / name)
+    np.save(tmp_path / "x.npy", images(32).numpy())
+    files = [str(tmp_path / name) for name in names]
+    options = ["--bound", "2", "--batch", "8", "--threads", "1", "--rate", "0.01"]
+    assert main(["distill", *files, "--data", str(tmp_path / "x.npy"), *options]) == 0
+    assert answers(onnx.load(tmp_path / "out.onnx"), images(2).numpy()).shape[0] == 2

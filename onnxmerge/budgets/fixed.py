@@ -52,7 +52,7 @@ def refuse_impossible(study: Study, kind: str, value: float) -> None:
         if channels.left_whole:
             reasons = ["its groups are left whole, as asked"]
         elif study.explanation.groups:
-            reasons = ["what is normalised together keeps its width without data to refit it on"]
+            reasons = ["what is normalised or averaged together keeps its width where nothing is refitted"]
         raise BudgetError(
             f"{kind}= cannot be met: nothing of the model can be removed; {'; '.join(reasons[:MOST_REASONS])}"
             f"{_inside(channels)}"

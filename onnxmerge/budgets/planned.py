@@ -40,7 +40,9 @@ def planned(study: Study, plan: Plan, *, force: bool = False) -> Choice:
         UsageError: the plan belongs to another model, or keeps what this one does not have.
     """
     sizes = {group.name: len(group) for group in study.analysis.channels.groups}
-    difference = _difference(plan, sizes, scoped=bool(study.analysis.channels.left_whole))
+    scoped, method = bool(study.analysis.channels.left_whole), study.method
+    together = () if scoped or method.refits else [g.name for g in study.explanation.groups]
+    difference = _difference(plan, sizes, together, scoped=scoped)
     foreign = plan.fingerprint != study.source.loaded.sha256
     if foreign and difference is not None:
         raise UsageError(f"the plan belongs to another model: {difference}")
@@ -73,13 +75,21 @@ def planned(study: Study, plan: Plan, *, force: bool = False) -> Choice:
     )
 
 
-def _difference(plan: Plan, sizes: Mapping[str, int], *, scoped: bool) -> str | None:
+def _difference(
+    plan: Plan, sizes: Mapping[str, int], together: Collection[str], *, scoped: bool
+) -> str | None:
     """Where a plan does not fit a model with groups of these sizes, in words.
 
     Args:
+        together: groups that stay whole, unless they are among those, because nothing is refitted.
         scoped: whether the user wants some groups left whole, which are not among them.
     """
     for name, keep in plan.keep.items():
+        if name not in sizes and name in together:
+            return (
+                f"the plan names the group '{name}', which is normalised or averaged together: its channels "
+                "go only where what reads them is refitted, as with compensation= lstsq"
+            )
         if name not in sizes:
             where = ", or which skip=, only= or scope= leave whole" if scoped else nearest(name, sizes)
             return f"the plan names the group '{name}', which this model does not have{where}"

@@ -60,14 +60,20 @@ class ModelFolding(Merge):
         default_factory=WeakKeyDictionary, init=False, compare=False, repr=False
     )
 
+    _found: WeakKeyDictionary[Channels, dict[tuple[str, int], np.ndarray]] = field(
+        default_factory=WeakKeyDictionary, init=False, compare=False, repr=False
+    )
+
     def choose(self, channels: Channels, selection: Selection) -> Selection:
         """One channel of every cluster stays, as many as the selection says."""
         keep = dict(selection.keep)
         for group in channels.groups:
-            features = self._features_of(channels, group)
             width = len(keep.get(group.name, group.channels))
-            if 0 < width < len(group) and not isinstance(features, str):
-                keep[group.name] = np.unique(representatives(features, width))
+            if not 0 < width < len(group):
+                continue
+            features = self._features_of(channels, group)
+            if not isinstance(features, str):
+                keep[group.name] = np.unique(self._representatives(channels, group, features, width))
         return Selection(keep)
 
     def blends(self, channels: Channels, kept: np.ndarray) -> Iterator[Blend]:
@@ -80,20 +86,31 @@ class ModelFolding(Merge):
     def notes(self, channels: Channels, kept: np.ndarray) -> Iterator[str]:
         """Which groups were merged one to one, and why."""
         for group in channels.groups:
+            if not 0 < kept[group.channels].sum() < len(group):
+                continue
             features = self._features_of(channels, group)
-            if isinstance(features, str) and 0 < kept[group.channels].sum() < len(group):
+            if isinstance(features, str):
                 yield f"the channels of '{group.name}' were merged one to one, not folded: {features}"
 
     def matches(self, channels: Channels, group: Group, stays: np.ndarray) -> Matches:
+        if stays.all() or not stays.any():
+            return np.full(len(stays), -1, dtype=np.int64), np.zeros(len(stays))
         features = self._features_of(channels, group)
         if isinstance(features, str):
             return super().matches(channels, group, stays)
-        if stays.all() or not stays.any():
-            return np.full(len(stays), -1, dtype=np.int64), np.zeros(len(stays))
-        found = representatives(features, int(stays.sum()))
+        found = self._representatives(channels, group, features, int(stays.sum()))
         if not np.array_equal(np.unique(found), np.flatnonzero(stays)):  # a plan was edited
             found = nearest(features, np.flatnonzero(stays))
         return np.where(stays, -1, found), np.ones(len(stays))
+
+    def _representatives(
+        self, channels: Channels, group: Group, features: np.ndarray, width: int
+    ) -> np.ndarray:
+        """Found once: of a thousand channels it takes seconds, and every reader asks."""
+        known = self._found.setdefault(channels, {})
+        if (group.name, width) not in known:
+            known[group.name, width] = representatives(features, width)
+        return known[group.name, width]
 
     def _analysed(self, channels: Channels) -> tuple[list[Making], list[FoldSite]]:
         if channels not in self._known:
@@ -117,27 +134,30 @@ def _compared_by(channels: Channels, group: Group, sites: list[FoldSite]) -> np.
         return "no layer with stored weights makes them"
     if len(group) > _MOST:
         return f"there are more than {_MOST} of them"
+    making = np.concatenate([_features(one) for one in made], axis=1)
     read = [_columns(site, group) for site in sites if np.isin(site.channel, group.channels).any()]
-    features = features_of(made, read)
-    return features if np.isfinite(features).all() else "some of their weights are not finite"
+    if not all(np.isfinite(numbers).all() for numbers in (making, *read)):
+        return "some of their weights are not finite"
+    return _made_and_read(making, read, normed=any(one.batch_norm is not None for one in made))
 
 
-def features_of(made: list[Producer], read: list[np.ndarray]) -> np.ndarray:
+def _made_and_read(making: np.ndarray, read: list[np.ndarray], *, normed: bool) -> np.ndarray:
     """What makes the channels of a group and what reads them, as far as distances between them go.
 
     Args:
-        read: of everyone who reads them the columns of every channel, float64 [C, n].
+        making: float64 [C, n], finite.
+        read: of everyone who reads them the columns of every channel, float64 [C, n], finite.
+        normed: whether a BatchNorm is behind any of what makes them.
 
     Returns:
         float64 [C, m].
     """
-    making = np.concatenate([_features(one) for one in made], axis=1)
     alike = _alike(making)
     sums = [np.zeros_like(columns) for columns in read]
     for total, columns in zip(sums, read, strict=True):
         np.add.at(total, alike, columns)
     features = np.concatenate([making, *(t[alike] / np.bincount(alike)[alike, None] for t in sums)], axis=1)
-    if any(one.batch_norm is not None for one in made):
+    if normed:
         low, middle, high = np.percentile(features, (25, 50, 75), axis=0)
         features = (features - middle) / np.where(high > low, high - low, 1.0)
     if features.shape[1] > len(features):  # the same distances in fewer numbers

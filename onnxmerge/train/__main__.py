@@ -87,7 +87,7 @@ def _run(options: argparse.Namespace, processes: Processes) -> None:
 
 
 def _distill(options: argparse.Namespace, processes: Processes) -> None:
-    teacher, student = (load(path).proto for path in (options.teacher, options.student))
+    teacher, student = (load(path).whole() for path in (options.teacher, options.student))
     inputs = Runtime.create("cpu", 1).session(teacher).inputs
     data = read_calibration(options.data, inputs, None, None, options.seed)
     if options.held_out is None:

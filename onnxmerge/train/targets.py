@@ -175,19 +175,22 @@ class Errors:
 
 
 class _MeanSquare(torch.autograd.Function):
-    """The mean of (a - b)^2: ``mse_loss``, whose way back fills a map with zeros first, in half the time."""
+    """The mean of (a - b)^2: ``mse_loss``, whose way back fills a map with zeros first, in half the time.
+
+    Of no numbers it is 0.
+    """
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
         difference = a - b
         ctx.save_for_backward(difference)
-        return torch.linalg.vector_norm(difference).square() / difference.numel()
+        return torch.linalg.vector_norm(difference).square() / max(difference.numel(), 1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (difference,) = ctx.saved_tensors
-        return difference * (gradient * (2 / difference.numel())), None
+        return difference * (gradient * (2 / max(difference.numel(), 1))), None
 
 
 def _mean_square(a: Tensor, b: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class Places:
         rows, found = samples.pop(), []
         step = rows if batch is None else batch
         for start in range(0, rows, step):
-            part = {name: value[start : start + step] for name, value in feed.items()}
+            part = {n: value[start : start + step] if value.ndim else value for n, value in feed.items()}
             answers = self._session.run(part, names)
             arrays = [answers[name] for name in names]
             if any(len(v) != min(step, rows - start) for v in arrays):
