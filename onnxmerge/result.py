@@ -13,7 +13,7 @@ from onnxmerge.comparison import compare
 from onnxmerge.config import Config
 from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.graph.files import LoadedModel
-from onnxmerge.graph.output import copy_file, save
+from onnxmerge.graph.output import check_output, copy_file, save
 from onnxmerge.outcomes import Decision
 from onnxmerge.plan import Plan
 from onnxmerge.report import Comparison, Report
@@ -69,8 +69,10 @@ class Result:
         A large model whose input had external data, and any above 2 GB, gets its weights in ``<path>.data``.
 
         Raises:
+            UsageError: the path is that of the input, which is never changed.
             OutputError: the file cannot be written.
         """
+        check_output(self.original.path, Path(path), clobber=True)
         if self.unchanged_file is not None:
             copy_file(self.unchanged_file, path)
         else:

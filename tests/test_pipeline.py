@@ -271,3 +271,14 @@ def test_analysis_finds_the_same_groups_again():
     planned = {name: len(keep) for name, keep in candidate.selection.keep.items()}
     assert {group.name: len(group) for group in again.groups} == planned
     assert isinstance(again.view, GraphView) and find_channels(again.view).count == again.count
+
+
+def test_the_input_file_is_never_written(tmp_path):
+    source = tmp_path / "in.onnx"
+    source.write_bytes((MODELS / "digits.onnx").read_bytes())
+    result = onnxmerge.optimize(source, ratio=0.5, samples=4, tolerance=9.0, **FAST)
+    with pytest.raises(UsageError, match="is the input file"):
+        result.save(source)
+    assert source.read_bytes() == (MODELS / "digits.onnx").read_bytes()
+    assert "headline" in result.report and "nothing" not in result.report
+    assert list(result.report) == list(result.report.content)

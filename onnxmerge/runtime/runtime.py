@@ -229,9 +229,9 @@ class Runtime:
         if session.get_providers()[0] != self.provider:
             raise DeviceError(f"the session was built on {session.get_providers()[0]}, not {self.provider}")
         session.disable_fallback()
-        # Kept to load the model again on other providers, which is as much memory again.
-        session._model_bytes = None
         if isinstance(source.model, bytes) and len(source.model) + source.bytes_mapped > _WORTH_TRIMMING:
+            # Kept to load the model again on other providers, which is as much memory again.
+            session._model_bytes = None
             # What loading needed besides is freed, and kept by the C library: more than the weights take.
             external_weights.trim()
         return Session(session, self.threads, held, arena=options.enable_cpu_mem_arena)
