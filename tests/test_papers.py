@@ -1,4 +1,4 @@
-"""tools/papers: a tiny net is trained, made smaller by every method, and becomes a table and a picture."""
+"""tools/papers: a tiny net is trained, made smaller, and becomes a table and a picture."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import numpy as np
 import onnx
 import pytest
 from PIL import Image
-
-from onnxmerge.compensation import COMPENSATIONS
 
 pytest.importorskip("torch", reason="training belongs to the test extra")
 pytest.importorskip("matplotlib", reason="pictures belong to the test extra")
@@ -46,26 +44,23 @@ def test_from_training_to_the_page(shared: Path, tmp_path: Path, monkeypatch: py
     row = next(row for row in table.rows if row.removed == 0.5)
     for module in (page, running):
         monkeypatch.setattr(module, "TABLES", (replace(table, rows=(row,)),))
-    monkeypatch.setitem(
-        tables.METHODS, "recovered", replace(tables.METHODS["recovered"], options={"recover": 12})
-    )
     nets, rows, out = tmp_path / "nets", tmp_path / "rows.jsonl", tmp_path / "page.md"
 
     training.train_all(nets, shared, ["mobilenetv1"], "cpu", width=0.125, epochs=1)
     model = onnx.load(nets / "mobilenetv1.onnx")
     assert sum(node.op_type == "BatchNormalization" for node in model.graph.node) == 27
-    running.run_all(rows, nets, shared, [], [], [], "cpu", 1)
+    methods = ["prune", "merge", "images"]
+    running.run_all(rows, nets, shared, [], [], methods, "cpu", 1)
     filled = {cell["method"]: cell for cell in running.cells(rows)}
-    there = [n for n, m in tables.METHODS.items() if m.options.get("compensation", "lstsq") in COMPENSATIONS]
-    assert list(filled) == there
+    assert list(filled) == methods
     assert len({cell["macs"] for cell in filled.values()}) == 1, "all methods keep the same widths"
     assert 0 < filled["prune"]["macs"] < 0.35
     assert filled["merge"]["pairs"] == [13, 14], "every depthwise convolution is merged with what it reads"
-    assert [filled[name]["used"] for name in ("prune", "merge", "photographs")] == ["none", "merge", "lstsq"]
+    assert [filled[name]["used"] for name in methods] == ["none", "merge", "lstsq"]
 
     before = rows.read_text()
     training.train_all(nets, shared, ["mobilenetv1"], "cpu", width=0.125, epochs=1)
-    running.run_all(rows, nets, shared, [], [], [], "cpu", 1)
+    running.run_all(rows, nets, shared, [], [], methods, "cpu", 1)
     assert rows.read_text() == before, "what is there is kept"
 
     page.write(rows, out)
@@ -75,7 +70,7 @@ def test_from_training_to_the_page(shared: Path, tmp_path: Path, monkeypatch: py
     assert "mobilenetv1 at width 0.125, 1 epochs" in " ".join(out.read_text().split())
     picture = ElementTree.parse(tmp_path / "page_mobilenet.svg").getroot()
     shown = "".join(picture.itertext())
-    assert all(tables.METHODS[name].title in shown for name in there)
+    assert all(tables.METHODS[name].title in shown for name in methods)
 
 
 def test_findings_name_the_rows_that_miss(monkeypatch: pytest.MonkeyPatch):
