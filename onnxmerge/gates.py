@@ -8,6 +8,7 @@ from onnxmerge.study import Study
 
 # The largest change on inputs that say nothing of real ones that is written without being asked for.
 MOST_BLIND_CHANGE = 0.2
+_UNSTATED = "photographs, which the model may not be made for,"
 
 
 def refuse_excess(study: Study, decision: Decision, proof: Proof) -> None:
@@ -35,11 +36,12 @@ def refuse_excess(study: Study, decision: Decision, proof: Proof) -> None:
     settled = config.tolerance is not None or config.max_drop is not None or config.compensation != "auto"
     blind = None if settled else _blind(study, decision)
     if blind is not None and parity.change > MOST_BLIND_CHANGE:
+        pixels = ", state the pixels' scale= and mean= if it takes pictures" if blind is _UNSTATED else ""
         raise ToleranceExceeded(
             f"no data was given, and on {blind} the answers change by {parity.change:.0%} "
             f"({parity.clause}), more than the {MOST_BLIND_CHANGE:.0%} that pass where nothing real can be "
-            "measured; nothing was written: give real inputs with calibration=, keep more, or say with "
-            "tolerance= what change you accept"
+            f"measured; nothing was written: give real inputs with calibration=, keep more{pixels}, or say "
+            "with tolerance= what change you accept"
         )
 
 
@@ -54,4 +56,4 @@ def _blind(study: Study, decision: Decision) -> str | None:
         return "photographs, of which the model makes nothing,"
     # Whoever says what the pixels are knows that the model takes pictures.
     stated = images is not None and images.states_numbers
-    return None if stated else "photographs, which the model may not be made for,"
+    return None if stated else _UNSTATED
