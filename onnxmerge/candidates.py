@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -25,8 +25,10 @@ from onnxmerge.plan import Scores, Selection
 from onnxmerge.probes import weighed, worth_probing
 from onnxmerge.reconstruction import reconstruct
 from onnxmerge.rewrite import Change, Fold, pruned
+from onnxmerge.runtime.session import Feed
 from onnxmerge.statistics import Needs
 from onnxmerge.statistics.dense import Statistics, collect
+from onnxmerge.statistics.emphasis import CountPlaces
 from onnxmerge.study import Study
 from onnxmerge.validation.places import Places
 
@@ -286,7 +288,7 @@ class Builder:
             choosing_again(_criterion(study), analysis.sensitivity),
             study.clock.step,
             scratch,
-            Places(study.source.kinds, study.source.session),
+            self._places,
             replay=replay,
         )
         external_weights.trim()
@@ -306,6 +308,19 @@ class Builder:
                 return tuple(folds), ()
             folds += compensation.blends(analysis.channels, kept)
             return tuple(folds), tuple(compensation.notes(analysis.channels, kept))
+
+    @cached_property
+    def _places(self) -> CountPlaces:
+        """What places count, worked out for the first candidate: all are fitted to the same batches."""
+        places = Places(self.study.source.kinds, self.study.source.session)
+        found: list[np.ndarray | None] = []
+
+        def counted(feeds: Sequence[Feed], batch: int | None) -> Sequence[np.ndarray | None]:
+            if not found:
+                found.extend(places(feeds, batch))
+            return found
+
+        return counted
 
     @cached_property
     def _statistics(self) -> Statistics:
