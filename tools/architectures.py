@@ -193,15 +193,21 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
+def options(description: str | None) -> argparse.ArgumentParser:
+    """What every program takes that runs networks one after the other and keeps their rows."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="*", default=[""], metavar="TEXT", help="parts of names")
     parser.add_argument("--models", type=Path, default=Path("architectures"), help="where the models go")
-    parser.add_argument("--inspect", action="store_true", help="only find out what could be removed")
     parser.add_argument("--again", action="store_true", help="run what there is a row of, too")
     parser.add_argument("--table", action="store_true", help="write the table of what there is, run nothing")
+    return parser
+
+
+def main() -> None:
+    parser = options(__doc__)
+    parser.add_argument("--inspect", action="store_true", help="only find out what could be removed")
     arguments = parser.parse_args()
     arguments.models.mkdir(parents=True, exist_ok=True)
     there = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.exists() else []

@@ -10,13 +10,12 @@ conventions, other inputs are made up. Rows go to tools/results/memory.json, a t
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from architectures import HERE, bar, child, exported, last_line
+from architectures import HERE, bar, child, exported, last_line, options
 
 RESULTS = HERE / "results" / "memory.json"
 OPTIONS = ("--macs", "0.6", "--samples", "64", "--threads", "1")
@@ -75,29 +74,24 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def rows_there() -> dict[str, dict[str, Any]]:
+    """The rows that are kept, by name; read whenever they are needed: several runs may go side by side."""
+    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--only", nargs="*", default=[""], metavar="TEXT", help="parts of names")
-    parser.add_argument("--models", type=Path, default=Path("architectures"), help="where the models go")
-    parser.add_argument("--again", action="store_true", help="run what there is a row of, too")
-    parser.add_argument("--table", action="store_true", help="write the table of what there is, run nothing")
-    arguments = parser.parse_args()
+    arguments = options(__doc__).parse_args()
     arguments.models.mkdir(parents=True, exist_ok=True)
     for name in NETWORKS:
-        known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
         asked = any(text in name for text in arguments.only)
-        if arguments.table or not asked or (name in known and not arguments.again):
+        if arguments.table or not asked or (name in rows_there() and not arguments.again):
             continue
         row = measured(name, arguments.models)
         print(row, flush=True)
-        # Read again: rows may be made side by side.
-        known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+        known = rows_there()
         ordered = {n: (known | {name: row})[n] for n in NETWORKS if n in known or n == name}
         RESULTS.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
-    known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    RESULTS.with_suffix(".md").write_text(table(list(known.values())), encoding="utf-8")
+    RESULTS.with_suffix(".md").write_text(table(list(rows_there().values())), encoding="utf-8")
 
 
 if __name__ == "__main__":
