@@ -33,8 +33,8 @@ def refuse_excess(study: Study, decision: Decision, proof: Proof) -> None:
                 f"{drop:.4g}, above max_drop= of {config.max_drop:.4g}; nothing was written: keep more, or "
                 "allow more"
             )
-    settled = config.tolerance is not None or config.max_drop is not None or config.compensation != "auto"
-    blind = None if settled else _blind(study, decision)
+    bounded = config.tolerance is not None or config.max_drop is not None or config.compensation != "auto"
+    blind = None if bounded else _blind(study, decision)
     if blind is not None and parity.change > MOST_BLIND_CHANGE:
         pixels = ", state the pixels' scale= and mean= if it takes pictures" if blind is _UNSTATED else ""
         raise ToleranceExceeded(
