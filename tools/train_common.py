@@ -133,6 +133,7 @@ class Run:
     Attributes:
         clip: the largest norm of the weights' gradient; None: any. Gates that close many at a time throw
             a net far off; its gradient grows by a factor of a hundred, and momentum carries it away.
+        autocast: bfloat16 or float16 for the forward pass; None: float32.
         seconds: how long training took.
     """
 
@@ -143,6 +144,7 @@ class Run:
     lr: float = 0.05
     decay: float = 5e-4
     clip: float | None = None
+    autocast: torch.dtype | None = None
     seconds: float = field(default=0.0, init=False)
 
     def optimizer(self, module: nn.Module) -> torch.optim.SGD:
@@ -173,6 +175,7 @@ class Run:
             teacher=teacher,
             scheduler=scheduler,
             processes=self.processes,
+            autocast=self.autocast,
             after_step=after_step,
         )
         self.seconds = time.perf_counter() - start

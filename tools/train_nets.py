@@ -64,4 +64,28 @@ def mobilenet2(width: float) -> nn.Module:
     return _head([*layers, *_conv(channels, 2 * channels, kernel=1)], 2 * channels)
 
 
-NETS = {"vgg": vgg, "mobilenet1": mobilenet1, "mobilenet2": mobilenet2}
+class Residual(nn.Module):
+    """Two 3x3 convolutions beside the input, which a 1x1 convolution brings to their shape where needed."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.body = nn.Sequential(*_conv(inputs, outputs, stride), *_conv(outputs, outputs)[:-1])
+        same = stride == 1 and inputs == outputs
+        self.beside = nn.Identity() if same else nn.Sequential(*_conv(inputs, outputs, stride, kernel=1)[:-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.body(x) + self.beside(x)).relu()
+
+
+def resnet20(width: float) -> nn.Module:
+    """Three stages of three residual blocks each, at 1, 2 and 4 times ``width`` channels."""
+    channels = round(width)
+    layers = _conv(3, channels)
+    for stage in (1, 2, 4):
+        for block in range(3):
+            layers.append(Residual(channels, round(width * stage), 2 if stage > 1 and block == 0 else 1))
+            channels = round(width * stage)
+    return _head(layers, channels)
+
+
+NETS = {"vgg": vgg, "mobilenet1": mobilenet1, "mobilenet2": mobilenet2, "resnet20": resnet20}

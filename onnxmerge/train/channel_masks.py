@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from onnxmerge.arguments import nearest
+from onnxmerge.errors import UsageError
+from onnxmerge.plan import Selection
 from onnxmerge.train.exporting import Example, Exporter, inputs_of, to_onnx
 from onnxmerge.train.mapping import ChannelMap, map_channels
 from onnxmerge.train.masks import Auxiliary, Masks
@@ -79,6 +82,31 @@ class ChannelMasks(Masks):
         alive = np.bincount(self._found.group, weights=opened)[self._found.group] > 0
         lost = self.strongest()[0] & torch.from_numpy(~alive).to(values.device)
         values[lost] = self.method.threshold + 1e-3
+
+    @torch.no_grad()
+    def fix_at(self, selection: Selection) -> None:
+        """End the learning of the masks with the channels of a selection, found by other means.
+
+        Args:
+            selection: of the exported module, a plan's for example; groups that it does not name, and
+                channels without a gate, stay whole.
+
+        Raises:
+            UsageError: it names a group that the module does not have.
+        """
+        groups = {group.name: group for group in self._found.channels.groups}
+        unknown = [name for name in selection.keep if name not in groups]
+        if unknown:
+            raise UsageError(f"the module has no group '{unknown[0]}'{nearest(unknown[0], groups)}")
+        removed = np.zeros(self._found.channels.count, dtype=bool)
+        for name, kept in selection.keep.items():
+            channels = groups[name].channels
+            removed[channels] = True
+            removed[channels[kept]] = False
+        closed = torch.from_numpy(removed[self._found.component])
+        values = self.parameters[0]
+        values.copy_(torch.where(closed.to(values.device), self.method.threshold - 1.0, self.method.initial))
+        self.fix()
 
     def _removed(self, opened: Sequence[Tensor]) -> np.ndarray:
         removed = np.zeros(self._found.channels.count, dtype=bool)
