@@ -12,8 +12,8 @@ same number of updates of their weights, and are taught by it (half labels, half
 - a uniformly narrower net from scratch.
 
 Last, without labels, what onnxmerge makes of the dense net with so many images, and with ``--recover`` of so
-many steps. The last 2,000 training images are never trained on: with ``--split train`` they judge, and settings are
-chosen there. Test images are looked at once.
+many steps. The last 2,000 training images are never trained on: with ``--split train`` they judge, and
+settings are chosen there. Test images are looked at once.
 """
 
 from __future__ import annotations
