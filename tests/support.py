@@ -6,6 +6,7 @@ operand of every contraction. A pruned model has to give the same outputs, for a
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from unittest import mock
 import numpy as np
 import onnx
 import onnx.parser
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxmerge import optimize
@@ -46,6 +48,11 @@ TOLERANCE = 1e-4
 FITTED = LeastSquares()
 
 Feed = Mapping[str, np.ndarray]
+
+interruptible = pytest.mark.skipif(
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
+    reason="what is started here ignores SIGINT: the tests run as a background job",
+)
 
 
 @cache

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import support
 from onnx import helper, numpy_helper
 
 from onnxmerge.cli import main
@@ -370,6 +371,7 @@ def test_cuda_that_does_not_work_is_an_error(out, capsys):
     assert "onnxmerge[gpu]" in capsys.readouterr().err
 
 
+@support.interruptible
 def test_interruption_leaves_no_partial_file(tmp_path):
     command = [
         sys.executable,

@@ -69,9 +69,13 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("source", ["single file", "external data", "in memory"])
-def test_the_result_is_that_of_the_small_path(options, source, external, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "source, options",
+    [("single file", options) for options in OPTIONS]
+    + [(source, OPTIONS[0]) for source in ("external data", "in memory")],
+    ids=str,
+)
+def test_the_result_is_that_of_the_small_path(source, options, external, tmp_path, monkeypatch):
     given = {"single file": DIGITS, "external data": external, "in memory": onnx.load(DIGITS)}[source]
     small = onnxmerge.optimize(given, calibration=images(), **options)
     with monkeypatch.context() as context:

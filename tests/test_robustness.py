@@ -77,7 +77,12 @@ def source(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, code, words", [("SIGTERM", 143, "terminated"), ("SIGINT", 130, "interrupted"), ("SIGKILL", -9, "")]
+    "name, code, words",
+    [
+        ("SIGTERM", 143, "terminated"),
+        pytest.param("SIGINT", 130, "interrupted", marks=support.interruptible),
+        ("SIGKILL", -9, ""),
+    ],
 )
 def test_signals_end_a_run_and_the_next_one_clears_up(name, code, words, temporary):
     process = subprocess.Popen(

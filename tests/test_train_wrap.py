@@ -7,9 +7,12 @@ torch = pytest.importorskip("torch", reason="the trainer needs torch")
 from torch import nn  # noqa: E402
 from train_nets import NETS, Branches, Depthwise, Residual, Tokens, Vgg, images  # noqa: E402
 
+import onnxmerge  # noqa: E402
 from onnxmerge.errors import BudgetError, InternalError, ModelError, UsageError  # noqa: E402
+from onnxmerge.plan import Selection  # noqa: E402
 from onnxmerge.runtime import Runtime  # noqa: E402
-from onnxmerge.train import HardConcrete, Trainer, shrink, wrap, wrap_weights  # noqa: E402
+from onnxmerge.train import HardConcrete, Trainer, shrink, to_onnx, wrap, wrap_weights  # noqa: E402
+from onnxmerge.train.exporting import evaluating  # noqa: E402
 
 
 def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -201,6 +204,25 @@ def test_fixing_meets_the_target_from_either_side(kind, target):
         more[0][strongest] = True
         assert masks.share(kind, more) > target
         assert min(kept for kept, _ in masks.widths.values()) >= 1
+
+
+def test_the_channels_of_a_plan_can_be_trained_on():
+    module = randomize(Residual())
+    with evaluating(module):
+        dense = to_onnx(module, images(2))
+    cut = onnxmerge.optimize(dense, ratio=0.5, criterion="l1", compensation="none", samples=2, device="cpu")
+    masks = wrap(module, images(2))
+    masks.fix_at(cut.plan.selection)
+    assert masks.fixed
+    shrunk = shrink(masks, images(2))
+    planned = {name: len(kept) for name, kept in cut.plan.keep.items()}
+    assert {name: kept for name, (kept, _) in shrunk.widths.items()} == planned
+    feed = {dense.graph.input[0].name: images(8, seed=3).numpy()}
+    found, expected = (Runtime.create("cpu", 1).session(m).run(feed) for m in (shrunk.model, cut.model))
+    for name, values in expected.items():
+        assert np.allclose(found[name], values, rtol=1e-4, atol=1e-5)
+    with pytest.raises(UsageError, match="no group 'nowhere'"):
+        masks.fix_at(Selection({"nowhere": np.zeros(1, dtype=np.int64)}))
 
 
 def test_no_layer_runs_empty():
