@@ -5,24 +5,28 @@
 The dense net is trained first, or read where ``--dense`` names weights that were. All that follow get the
 same number of updates of their weights, and are taught by it (half labels, half its softened answers):
 
-- learned masks, and L0 gates, from the dense net's weights, over a budget that falls slowly;
+- learned masks, and L0 gates, from the dense net's weights, over a budget that falls slowly; once from gates
+  that are all alike, once from the order in which onnxmerge would leave the channels out;
 - at fixed widths, from the dense net's weights: the channels of largest l1 norm, the same share of every
   layer; those of largest l2 norm in all layers together, in units of their layer's mean; those that onnxmerge
   keeps, without layers going;
 - a uniformly narrower net from scratch.
 
-Last, without labels, what onnxmerge makes of the dense net with so many images, and with ``--recover`` of so
-many steps. The last 2,000 training images are never trained on: with ``--split train`` they judge, and
-settings are chosen there. Test images are looked at once.
+Last, without labels, what onnxmerge makes of the dense net with so many images, with ``--recover`` of so many
+steps, and taught on all images with the updates of the others. The last 2,000 training images are never
+trained on: with ``--split train`` they judge, and settings are chosen there. Test images are looked at once.
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnx
 import torch
 from torch import nn
 from train_common import Run, arguments, held_out, read
@@ -30,10 +34,28 @@ from train_compare import Table
 from train_nets import NETS
 
 import onnxmerge
-from onnxmerge.config import Recovery
-from onnxmerge.train import Batches, HardConcrete, HardStep, Processes, shift_and_flip, shrink, to_onnx, wrap
+from onnxmerge.candidates import Widths, score
+from onnxmerge.config import Config, Recovery
+from onnxmerge.data import Dataset
+from onnxmerge.data.holdout import CHECKING
+from onnxmerge.pipeline import analysed
+from onnxmerge.plan import Selection
+from onnxmerge.progress import Clock
+from onnxmerge.train import (
+    Batches,
+    HardConcrete,
+    HardStep,
+    Processes,
+    recover,
+    shift_and_flip,
+    shrink,
+    to_onnx,
+    wrap,
+)
 
 HELD_OUT = 2000
+# Of the MACs: what is left out at the first of them is worth least.
+SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 # How the channels are chosen that are trained at fixed widths; none is compensated, training does that.
 CHOSEN = {
     "largest l1 norms, uniform": {"criterion": "l1", "allocation": "uniform"},
@@ -70,8 +92,10 @@ def main() -> None:
     def behind_masks(method=None):
         return wrap(copy.deepcopy(teacher), table.example, method=method, seed=options.seed)
 
-    def learned(method):
+    def learned(method, ordered=False):
         masks, training = behind_masks(method), run()
+        if ordered:
+            masks.start_in_order(_falling(table.dense, images, options))
         training.learn(masks, teacher=teacher, macs=options.budget, lr=options.mask_lr, settle=options.settle)
         return shrink(masks, table.example).model, training.seconds
 
@@ -92,18 +116,39 @@ def main() -> None:
         recover = {"recover": Recovery(steps=steps)} if steps else {}
         return onnxmerge.optimize(table.dense, **common, **recover).model, time.perf_counter() - start
 
+    def taught_on_all():
+        start = time.perf_counter()
+        small = onnxmerge.optimize(table.dense, **common).model
+        fit, held_out = Dataset("training images", {small.graph.input[0].name: data.train[0].numpy()}).split(
+            *CHECKING, seed=0
+        )
+        bound = Recovery(steps=options.epochs * len(batches), batch=options.batch)
+        layout = {small.graph.input[0].name: "nchw"}
+        found = recover(table.dense, small, fit, held_out, bound, images=layout, threads=options.threads)
+        return found.model, time.perf_counter() - start
+
     table.row("dense", table.dense, 0.0)
     rows = {
         "learned masks": lambda: learned(HardStep()),
+        "learned masks, in the order of onnxmerge": lambda: learned(HardStep(), ordered=True),
         "L0 gates": lambda: learned(HardConcrete()),
         **{name: lambda how=how: chosen(how) for name, how in CHOSEN.items()},
         "uniform width, from scratch": from_scratch,
         f"onnxmerge, {options.calibrate} images": lambda: recovered(None),
         f"onnxmerge --recover {options.recover}": lambda: recovered(options.recover),
+        "onnxmerge, recovered on all images": taught_on_all,
     }
     for name, make in rows.items():
         if options.only in name:
             table.row(name, *make())
+
+
+def _falling(model: onnx.ModelProto, images: np.ndarray, options: argparse.Namespace) -> list[Selection]:
+    """What onnxmerge keeps at ever smaller shares of the MACs."""
+    config = Config(align="1", depth=False, threads=options.threads, device="cpu")
+    study = analysed(model, images, None, config, Clock())
+    widths = Widths(study, score(study, study.samples.fit), "macs")
+    return [widths.select(share) for share in SHARES]
 
 
 def _uncompensated(how: dict[str, object]) -> dict[str, object]:

@@ -52,7 +52,10 @@ def refuse_impossible(study: Study, kind: str, value: float) -> None:
         if channels.left_whole:
             reasons = ["its groups are left whole, as asked"]
         elif study.explanation.groups:
-            reasons = ["what is normalised or averaged together keeps its width where nothing is refitted"]
+            reasons = [
+                "what is normalised or averaged together keeps its width where nothing is refitted: give "
+                "inputs with --calib, or say --compensation lstsq"
+            ]
         raise BudgetError(
             f"{kind}= cannot be met: nothing of the model can be removed; {'; '.join(reasons[:MOST_REASONS])}"
             f"{_inside(channels)}"
