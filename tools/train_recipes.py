@@ -119,12 +119,13 @@ def main() -> None:
     def taught_on_all():
         start = time.perf_counter()
         small = onnxmerge.optimize(table.dense, **common).model
-        fit, held_out = Dataset("training images", {small.graph.input[0].name: data.train[0].numpy()}).split(
-            *CHECKING, seed=0
-        )
+        name = small.graph.input[0].name
+        everything = Dataset("training images", {name: data.train[0].numpy()})
+        fit, judged = everything.split(*CHECKING, seed=options.seed)
         bound = Recovery(steps=options.epochs * len(batches), batch=options.batch)
-        layout = {small.graph.input[0].name: "nchw"}
-        found = recover(table.dense, small, fit, held_out, bound, images=layout, threads=options.threads)
+        found = recover(
+            table.dense, small, fit, judged, bound, images={name: "nchw"}, threads=options.threads
+        )
         return found.model, time.perf_counter() - start
 
     table.row("dense", table.dense, 0.0)
