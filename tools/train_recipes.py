@@ -90,7 +90,7 @@ def main() -> None:
     common = {"macs": options.budget, "calibration": images, "threads": options.threads, "device": "cpu"}
 
     def behind_masks(method=None):
-        return wrap(copy.deepcopy(teacher), table.example, method=method, seed=options.seed)
+        return wrap(copy.deepcopy(teacher).requires_grad_(), table.example, method=method, seed=options.seed)
 
     def learned(method, ordered=False):
         masks, training = behind_masks(method), run()
@@ -113,8 +113,8 @@ def main() -> None:
 
     def recovered(steps: int | None):
         start = time.perf_counter()
-        recover = {"recover": Recovery(steps=steps)} if steps else {}
-        return onnxmerge.optimize(table.dense, **common, **recover).model, time.perf_counter() - start
+        asked = {"recover": Recovery(steps=steps)} if steps else {}
+        return onnxmerge.optimize(table.dense, **common, **asked).model, time.perf_counter() - start
 
     def taught_on_all():
         start = time.perf_counter()
@@ -146,7 +146,7 @@ def main() -> None:
 
 def _falling(model: onnx.ModelProto, images: np.ndarray, options: argparse.Namespace) -> list[Selection]:
     """What onnxmerge keeps at ever smaller shares of the MACs."""
-    config = Config(align="1", depth=False, threads=options.threads, device="cpu")
+    config = Config(align=1, depth=False, threads=options.threads, device="cpu")
     study = analysed(model, images, None, config, Clock())
     widths = Widths(study, score(study, study.samples.fit), "macs")
     return [widths.select(share) for share in SHARES]

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from onnxmerge.arguments import nearest
+from onnxmerge.channels.cost import kept_lengths
+from onnxmerge.channels.depth import Depth
 from onnxmerge.errors import UsageError
 from onnxmerge.plan import Selection
 from onnxmerge.train.exporting import Example, Exporter, inputs_of, to_onnx
@@ -26,7 +28,7 @@ class ChannelMasks(Masks):
 
     kinds = ("macs", "params")
 
-    def __init__(self, module: nn.Module, found: ChannelMap, method: Method, seed: int):
+    def __init__(self, module: nn.Module, found: ChannelMap, method: Method, seed: int, depth: bool = True):
         device = next(module.parameters()).device
         start = torch.full((len(found.component),), method.initial, device=device)
         auxiliary = Auxiliary(nn.Parameter(start), torch.from_numpy(found.group).to(device))
@@ -34,6 +36,7 @@ class ChannelMasks(Masks):
         super().__init__(module, method, [auxiliary], gates, seed)
         self.skipped: Mapping[str, int] = found.skipped
         self._found = found
+        self._may_go = _may_go(found) if depth else frozenset()
         self._known: tuple[bytes, dict[str, float], dict[str, list[Tensor]]] = (b"", {}, {})
 
     @property
@@ -68,20 +71,39 @@ class ChannelMasks(Masks):
 
     @torch.no_grad()
     def strongest(self) -> list[Tensor]:
-        values = self.parameters[0]
-        order = values.cpu().argsort(descending=True, stable=True)
-        _, first = np.unique(self._found.group[order.numpy()], return_index=True)
-        needed = torch.zeros(len(values), dtype=torch.bool)
-        needed[order[torch.from_numpy(first)]] = True
-        return [needed.to(values.device)]
+        groups = self._found.channels.groups
+        gone = self._depth.most(sorted(self._may_go))
+        return [self._strongest([n for n in self._numbers if groups[n].name not in gone])]
 
     @torch.no_grad()
     def keep_alive(self) -> None:
-        values = self.parameters[0]
         opened = self.opened[0].cpu().numpy()
-        alive = np.bincount(self._found.group, weights=opened)[self._found.group] > 0
-        lost = self.strongest()[0] & torch.from_numpy(~alive).to(values.device)
-        values[lost] = self.method.threshold + 1e-3
+        groups = self._found.channels.groups
+        alive = set(self._found.group[opened].tolist())
+        empty = [n for n in self._numbers if n not in alive]
+        if not empty:
+            return
+        gone = set(self._depth.most(groups[n].name for n in empty if groups[n].name in self._may_go))
+        lost = self._strongest([n for n in empty if groups[n].name not in gone])
+        self.parameters[0][lost] = self.method.threshold + 1e-3
+
+    @property
+    def _depth(self) -> Depth:
+        return self._found.analysis.depth
+
+    @property
+    def _numbers(self) -> list[int]:
+        """The numbers of the groups that have gates."""
+        return [int(number) for number in np.unique(self._found.group)]
+
+    def _strongest(self, numbers: Sequence[int]) -> Tensor:
+        """The strongest gate of each of some groups, bool [K]."""
+        values = self.parameters[0]
+        order = values.detach().cpu().argsort(descending=True, stable=True)
+        found, first = np.unique(self._found.group[order.numpy()], return_index=True)
+        needed = torch.zeros(len(values), dtype=torch.bool)
+        needed[order[torch.from_numpy(first[np.isin(found, numbers)])]] = True
+        return needed.to(values.device)
 
     @torch.no_grad()
     def fix_at(self, selection: Selection) -> None:
@@ -137,8 +159,7 @@ class ChannelMasks(Masks):
         return removed
 
     def _share(self, kind: str, removed: np.ndarray) -> float:
-        cost = self._found.analysis.cost
-        return getattr(cost, f"{kind}_kept")(removed) / max(getattr(cost, kind), 1)
+        return self._found.analysis.share(kind, kept_lengths(self._found.channels, removed))
 
     def _cached(self, removed: np.ndarray) -> tuple[bytes, dict[str, float], dict[str, list[Tensor]]]:
         """What was worked out for these gates; gates change rarely, and are asked for at every step."""
@@ -155,6 +176,7 @@ def wrap(
     method: Method | None = None,
     exporter: Exporter = to_onnx,
     seed: int = 0,
+    depth: bool = True,
 ) -> ChannelMasks:
     """Put one gate before every channel of a module; its code and its parameters stay as they are.
 
@@ -167,10 +189,19 @@ def wrap(
         method: how gates are learned; None: ``HardStep()``.
         exporter: makes an ONNX model of (module, example).
         seed: of the noise of random gates.
+        depth: whether all gates of a branch may close, so that its layers leave the file; the groups are
+            those that the core may leave without a channel.
 
     Raises:
         ModelError: the module cannot be exported, or has no channel that could be removed.
     """
     device = next(module.parameters()).device
     example = tuple(x.to(device) for x in inputs_of(example))
-    return ChannelMasks(module, map_channels(module, example, exporter), method or HardStep(), seed)
+    return ChannelMasks(module, map_channels(module, example, exporter), method or HardStep(), seed, depth)
+
+
+def _may_go(found: ChannelMap) -> frozenset[str]:
+    """The groups that may go altogether: every channel has a gate, and what reads them can do without."""
+    gates = np.bincount(found.group, minlength=len(found.channels.groups))
+    whole = {g.name for n, g in enumerate(found.channels.groups) if gates[n] == len(g)}
+    return frozenset(name for name in found.analysis.depth.names if name in whole)

@@ -13,6 +13,7 @@ from torch import Tensor
 from onnxmerge import rewrite
 from onnxmerge.channels import Channels
 from onnxmerge.channels.analysis import Analysis
+from onnxmerge.channels.depth import Depth
 from onnxmerge.errors import InternalError, TrainingError
 from onnxmerge.graph import load, save
 from onnxmerge.graph.view import Axis
@@ -98,17 +99,17 @@ def shrink(masks: Masks, example: Example, *, exporter: Exporter = to_onnx) -> S
 def living(channels: Channels) -> Selection:
     """The channels that something reads: some weight of some consumer is not zero.
 
-    What only removed channels read is dead too. A group that is dead as a whole keeps one channel,
-    for no layer can be empty.
+    What only removed channels read is dead too. A group that is dead as a whole goes where those who read it
+    can do without, and keeps one channel elsewhere.
     """
     removed = np.zeros(channels.count, dtype=bool)
-    readers = _readers(channels)
+    readers, depth = _readers(channels), Depth(channels)
     while True:
         dead = ~_read(channels, readers, removed)
-        keep = {}
-        for group in channels.groups:
-            index = np.flatnonzero(~dead[group.channels])
-            keep[group.name] = index if len(index) else np.zeros(1, dtype=np.int64)
+        keep = {group.name: np.flatnonzero(~dead[group.channels]) for group in channels.groups}
+        empty = [name for name, index in keep.items() if not len(index)]
+        gone = depth.most(empty)
+        keep |= {name: np.zeros(1, dtype=np.int64) for name in empty if name not in gone}
         before, removed = removed, np.zeros_like(removed)
         for group in channels.groups:
             removed[group.channels] = True
