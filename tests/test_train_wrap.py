@@ -234,6 +234,27 @@ def test_no_layer_runs_empty():
     assert torch.nonzero(masks.opened[0]).flatten().tolist() == [0, 6, 18]
 
 
+def test_a_branch_whose_gates_all_close_leaves_the_file():
+    masks = wrap(randomize(Residual()), images(2))
+    inner = next(name for name, (_, total) in masks.widths.items() if total == 6)
+    with torch.no_grad():
+        masks.parameters[0].copy_(torch.where(torch.arange(14) < 8, 1.0, -1.0))
+    assert masks.widths[inner] == (0, 6)
+    masks.keep_alive()
+    assert masks.widths[inner] == (0, 6), "the sum has its other operand"
+    result = shrink(masks, images(2))
+    assert result.error < 1e-5 and result.widths[inner] == (0, 6)
+    assert [node.op_type for node in result.model.graph.node].count("Conv") == 1
+    assert result.macs[1] / result.macs[0] == pytest.approx(masks.share("macs"))
+    assert result.params[1] / result.params[0] == pytest.approx(masks.share("params"))
+
+    kept = wrap(randomize(Residual()), images(2), depth=False)
+    with torch.no_grad():
+        kept.parameters[0].copy_(masks.parameters[0])
+    kept.keep_alive()
+    assert kept.widths[inner] == (1, 6)
+
+
 def test_weight_masks_compress_and_dead_channels_go():
     masks = wrap_weights(randomize(Vgg()))
     for number, values in enumerate(masks.parameters):
@@ -258,6 +279,9 @@ def test_impossible_budgets_and_options_are_refused():
         trainer(macs=0.5, params=0.5)
     with pytest.raises(UsageError, match="unknown"):
         trainer(mac=0.5)
+    with pytest.raises(UsageError, match="requires_grad"):
+        frozen = wrap(Vgg().requires_grad_(False), images(2))
+        Trainer(frozen, torch.optim.SGD(frozen.module.parameters(), lr=0.1), 10, macs=0.5)
     with pytest.raises(UsageError, match="only of params"):
         masks = wrap_weights(Vgg())
         Trainer(masks, torch.optim.SGD(masks.module.parameters(), lr=0.1), 10, macs=0.5)

@@ -84,13 +84,12 @@ def shrink(masks: Masks, example: Example, *, exporter: Exporter = to_onnx) -> S
     error = _error(expected, list(runtime.session(model).run(feed).values()))
     if not error <= TOLERANCE:
         raise InternalError(f"the smaller model differs from the trained module by {error:.2e}")
-    removed = analysis.removed(selection)
     cost = analysis.cost
     return Shrunk(
         model,
         dense,
-        (cost.macs, round(cost.macs_kept(removed))),
-        (cost.params, round(cost.params_kept(removed))),
+        (cost.macs, round(analysis.kept("macs", selection))),
+        (cost.params, round(analysis.kept("params", selection))),
         {g.name: (len(selection.keep[g.name]), len(g)) for g in analysis.channels.groups},
         error,
     )

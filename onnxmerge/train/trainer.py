@@ -292,7 +292,16 @@ class Trainer:
 
 
 def _take_out(optimizer: Optimizer, masks: Masks) -> None:
-    """Remove the auxiliary parameters from the weights' optimizer: they have one of their own."""
+    """Remove the auxiliary parameters from the weights' optimizer: they have one of their own.
+
+    Raises:
+        UsageError: it has no weight then that learns.
+    """
     own = {id(p) for p in masks.parameters}
     for group in optimizer.param_groups:
         group["params"] = [p for p in group["params"] if id(p) not in own]
+    if not any(p.requires_grad for group in optimizer.param_groups for p in group["params"]):
+        raise UsageError(
+            "the optimizer has no weight that learns: requires_grad is off for all of them, as in a copy of "
+            "a frozen teacher; switch it on with module.requires_grad_()"
+        )
