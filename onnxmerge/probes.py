@@ -34,6 +34,7 @@ from onnxmerge.statistics.dense import Statistics
 from onnxmerge.statistics.moments import submatrix
 from onnxmerge.study import Study
 from onnxmerge.validation.kinds import Detections, Kind, Sequences
+from onnxmerge.validation.parity import Outputs
 
 # The share of a group that stays while it is measured.
 KEPT = 0.75
@@ -72,6 +73,7 @@ def weighed(study: Study, scores: Scores, statistics: Statistics, data: Dataset)
     most = PASSES * len(data) // max(len(groups), 1)
     probe = data.take(min(max(most, FEWEST), SAMPLES), study.config.seed)
     order, found = scores.best_first(), {}
+    known: dict[int, list[Outputs]] = {}
     for number, group in enumerate(groups):
         study.clock.step("probe", number, len(groups))
         kept = round(KEPT * len(group))
@@ -79,7 +81,7 @@ def weighed(study: Study, scores: Scores, statistics: Statistics, data: Dataset)
         if curve is None or not 0 < kept < len(group):
             continue
         selection = Selection({group.name: np.sort(order[group.name][:kept])})
-        distance = _distance(study, selection, statistics, probe)
+        distance = _distance(study, selection, statistics, probe, known)
         found[group.name] = max(distance * distance, _NOTHING) / max(float(curve[kept]), _NOTHING)
     finite = [value for value in found.values() if isfinite(value)]
     if not finite:
@@ -96,12 +98,18 @@ def weighed(study: Study, scores: Scores, statistics: Statistics, data: Dataset)
     )
 
 
-def _distance(study: Study, selection: Selection, statistics: Statistics, probe: Dataset) -> float:
+def _distance(
+    study: Study,
+    selection: Selection,
+    statistics: Statistics,
+    probe: Dataset,
+    known: dict[int, list[Outputs]],
+) -> float:
     """How far the outputs move; infinite where the smaller model does not run, or answers with no numbers."""
     scratch = study.source.loaded.new_scratch()
     model = pruned(study.analysis, selection, _refitted(study, selection, statistics), scratch)
     try:
-        distance = study.parity(study.runtime.session(model), probe).distance
+        distance = study.parity(study.runtime.session(model), probe, known).distance
     except ModelError:
         return inf  # a group that is wrong to cut is found out where the result is checked
     return distance if isfinite(distance) else inf

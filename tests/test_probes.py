@@ -15,6 +15,7 @@ from onnxmerge.config import Config
 from onnxmerge.errors import ModelError
 from onnxmerge.pipeline import analysed
 from onnxmerge.progress import Clock
+from onnxmerge.runtime import Session
 from onnxmerge.study import Study
 from onnxmerge.validation import Judgement
 from onnxmerge.validation.kinds import Sequences
@@ -28,10 +29,14 @@ TWO = """two (float[N,8] x) => (float[N,4] y)
   s2 = Mul(t2, k)  y = Add(t1, s2) }"""
 
 
+def studied(text: str) -> Study:
+    x = np.random.default_rng(0).standard_normal((128, 8)).astype(np.float32)
+    return analysed(support.model(text), x, None, Config(samples=128, threads=1), Clock())
+
+
 def scored(monkeypatch, probe: bool, text: str = TWO):
     monkeypatch.setattr("onnxmerge.candidates.worth_probing", lambda study: probe)
-    x = np.random.default_rng(0).standard_normal((128, 8)).astype(np.float32)
-    study = analysed(support.model(text), x, None, Config(samples=128, threads=1), Clock())
+    study = studied(text)
     return score(study, study.samples.fit)
 
 
@@ -54,11 +59,11 @@ def test_costs_are_numbers_where_outputs_are_not(monkeypatch):
 def test_a_group_without_which_the_model_does_not_run_costs_most(monkeypatch):
     parity, calls = Study.parity, []
 
-    def failing(study, session, data):
+    def failing(study, session, data, known):
         calls.append(session)
         if len(calls) == 1:
             raise ModelError("it does not run")
-        return parity(study, session, data)
+        return parity(study, session, data, known)
 
     plain = scored(monkeypatch, False)
     monkeypatch.setattr(Study, "parity", failing)
@@ -86,6 +91,20 @@ def test_what_reads_text_is_probed():
     assert score(judged(), study.samples.fit).measured == {}
     # Widths by the costs alone are tried beside the others where these differ.
     assert BY_LAYER in shapes(reads, "macs") and BY_LAYER not in shapes(judged(), "macs")
+
+
+def test_the_original_answers_once_for_all_groups(monkeypatch):
+    runs = []
+
+    class Counting(Session):
+        def run(self, feed, outputs=None, **options):
+            runs.append(len(feed["x"]))
+            return super().run(feed, outputs, **options)
+
+    study = studied(TWO)
+    study.source.session.__class__ = Counting
+    monkeypatch.setattr("onnxmerge.candidates.worth_probing", lambda study: True)
+    assert len(score(study, study.samples.fit).measured) == 2 and sum(runs) == probes.SAMPLES
 
 
 def test_a_classifier_is_not_probed():
