@@ -63,7 +63,7 @@ def _reads(how: Kind) -> bool:
 
 @one_blas_thread
 def weighed(study: Study, scores: Scores, statistics: Statistics, data: Dataset) -> Scores:
-    """The scores, and what taking some of every group out does to the outputs.
+    """The scores, with what taking some of every group out does to the outputs.
 
     Args:
         statistics: of the untouched model; readers are refitted by them, each alone.
