@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from onnxmerge.allocation import ALLOCATIONS, SLACK, Alignment, Allocator, next_wider, top_up
+from onnxmerge.allocation import ALLOCATIONS, BY_LAYER, SLACK, Alignment, Allocator, next_wider, top_up
 from onnxmerge.allocation import share as kept_share
 from onnxmerge.allocation.budget import Budget
 from onnxmerge.allocation.latency_table import LatencyTable, latency_table
@@ -100,7 +100,8 @@ def budget_of(
 
 def shapes(study: Study, kind: str) -> tuple[str, ...]:
     """The names of the shapes that a kind of budget may be met in, the usual one first."""
-    return tuple(_allocators(study, kind, _alignment(study)))
+    names = tuple(_allocators(study, kind, _alignment(study)))
+    return names if worth_probing(study) else tuple(name for name in names if name != BY_LAYER)
 
 
 def allocate(study: Study, scores: Scores, budget: Budget, shape: str | None = None) -> Selection:

@@ -39,11 +39,14 @@ class Scores:
             float64 [C + 1] per group name, in a unit that is the same for all groups.
         order: where the criterion knows more than the values tell, a group's channels, the best first,
             int64 [C] per group name; values do not increase along it.
+        measured: where it was measured at the outputs, what a unit of a group's costs counts beside one of
+            the middle group's, by group name; ``values`` are in this unit already.
     """
 
     values: Mapping[str, np.ndarray]
     curves: Mapping[str, np.ndarray] = field(default_factory=dict)
     order: Mapping[str, np.ndarray] = field(default_factory=dict)
+    measured: Mapping[str, float] = field(default_factory=dict)
 
     def best_first(self) -> dict[str, np.ndarray]:
         """The channels of every group, the best first, int64 [C]; of equal ones the higher index."""

@@ -34,6 +34,7 @@ from onnxmerge.validation import (
     most_changed,
     worst,
 )
+from onnxmerge.validation.parity import Outputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,13 +154,24 @@ class Study:
         except ModelError as error:
             raise InternalError(f"the smaller model does not load, nothing was written: {error}") from error
 
-    def parity(self, session: Session, data: Dataset) -> Parity:
-        """How a model answers beside the input; of several plausible conventions under the worst."""
+    def parity(
+        self, session: Session, data: Dataset, known: dict[int, list[Outputs]] | None = None
+    ) -> Parity:
+        """How a model answers beside the input; of several plausible conventions under the worst.
+
+        Args:
+            known: what the input answers under each, for ``measure``; None: its answers are not kept.
+        """
+        source, step = self.source, self.clock.step
+
+        def answers(number: int) -> list[Outputs] | None:
+            return None if known is None else known.setdefault(number, [])
+
         with self.clock("parity"):
             return worst(
                 [
-                    measure(self.source.session, session, part, self.source.kinds, self.clock.step)
-                    for part in data.parts()
+                    measure(source.session, session, part, source.kinds, step, answers(number))
+                    for number, part in enumerate(data.parts())
                 ]
             )
 

@@ -272,8 +272,12 @@ CHAIN = """net (float[N,3,4,4] x) => (float[N,5,4,4] y)
 }"""
 
 
-def widths(weighing: Weighing, value: float = 0.75) -> dict[int, int]:
-    """Widths before and after, where narrower groups cost evenly more, the streams' the most."""
+def widths(weighing: Weighing, value: float = 0.75, measured: float = 1.0) -> dict[int, int]:
+    """Widths before and after, where narrower groups cost evenly more, the streams' the most.
+
+    Args:
+        measured: at the outputs: what the costs of the group of 24 channels count.
+    """
     found = analysed(model(CHAIN))
     values = {g.name: np.ones(len(g)) for g in found.channels.groups}
     curves = {}
@@ -286,13 +290,22 @@ def widths(weighing: Weighing, value: float = 0.75) -> dict[int, int]:
         return found.cost.share("macs", lengths)
 
     depth = Depth(found.channels) if allocator.empties else None
-    keep = allocator(found.channels, Scores(values, curves), Budget("macs", value, share, depth)).keep
+    scores = Scores(
+        values, curves, measured={g.name: measured for g in found.channels.groups if len(g) == 24}
+    )
+    keep = allocator(found.channels, scores, Budget("macs", value, share, depth)).keep
     return {len(group): len(keep[group.name]) for group in found.channels.groups}
 
 
 def test_first_layers_lose_more_where_they_count_less():
     usual, first = widths(Weighing(depth=False)), widths(Weighing(first=0.1, depth=False))
     assert first[24] < usual[24] and first[20] > usual[20]
+
+
+def test_what_was_measured_at_the_outputs_counts_unless_it_is_not_to():
+    plain, first = widths(Weighing(depth=False)), widths(Weighing(depth=False), measured=30.0)
+    assert first[24] > plain[24]
+    assert widths(Weighing(depth=False, measured=False), measured=30.0) == plain
 
 
 def test_layers_go_where_that_counts_little_and_stay_where_they_must():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from scipy.special import softmax
 from support import model
 
 from onnxmerge.data import Dataset
@@ -45,6 +46,30 @@ def test_a_ctc_is_judged_by_what_it_reads(after, sequences, positions):
     assert parity.change == sequences and output.found.beside[0].value == pytest.approx(positions)
     assert output.sums.tolist() == [[output.sums[0, 0], 1], [output.sums[1, 0], 1]]
     assert "of the sequences read differently" in parity.said
+
+
+def test_candidates_that_read_a_ctc_are_compared_by_the_leads_that_are_lost():
+    def distance(before, after):
+        return one(before, after, Sequences(ctc=True, blank=0)).distance
+
+    before = np.array([[[4.0, 1.0, 0.0], [0.0, 1.0, 3.0]]])
+    assert distance(before, before) == 0
+    # Half of a lead of 2 at one of two positions; of a lead of 3 nothing is lost where all scores move.
+    nearer = before + np.array([[5.0, 5.0, 5.0], [0.0, 1.0, 0.0]])
+    assert distance(before, nearer) == pytest.approx(np.sqrt(0.5**2 / 2))
+    # A temperature and a softmax change no lead; who leads by more has lost nothing.
+    before, nearer = (softmax(v, axis=-1) for v in (before, nearer))
+    assert distance(before, nearer) == pytest.approx(np.sqrt(0.5**2 / 2))
+    assert distance(before, softmax(3 * np.log(before), axis=-1)) == 0
+    # All of it is lost where another class leads, and where there are no numbers.
+    assert distance(before, before[:, :, ::-1]) == 1
+    assert distance(before, np.full_like(before, np.nan)) == 1
+    assert distance(before, before[:, :1]) == 1
+
+
+def test_classes_that_are_ruled_out_and_ties_lose_no_lead():
+    before = np.array([[[2.0, -np.inf, 1.0], [1.0, 1.0, 0.0]]])
+    assert one(before, before, Sequences(ctc=True, blank=0)).distance == 0
 
 
 def test_time_may_come_first():

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from onnxmerge.allocation.alignment import Alignment
 from onnxmerge.allocation.budget import Budget
-from onnxmerge.allocation.cost_curves import CostCurves
+from onnxmerge.allocation.cost_curves import BY_LAYER, CostCurves
 from onnxmerge.allocation.met import SLACK, next_wider, share, top_up
 from onnxmerge.allocation.threshold import Global
 from onnxmerge.allocation.uniform import Uniform
@@ -42,6 +42,7 @@ ALLOCATIONS: dict[str, type[CostCurves] | type[Uniform] | type[Global]] = {
 
 __all__ = [
     "ALLOCATIONS",
+    "BY_LAYER",
     "SLACK",
     "Alignment",
     "Allocator",

@@ -13,6 +13,7 @@ from onnxmerge.data.dataset import Dataset
 from onnxmerge.graph import external_weights
 from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.runtime import Session
+from onnxmerge.runtime.session import Feed
 from onnxmerge.validation.parity import Kinds, Outputs, Parity, collect, rows_of
 
 # Of large models: the samples whose outputs are compared at a time, if not fewer.
@@ -24,14 +25,23 @@ Step = Callable[[str, int, int], None]
 
 
 def measure(
-    reference: Session, candidate: Session, data: Dataset, kinds: Kinds, step: Step | None = None
+    reference: Session,
+    candidate: Session,
+    data: Dataset,
+    kinds: Kinds,
+    step: Step | None = None,
+    known: list[Outputs] | None = None,
 ) -> Parity:
     """Run both models on all feeds of ``data`` and compare. Raises ModelError if one of them does not run.
 
     Models whose weights lie in files run one after the other, so that never both are in memory.
+
+    Args:
+        known: the reference's outputs by feed, as far as they are known; the others are added to it, for
+            whoever measures several candidates on a few samples.
     """
     convention = data.conventions[0] if len(data.conventions) == 1 else None
-    return replace(_measured(reference, candidate, data, kinds, step), convention=convention)
+    return replace(_measured(reference, candidate, data, kinds, step, known), convention=convention)
 
 
 def worst(parities: Sequence[Parity]) -> Parity:
@@ -42,7 +52,12 @@ def worst(parities: Sequence[Parity]) -> Parity:
 
 
 def _measured(
-    reference: Session, candidate: Session, data: Dataset, kinds: Kinds, step: Step | None
+    reference: Session,
+    candidate: Session,
+    data: Dataset,
+    kinds: Kinds,
+    step: Step | None,
+    known: list[Outputs] | None,
 ) -> Parity:
     names = list(kinds)
 
@@ -56,11 +71,18 @@ def _measured(
             step("parity", min(done, len(data)), len(data))
         return count
 
+    def expected(number: int, feed: Feed) -> Outputs:
+        if known is None:
+            return reference.run(feed, names, shrink=True)
+        if number == len(known):
+            known.append(reference.run(feed, names, shrink=True))
+        return known[number]
+
     if not (reference.mapped or candidate.mapped):
         return collect(
             (
-                (reference.run(feed, names, shrink=True), candidate.run(feed, names, shrink=True), rows(feed))
-                for feed in data.feeds()
+                (expected(number, feed), candidate.run(feed, names, shrink=True), rows(feed))
+                for number, feed in enumerate(data.feeds())
             ),
             kinds,
             data.source,

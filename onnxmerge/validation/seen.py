@@ -15,6 +15,7 @@ from onnxmerge.validation.answers import Answers
 from onnxmerge.validation.detectors import detectors
 from onnxmerge.validation.judgement import Judgement, words_of
 from onnxmerge.validation.kinds import Classes, Integers, Kind, Masks, Sequences, Values
+from onnxmerge.validation.kinds.protocol import add_to_one
 from onnxmerge.validation.scores import Scores
 
 # With so many samples, an answer that is nearly always the same is none.
@@ -27,8 +28,6 @@ FEWEST_POINTS, ALIKE = 20, 0.6
 BLANK = 0.3
 # Fewer whole numbers in a row are as likely an answer each.
 STEPS = 8
-# By how much the sum of single-precision shares misses one at most.
-TO_ONE = 1e-3
 # Of neighbouring pixels, how many have the same class where channels are scores of classes.
 COHERENT = 0.8
 # Fewer or more channels of a map are as likely colours, distances or features.
@@ -147,7 +146,7 @@ def _read(name: str, judged: Judgement, arrays: list[np.ndarray]) -> Judgement:
 
 def _shares(arrays: list[np.ndarray]) -> bool:
     """Whether rows are not negative and add up to one, each time."""
-    return all(bool((v >= 0).all()) and bool((abs(v.sum(-1) - 1) < TO_ONE).all()) for v in arrays)
+    return all(add_to_one(v) for v in arrays)
 
 
 def _alternates(values: np.ndarray) -> bool:

@@ -34,7 +34,7 @@ BUDGETS: dict[str, Sequence[str]] = {
     "macs 0.7": ("--macs", "0.7", "--calib", "{calib}"),
     "macs 0.5": ("--macs", "0.5", "--calib", "{calib}"),
     "macs 0.7, no data": ("--macs", "0.7"),
-    "macs 0.7, recovery": ("--macs", "0.7", "--calib", "{calib}", "--recover", "3m"),
+    "latency 0.85, recovery": ("--latency", "0.85", "--calib", "{calib}", "--recover", "3m"),
 }
 JUDGED = 300
 # Recorded and judged cases are drawn with these seeds.

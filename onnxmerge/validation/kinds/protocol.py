@@ -11,6 +11,9 @@ from typing import ClassVar, Protocol
 import numpy as np
 from scipy import stats
 
+# By how much the sum of single-precision shares misses one at most.
+TO_ONE = 1e-3
+
 
 class Spread(Enum):
     """How a ratio of sums over samples is uncertain."""
@@ -175,6 +178,11 @@ def difference(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.nd
         delta = np.where(same, 0.0, y - x)
     delta[~np.isfinite(delta)] = math.inf
     return x, y, delta
+
+
+def add_to_one(values: np.ndarray) -> bool:
+    """Whether rows, along the last axis, are not negative and add up to one."""
+    return bool((values >= 0).all()) and bool((abs(values.sum(-1) - 1) < TO_ONE).all())
 
 
 def samples_of(values: np.ndarray, rows: int, axis: int | None = None) -> int:

@@ -8,7 +8,19 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnxmerge.validation.kinds.protocol import Found, columns, difference, percent, samples_of, share
+from onnxmerge.validation.kinds.protocol import (
+    Found,
+    add_to_one,
+    columns,
+    difference,
+    percent,
+    relative,
+    samples_of,
+    share,
+)
+
+# A probability, and a lead, below this are none.
+_NOTHING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,7 @@ class _Tally:
     kind: Sequences
     positions: list[np.ndarray] = field(default_factory=list)
     sequences: list[np.ndarray] = field(default_factory=list)
+    leads: list[np.ndarray] = field(default_factory=list)  # [N, 2]: squares of what is lost, and positions
 
     def add(self, before: Sequence[np.ndarray], after: Sequence[np.ndarray], rows: int) -> None:
         (x,), (y,) = before, after
@@ -61,6 +74,11 @@ class _Tally:
         alike = x.shape == y.shape
         wrong = ~np.isfinite(difference(x, y)[2]).all(-1) if alike else None
         self._add(x.argmax(-1), y.argmax(-1), wrong)
+        if self.kind.ctc:
+            lost = np.ones(x.shape[:-1])
+            if wrong is not None:
+                lost = np.where(wrong, 1.0, [_lead_lost(a, b) for a, b in zip(x, y, strict=True)])
+            self.leads.append(columns((lost**2).sum(axis=-1), x.shape[1]))
 
     def _add(self, a: np.ndarray, b: np.ndarray, wrong: np.ndarray | None) -> None:
         """Count classes [N, T]; ``wrong`` where scores are no numbers."""
@@ -90,12 +108,37 @@ class _Tally:
                 f"{percent(sequences.value)} of the sequences{{of}} read differently, and "
                 f"{percent(positions.value)} of their positions"
             )
-            return Found((sequences,), said, beside=(positions,), agreement=agreement)
+            distance = relative("leads", np.concatenate(self.leads)).value if self.leads else None
+            return Found((sequences,), said, beside=(positions,), agreement=agreement, distance=distance)
         said = (
             f"The highest-scored class{{of}} stays the same at {percent(agreement)} of the positions, and at "
             f"all of them in {percent(1 - sequences.value)} of the sequences"
         )
         return Found((positions,), said, stays=True, beside=(sequences,), agreement=agreement)
+
+
+def _lead_lost(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Of the lead of the highest class, the share that is lost to the class that gains most on it.
+
+    Nothing is lost at 0, and another class may be the highest at 1. Leads are in logits, so that a
+    temperature and a softmax change nothing.
+
+    Args:
+        before, after: of one sequence [T, C].
+
+    Returns:
+        float64 [T], 0 to 1.
+    """
+    x, y = before.astype(np.float64), after.astype(np.float64)
+    if add_to_one(x):
+        x, y = (np.log(np.maximum(v, _NOTHING)) for v in (x, y))
+    highest = x.argmax(-1)[:, None]
+    with np.errstate(invalid="ignore"):
+        lead, now = (np.take_along_axis(v, highest, -1) - v for v in (x, y))
+        lost = (lead - now) / np.maximum(lead, _NOTHING)
+    np.put_along_axis(lost, highest, 0.0, -1)
+    # Classes that are masked (minus infinity) before and after lose nothing.
+    return np.asarray(np.clip(np.nan_to_num(lost, nan=0.0), 0.0, 1.0).max(-1))
 
 
 def batch_axis(values: np.ndarray, rows: int) -> int:
