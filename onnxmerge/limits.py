@@ -23,7 +23,8 @@ class Limits:
         frontier, stored_frontier: activations that wait until later layers need them, of a large model the
             latter; the layers before a larger frontier run again instead.
         waiting: of these, what waits in memory; more wait in files.
-        photographs: generic images that are held at once; larger inputs get fewer samples.
+        data: samples that are held in memory; more of them are read from files whenever they are fed.
+        photographs: generic images of a run; larger inputs get fewer samples.
     """
 
     in_files: int = 32 * _MIB
@@ -36,6 +37,7 @@ class Limits:
     frontier: int = 400 * _MIB
     stored_frontier: int = 2048 * _MIB
     waiting: int = 64 * _MIB
+    data: int = 16 * _MIB
     photographs: int = 320 * _MIB
 
 

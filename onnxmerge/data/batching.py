@@ -11,12 +11,12 @@ import onnx
 from onnx import numpy_helper
 
 from onnxmerge import limits
+from onnxmerge.data.columns import Batch
 from onnxmerge.data.dataset import Dataset
 from onnxmerge.errors import ModelError
 from onnxmerge.graph import external_weights
 from onnxmerge.operators.values import target_shape
 from onnxmerge.runtime import Runtime
-from onnxmerge.runtime.session import Feed
 
 # The most samples in one batch.
 _MOST_SAMPLES = 32
@@ -26,7 +26,7 @@ _SAME = 1e-3
 
 def batches_of(
     model: onnx.ModelProto, dataset: Dataset, runtime: Runtime, shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[onnx.ModelProto, list[Feed]]:
+) -> tuple[onnx.ModelProto, list[Batch]]:
     """A model and the batches to run it on.
 
     A batch size that the file fixes is opened where that provably changes nothing.
@@ -40,8 +40,8 @@ def batches_of(
         opened = replace(dataset, batch=None)
         free = open_batch(model)
         if _agree(model, free, dataset, runtime):
-            return free, list(opened.feeds(size))
-    return model, list(dataset.feeds(size))
+            return free, opened.batches(size)
+    return model, dataset.batches(size)
 
 
 def open_batch(model: onnx.ModelProto) -> onnx.ModelProto:

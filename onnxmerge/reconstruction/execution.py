@@ -11,6 +11,7 @@ import onnx
 
 from onnxmerge.channels import Channels
 from onnxmerge.data.batching import batches_of
+from onnxmerge.data.columns import read
 from onnxmerge.data.dataset import Dataset
 from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.runtime import Runtime
@@ -52,18 +53,20 @@ class TwoModels:
         places: CountPlaces | None = None,
     ):
         self._channels, self._runtime = channels, runtime
-        self._model, self._feeds = batches_of(model, dataset, runtime, channels.view.shapes)
+        self._model, self._batches = batches_of(model, dataset, runtime, channels.view.shapes)
         # Shapes of the analysis are those of one sample, or of one batch where the file fixes its size.
         self._samples = len(dataset) // (dataset.batch or 1)
         self._mixed = dataset.mixed
-        self._rows = ceil(patches / len(self._feeds))
+        self._rows = ceil(patches / len(self._batches))
         self._scratch = scratch
-        self._emphasis = None if places is None else Emphasis.of(places(self._feeds, dataset.batch))
+        self._emphasis = (
+            None if places is None else Emphasis.of(places(map(read, self._batches), dataset.batch))
+        )
         self._old = self._segments([name for r in requests for name in r.old_names])
         self.new = self._segments([name for r in requests for name in r.new_names])
 
     def _segments(self, names: Sequence[str]) -> Segments:
-        return Segments(self._model, self._feeds, self._runtime, names, scratch=self._scratch)
+        return Segments(self._model, self._batches, self._runtime, names, scratch=self._scratch)
 
     def gather(
         self, request: Request, kept: np.ndarray, open_channels: np.ndarray, seed: int, *, dense: bool = False
@@ -101,7 +104,7 @@ class TwoModels:
         """About how many bytes one batch takes: tensors that are read or alive, rows, and their products."""
         view = self._channels.view
         read = sum(prod(view.shapes[name]) for name in (*request.old_names, *request.new_names))
-        tensors = (read + _ALIVE * self._largest) * ceil(self._samples / len(self._feeds))
+        tensors = (read + _ALIVE * self._largest) * ceil(self._samples / len(self._batches))
         features, outputs = request.site.data.size, 0
         if request.fit is not None:
             features, outputs = request.fit.form.features, request.fit.form.outputs
