@@ -13,7 +13,7 @@ from onnxmerge.channels.sites import fold_sites
 from onnxmerge.criteria import Reconstruction
 from onnxmerge.data import Dataset
 from onnxmerge.data.batching import batches_of, open_batch
-from onnxmerge.data.columns import read
+from onnxmerge.data.columns import read as values_of
 from onnxmerge.errors import UsageError
 from onnxmerge.runtime.partial import Segments
 from onnxmerge.statistics import dense as statistics
@@ -147,7 +147,7 @@ def test_a_batch_of_one_is_opened_where_that_changes_nothing():
     analysed = support.analysed(proto, {"x": FEED["x"][:1]})
     opened, feeds_ = batches_of(analysed.proto, data, support.RUNTIME, analysed.channels.view.shapes)
     assert len(feeds_) < 40
-    together = np.concatenate([support.RUNTIME.session(opened).run(read(f))["y"] for f in feeds_])
+    together = np.concatenate([support.RUNTIME.session(opened).run(values_of(f))["y"] for f in feeds_])
     session = support.RUNTIME.session(proto)
     single = np.concatenate([session.run({"x": x[None]})["y"] for x in FEED["x"]])
     np.testing.assert_allclose(together, single, rtol=1e-3, atol=1e-3)
