@@ -145,7 +145,7 @@ def test_a_batch_of_one_is_opened_where_that_changes_nothing():
     proto = support.model(TEXT.replace("BATCH", "1"))
     data = Dataset("random", arrays=FEED, batch=1)
     analysed = support.analysed(proto, {"x": FEED["x"][:1]})
-    opened, feeds_ = batches_of(analysed.proto, data, support.RUNTIME, analysed.channels.view.shapes)
+    opened, feeds_, _ = batches_of(analysed.proto, data, support.RUNTIME, analysed.channels.view.shapes)
     assert len(feeds_) < 40
     together = np.concatenate([support.RUNTIME.session(opened).run(values_of(f))["y"] for f in feeds_])
     session = support.RUNTIME.session(proto)
@@ -160,7 +160,7 @@ def test_a_batch_that_is_mixed_stays_one():
       y = Sub(h, m)
     }""")
     data = Dataset("random", arrays={"x": FEED["x"][:, :, 0, 0]}, batch=1)
-    _, feeds_ = batches_of(proto, data, support.RUNTIME, {"x": (1, 3)})
+    _, feeds_, _ = batches_of(proto, data, support.RUNTIME, {"x": (1, 3)})
     assert len(feeds_) == 40
     assert open_batch(proto) is not proto
 

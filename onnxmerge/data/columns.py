@@ -121,10 +121,24 @@ class Part:
         """The samples, in memory."""
         return self.column[self.begin : self.end]
 
+    def part(self, begin: int, end: int) -> Part:
+        """Some of them."""
+        return Part(self.column, self.begin + begin, self.begin + end)
+
 
 def read(batch: Batch) -> Feed:
     """The values of a batch, in memory."""
     return {name: v if isinstance(v, np.ndarray) else v.values() for name, v in batch.items()}
+
+
+def part(batch: Batch, begin: int, end: int) -> Batch:
+    """Some samples of a batch; what no sample has of its own stays whole."""
+    return {name: v.part(begin, end) if isinstance(v, Part) else v for name, v in batch.items()}
+
+
+def samples_of(batch: Batch) -> int:
+    """How many samples a batch of columns has."""
+    return next((v.shape[0] for v in batch.values() if isinstance(v, Part)), 1)
 
 
 def folder_for(size: int) -> Scratch | None:

@@ -1,8 +1,8 @@
-"""One pass of the data for one site: many batches at a time, summed in their order."""
+"""One pass of the data for one site: many batches at a time, each piece by piece, summed in their order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod
 
@@ -118,6 +118,80 @@ class _SplitAccumulator:
 
 
 @dataclass(frozen=True, eq=False)
+class Piece:
+    """What both models compute of some samples of a batch: a whole one would have hundreds of MB.
+
+    Attributes:
+        old, new: values of the untouched model and of the new one, by name.
+        begin, end: which samples of the batch.
+        of: how many the batch has.
+    """
+
+    old: Values
+    new: Values
+    begin: int
+    end: int
+    of: int
+
+
+class _Picked:
+    """Rows of a batch, and where they lie in its pieces."""
+
+    def __init__(self, chosen: np.ndarray, each: int | None):
+        """Row numbers within the batch, int64; the rows of a sample, or None: every piece has the same."""
+        self.chosen, self._each = chosen, each
+
+    @staticmethod
+    def of(
+        sample: RowSample, shape: tuple[int, ...], axis: int, one: int, batch: int, piece: Piece
+    ) -> tuple[_Picked, int]:
+        """What is looked at of a tensor, and how many rows are not held out.
+
+        Args:
+            shape: of the tensor in a piece.
+            axis: the one that rows lie along.
+            one: the rows of one sample.
+        """
+        samples, grid = _grid(shape, axis)
+        here, rows = piece.end - piece.begin, samples * prod(grid)
+        each: int | None = one
+        if here < piece.of and rows == one:  # it does not depend on the samples
+            each = None
+        elif here < piece.of:
+            samples, grid = piece.of, grid if samples == here else (one,)
+        else:
+            each = None
+        chosen, cut = sample.of(samples, grid, batch)
+        return _Picked(chosen, each), cut
+
+    def every(self, step: int) -> _Picked:
+        """Some of them, evenly spread."""
+        return _Picked(self.chosen[::step], self._each)
+
+    def inside(self, piece: Piece) -> tuple[np.ndarray, np.ndarray]:
+        """Which of them lie in a piece, bool; and their numbers there, int64."""
+        if self._each is None:
+            here = np.full(len(self.chosen), piece.begin == 0)
+            return here, self.chosen[here]
+        begin, end = piece.begin * self._each, piece.end * self._each
+        here = (begin <= self.chosen) & (self.chosen < end)
+        return here, self.chosen[here] - begin
+
+
+class _Assembled(dict[str, np.ndarray]):
+    """Rows of a batch, float32 [blocks, rows, n] by what they are of, put together piece by piece."""
+
+    def put(self, name: str, here: np.ndarray, found: np.ndarray) -> None:
+        """Enter those of a piece, which are at these places (bool)."""
+        if here.all():
+            self[name] = found
+            return
+        if name not in self:
+            self[name] = np.empty((found.shape[0], len(here), found.shape[2]), found.dtype)
+        self[name][:, here] = found
+
+
+@dataclass(frozen=True, eq=False)
 class _Found:
     """What one batch gives, per block.
 
@@ -134,7 +208,7 @@ class _Found:
 
 def gather(
     request: Request,
-    values: Callable[[int], tuple[Values, Values]],
+    pieces: Callable[[int], Iterable[Piece]],
     batches: int,
     sample: RowSample,
     kept: np.ndarray,
@@ -145,7 +219,8 @@ def gather(
 
     Args:
         request: the site, and what it is refitted to.
-        values: gives those of ``request.old_names`` and of ``request.new_names`` in a batch, to any thread.
+        pieces: those of a batch in their order, with the values of ``request.old_names`` and of
+            ``request.new_names``, for any thread.
         batches: how many there are.
         sample: the rows that are looked at.
         kept: bool [channels], those that may stay.
@@ -153,7 +228,7 @@ def gather(
         workers: how many batches are worked on at a time.
     """
     collector = _Collector(request, sample, kept, ~kept | open_channels)
-    for found in in_order(lambda batch: collector.look(batch, *values(batch)), range(batches), workers):
+    for found in in_order(lambda batch: collector.look(batch, pieces(batch)), range(batches), workers):
         collector.add(found)
     return collector.paired()
 
@@ -174,14 +249,16 @@ class _Collector:
         ]
         self._present = np.flatnonzero(stays[form.channel]) if form is not None else np.zeros(0, np.int64)
         shapes = site.channels.view.shapes
-        rows = prod(shapes[site.node.y[0].name]) // (form.blocks * form.outputs) if form is not None else 0
-        self._wide = not sample.supports_covariance(len(self._present), rows)
+        self._each = (
+            prod(shapes[site.node.y[0].name]) // (form.blocks * form.outputs) if form is not None else 0
+        )
+        self._wide = not sample.supports_covariance(len(self._present), self._each)
         if self._wide:
             self._sample = replace(sample, per_batch=min(sample.per_batch, ceil(_MOST_ROWS / sample.batches)))
-        positions = prod(shapes[site.data.tensor]) // site.data.size
+        self._each_position = prod(shapes[site.data.tensor]) // site.data.size
         # What goes is predicted from what may stay; where nothing stays, the bias carries its mean.
         some = bool(self._going.any() and self._staying.any())
-        self._predicts = some and sample.supports_covariance(site.data.size, positions)
+        self._predicts = some and sample.supports_covariance(site.data.size, self._each_position)
         # Of one tap, features are data positions: rows and products serve both regressions, the positions
         # that may go as further targets.
         self._joint = self._predicts and form is not None and form.taps == 1 and not self._wide
@@ -190,50 +267,65 @@ class _Collector:
         self._stored: list[list[tuple[np.ndarray, np.ndarray, float]]] = [[] for _ in range(count)]
         self._trusted = True
 
-    def look(self, batch: int, old: Values, new: Values) -> _Found:
+    def look(self, batch: int, pieces: Iterable[Piece]) -> _Found:
         """The work on one batch; batch 0 comes before all others."""
+        rows, cut, position_cut = self._assembled(batch, pieces)
         found = _Found([], [], [])
         if self._form is not None:
-            self._regression(batch, old, new, found)
-        if self._predicts and not self._joint:
-            cut, pairs = self._positions(batch, old, new)
-            for accumulator, (now, before) in zip(self._of_positions, pairs, strict=True):
-                found.positions.append(accumulator.products(now, before, cut, self._sample.weight(before)))
+            self._regression(rows, cut, found)
+        if "now" in rows:
+            now, before = rows["now"][0], rows["before"][0]
+            width = now.shape[-1] // len(self._places)
+            for b, (stay, go) in enumerate(self._places):
+                x, t = now[:, b * width + stay], before[:, b * width + go]
+                weight = self._sample.weight(t)
+                found.positions.append(self._of_positions[b].products(x, t, position_cut, weight))
         return found
 
-    def _regression(self, batch: int, old: Values, new: Values, found: _Found) -> None:
+    def _assembled(self, batch: int, pieces: Iterable[Piece]) -> tuple[_Assembled, int, int]:
+        """The rows of a batch; and how many of the regression's and of the positions' are not held out."""
         fit, form, data = self._request.fit, self._form, self._request.site.data
-        assert fit is not None and form is not None
-        y = old[fit.target_name]
-        chosen, cut = self._sample.of(*_grid(y.shape, form.output.axis), batch)
-        features = form.rows(new[data.tensor], y.shape, chosen, self._staying)
-        targets = fit.targets(old, new, chosen)
-        if batch == 0 and fit.other is None:
-            self._trusted = _confirmed(data.tensor, fit, old, chosen, targets)
+        rows, cut, position_cut = _Assembled(), 0, 0
+        picked: _Picked | None = None
+        positions: _Picked | None = None
+        for piece in pieces:
+            old, new = piece.old, piece.new
+            if fit is not None and form is not None:
+                y = old[fit.target_name].shape
+                if picked is None:
+                    picked, cut = _Picked.of(self._sample, y, form.output.axis, self._each, batch, piece)
+                here, chosen = picked.inside(piece)
+                rows.put("features", here, form.rows(new[data.tensor], y, chosen, self._staying))
+                rows.put("targets", here, fit.targets(old, new, chosen))
+                if self._joint:
+                    rows.put("going", here, form.rows(old[data.tensor], y, chosen, self._going))
+                if batch == 0 and fit.other is None:
+                    some, few = picked.every(_step(picked)).inside(piece)
+                    rows.put("untouched", some, form.rows(old[data.tensor], old[fit.output].shape, few))
+            if self._predicts and not self._joint:
+                now, before = (np.moveaxis(v[data.tensor], data.axis, -1) for v in (new, old))
+                if positions is None:
+                    positions, position_cut = _Picked.of(
+                        self._sample, now.shape, -1, self._each_position, batch, piece
+                    )
+                here, chosen = positions.inside(piece)
+                index = np.unravel_index(chosen, now.shape[:-1])
+                rows.put("now", here, now[index].astype(np.float32, copy=False)[None])
+                rows.put("before", here, before[index].astype(np.float32, copy=False)[None])
+        if picked is not None and "untouched" in rows and fit is not None:
+            self._trusted = _confirmed(fit, rows["untouched"], rows["targets"][:, :: _step(picked)])
+        return rows, cut, position_cut
+
+    def _regression(self, rows: _Assembled, cut: int, found: _Found) -> None:
+        features, targets = rows["features"], rows["targets"]
         weight = self._sample.weight(targets)
         if self._wide:
             found.rows.extend((f, t, weight) for f, t in zip(features, targets, strict=True))
             return
         if self._joint:
-            before = form.rows(old[data.tensor], y.shape, chosen, self._going)
-            targets = np.concatenate([targets, before], axis=2)
+            targets = np.concatenate([targets, rows["going"]], axis=2)
         for accumulator, f, t in zip(self._of_features, features, targets, strict=True):
             found.products.append(accumulator.products(f, t, cut, weight))
-
-    def _positions(
-        self, batch: int, old: Values, new: Values
-    ) -> tuple[int, list[tuple[np.ndarray, np.ndarray]]]:
-        """How many rows are not held out, and per block (new, old) values, float32 [n, positions]."""
-        data = self._request.site.data
-        x, before = (np.moveaxis(v[data.tensor], data.axis, -1) for v in (new, old))
-        chosen, cut = self._sample.of(*_grid(x.shape, -1), batch)
-        index = np.unravel_index(chosen, x.shape[:-1])
-        x, before = x[index].astype(np.float32, copy=False), before[index].astype(np.float32, copy=False)
-        width = x.shape[-1] // len(self._places)
-        pairs = [
-            (x[:, b * width + stay], before[:, b * width + go]) for b, (stay, go) in enumerate(self._places)
-        ]
-        return cut, pairs
 
     def add(self, found: _Found) -> None:
         """Take in what a batch gave, in the order of the batches."""
@@ -271,12 +363,15 @@ def _grid(shape: tuple[int, ...], axis: int) -> tuple[int, tuple[int, ...]]:
     return rest[0], tuple(rest[1:])
 
 
-def _confirmed(data: str, fit: Fit, old: Values, chosen: np.ndarray, targets: np.ndarray) -> bool:
-    some = slice(None, None, max(len(chosen) // _ROWS_TO_CONFIRM, 1))
-    features = fit.form.rows(old[data], old[fit.output].shape, chosen[some])
+def _step(picked: _Picked) -> int:
+    """Of so many rows one is enough to confirm a regression on."""
+    return max(len(picked.chosen) // _ROWS_TO_CONFIRM, 1)
+
+
+def _confirmed(fit: Fit, features: np.ndarray, targets: np.ndarray) -> bool:
     bias = fit.bias.reshape(fit.form.blocks, 1, fit.form.outputs)
-    difference = features @ fit.form.matrix().transpose(0, 2, 1) + bias - targets[:, some]
-    size = max(float(np.linalg.norm(targets[:, some])), 1e-6)
+    difference = features @ fit.form.matrix().transpose(0, 2, 1) + bias - targets
+    size = max(float(np.linalg.norm(targets)), 1e-6)
     return bool(np.linalg.norm(difference) <= _FORM_TOLERANCE * size)
 
 
