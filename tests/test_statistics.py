@@ -68,7 +68,7 @@ def test_covariances_of_receptive_fields(analysed):
     (a,) = values(analysed, "a")
     site = next(s for s in sites if s.data.tensor == "a")
     expected = np.cov(a.transpose(0, 2, 3, 1).reshape(-1, 8).T, bias=True)
-    np.testing.assert_allclose(found.features[site.node.index].grams[0], expected, atol=1e-4)
+    np.testing.assert_allclose(found.features[site.node.index].grams[0].square, expected, atol=1e-4)
 
 
 def test_where_the_output_of_a_site_goes(analysed):

@@ -21,7 +21,7 @@ from onnxmerge.progress import Progress
 from onnxmerge.runtime import Runtime, Session
 from onnxmerge.runtime.model_bytes import opened, patch
 from onnxmerge.runtime.threads import in_order, one_blas_thread, side_by_side
-from onnxmerge.statistics.moments import Accumulator, AxisSums, Products, first_means, products
+from onnxmerge.statistics.moments import Accumulator, AxisSums, Products, Symmetric, first_means, products
 from onnxmerge.statistics.regression import LinearForm, linear_form
 
 Key = tuple[str, int]
@@ -39,12 +39,12 @@ class Features:
     Attributes:
         form: the regression, or None where positions of the data axis stand for themselves.
         grams: one per block, float64 [F, F]; F = ``form.features``, or data positions without a form.
-            Empty where there are too many positions.
+            Empty where there are too many positions. Of all sites together they may be as large as the model.
         rows: how many rows they are from.
     """
 
     form: LinearForm | None
-    grams: tuple[np.ndarray, ...]
+    grams: tuple[Symmetric, ...]
     rows: int
 
 
@@ -209,7 +209,7 @@ class _Grams:
 
     def features(self) -> Features:
         rows = self._blocks[0].rows
-        return Features(self._form, tuple(a.moments().gram for a in self._blocks) if rows else (), rows)
+        return Features(self._form, tuple(a.covariance() for a in self._blocks) if rows else (), rows)
 
 
 def _called(look: Callable[[], list[Products]]) -> list[Products]:

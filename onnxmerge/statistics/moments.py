@@ -97,6 +97,37 @@ def _add_outer(matrix: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
         matrix[start : start + _ROWS] += a[start : start + _ROWS, None] * b
 
 
+class Symmetric:
+    """A symmetric matrix of which little more than one triangle is held: there are many of them at a time.
+
+    Args:
+        blocks: of ``_ROWS`` rows each, from the first column to the diagonal.
+    """
+
+    def __init__(self, blocks: Sequence[np.ndarray]) -> None:
+        self._blocks = tuple(blocks)
+
+    def __len__(self) -> int:
+        return sum(len(block) for block in self._blocks)
+
+    @property
+    def square(self) -> np.ndarray:
+        """The whole matrix, made anew."""
+        return _square(list(self._blocks))
+
+
+def _square(blocks: list[np.ndarray]) -> np.ndarray:
+    """The matrix of the blocks of rows of a triangle, which are used up: it may be as large as all others."""
+    size = sum(len(block) for block in blocks)
+    found = np.empty((size, size), blocks[0].dtype if blocks else np.float64)
+    while blocks:
+        block = blocks.pop()
+        start = block.shape[1] - len(block)
+        found[start : start + len(block), : block.shape[1]] = block
+        found[:start, start : start + len(block)] = block[:, :start].T
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class Products:
     """Sums over some rows, shifted by the same vectors wherever they are to be added; float32.
@@ -163,15 +194,18 @@ class Accumulator:
         if not self.rows:
             (outputs, features), self._shift = found.cross.shape, found.shift
             kind = np.float64 if features <= WIDE else np.float32
-            self._gram = np.zeros((features, features), kind)
+            self._gram = [
+                np.zeros((min(_ROWS, features - i), min(i + _ROWS, features)), kind)
+                for i in range(0, features, _ROWS)
+            ]
             self._cross = np.zeros((outputs, features), kind)
             self._sums = np.zeros(features), np.zeros(outputs)
             self._squares = np.zeros(outputs)
         weight = found.weight
         # Adding is most of the work where a batch has few rows: one triangle is enough.
-        triangle = [np.s_[i : i + _ROWS, : i + _ROWS] for i in range(0, len(self._gram), _ROWS)]
+        blocks = enumerate(self._gram)
         pairs = (
-            *((self._gram[part], found.gram[part]) for part in triangle),
+            *((block, found.gram[i * _ROWS : (i + 1) * _ROWS, : (i + 1) * _ROWS]) for i, block in blocks),
             *((self._cross, found.cross), (self._squares, found.squares)),
             *((self._sums[0], found.features), (self._sums[1], found.targets)),
         )
@@ -184,15 +218,12 @@ class Accumulator:
         """What was seen, at least one row; the sums are used up."""
         n = self.mass or 1.0
         p, t = self._sums[0] / n, self._sums[1] / n
-        gram, cross = self._gram, self._cross
-        del self._gram, self._cross
-        for start in range(_ROWS, len(gram), _ROWS):
-            gram[:start, start : start + _ROWS] = gram[start : start + _ROWS, :start].T
-        for matrix, other in ((gram, p), (cross, t)):
-            matrix /= n
-            _add_outer(matrix, -other, p)
+        blocks, cross = self._centred(), self._cross
+        del self._cross
+        cross /= n
+        _add_outer(cross, -t, p)
         return Moments(
-            gram,
+            _square(blocks),
             cross,
             p + self._shift[0],
             t + self._shift[1],
@@ -200,6 +231,20 @@ class Accumulator:
             self.rows,
             self.mass,
         )
+
+    def covariance(self) -> Symmetric:
+        """The covariance of the features alone; the sums are used up."""
+        return Symmetric(self._centred())
+
+    def _centred(self) -> list[np.ndarray]:
+        """The covariance of the features, as the blocks of rows of a triangle."""
+        n, blocks = self.mass or 1.0, self._gram
+        del self._gram
+        p = self._sums[0] / n
+        for i, block in enumerate(blocks):
+            block /= n
+            block += -p[i * _ROWS : (i + 1) * _ROWS, None] * p[: block.shape[1]]
+        return blocks
 
 
 @dataclass
