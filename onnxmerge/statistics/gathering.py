@@ -187,7 +187,8 @@ class _Assembled(dict[str, np.ndarray]):
             self[name] = found
             return
         if name not in self:
-            self[name] = np.empty((found.shape[0], len(here), found.shape[2]), found.dtype)
+            # Laid out as they come: how BLAS rounds depends on it.
+            self[name] = np.empty_like(found, shape=(found.shape[0], len(here), found.shape[2]))
         self[name][:, here] = found
 
 
