@@ -1,15 +1,20 @@
 """What is not held in memory is the same where it is used: samples, pieces of batches, halves of matrices."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import support
 
-import onnxmerge
 from onnxmerge import limits
+from onnxmerge.channels.analysis import Analysis
+from onnxmerge.compensation import LeastSquares
 from onnxmerge.data import Dataset
 from onnxmerge.data.columns import Column, folder_for
 from onnxmerge.data.generic import generic_dataset, photographs
 from onnxmerge.graph.external_weights import Stored
+from onnxmerge.graph.files import load
+from onnxmerge.plan import Selection
 from onnxmerge.statistics import moments
 from onnxmerge.statistics.moments import Accumulator, merged, products, submatrix
 
@@ -125,19 +130,26 @@ TIME_FIRST = """net (float[N,6,8] x) => (float[N,6,5] y)
 
 
 @pytest.mark.parametrize(
-    ("text", "shape", "exact"), [(CONVOLUTIONS, (3, 8, 8), True), (TIME_FIRST, (6, 8), False)]
+    ("text", "shape", "patches"),
+    [(CONVOLUTIONS, (3, 8, 8), 3000), (CONVOLUTIONS, (3, 8, 8), 140), (TIME_FIRST, (6, 8), 3000)],
 )
-def test_batches_that_run_in_pieces_give_the_same_weights(text, shape, exact, monkeypatch):
+def test_batches_that_run_in_pieces_give_the_same_weights(text, shape, patches, monkeypatch):
     x = np.random.default_rng(3).standard_normal((200, *shape)).astype(np.float32)
-    options = {"macs": 0.6, "calibration": x, "patches": 3000, "threads": 1, "align": 1}
+    data = Dataset("numbers", arrays={"x": x})
+    analysis = Analysis.of(load(support.model(text)), partial(support.RUNTIME.trace, feed={"x": x[:1]}))
+    half = Selection({g.name: np.arange(len(g) // 2) for g in analysis.channels.groups})
 
-    def found():
-        result = onnxmerge.optimize(support.model(text), **options)
-        return result.model.SerializeToString(), result.report.parity.relative_error
+    def found() -> list[np.ndarray]:
+        fitted = LeastSquares(patches=patches)
+        _, folds = support.reconstructed(analysis, half, data, compensation=fitted)
+        return [v for fold in folds for v in (fold.weight, fold.bias) if v is not None]
 
     whole = found()
-    monkeypatch.setattr(limits, "LIMITS", limits.Limits(data=0, piece=1, waiting=0))
+    monkeypatch.setattr(limits, "LIMITS", limits.Limits(piece=1))
     pieces = found()
-    if exact:
-        assert whole == pieces
-    assert pieces[1] == pytest.approx(whole[1], rel=0.1)
+    assert len(whole) == len(pieces)
+    for one, other in zip(whole, pieces, strict=True):
+        if text == CONVOLUTIONS:
+            np.testing.assert_array_equal(one, other)
+        # Rows come in another order where the samples are not first, and others of them are held out.
+        assert np.linalg.norm(one - other) < 0.1 * np.linalg.norm(one)

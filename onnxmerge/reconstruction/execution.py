@@ -18,8 +18,9 @@ from onnxmerge.runtime import Runtime
 from onnxmerge.runtime.partial import Segments
 from onnxmerge.runtime.threads import side_by_side
 from onnxmerge.statistics.emphasis import CountPlaces, Emphasis
-from onnxmerge.statistics.gathering import Piece, RowSample, gather
+from onnxmerge.statistics.gathering import gather
 from onnxmerge.statistics.paired import Paired, Request
+from onnxmerge.statistics.pieces import Piece, RowSample
 
 # While the two models run, they hold about so many tensors as large as the largest one.
 _ALIVE = 4

@@ -9,79 +9,17 @@ from math import ceil, prod
 import numpy as np
 
 from onnxmerge.runtime.threads import in_order
-from onnxmerge.statistics.emphasis import Emphasis, drawn
-from onnxmerge.statistics.moments import (
-    Accumulator,
-    Products,
-    equalising_weight,
-    first_means,
-    merged,
-    products,
-)
+from onnxmerge.statistics.moments import Accumulator, Products, first_means, merged, products
 from onnxmerge.statistics.paired import Fit, Paired, PositionMoments, Request, Rows, SplitMoments
+from onnxmerge.statistics.pieces import Assembled, Picked, Piece, RowSample
 
-Values = dict[str, np.ndarray]
-
-# With more features than this, rows are kept instead of a covariance.
-MOST_FEATURES = 5120
-# With more features than this, rows are kept, too, where there are less than half as many of them: a
-# covariance would take hundreds of MB and minutes, and hold nothing more.
-_CHEAP_FEATURES = 1536
-# About how many rows are kept then.
+# About how many rows are kept where there are more features than a covariance is worth.
 _MOST_ROWS = 2048
 # Where the targets differ by more than this share from what the regression gives, the operator computes
 # something else, and is not refitted.
 _FORM_TOLERANCE = 0.02
 # How many rows that is tested on.
 _ROWS_TO_CONFIRM = 512
-
-
-@dataclass(frozen=True, eq=False)
-class RowSample:
-    """Which rows of every batch are looked at.
-
-    Attributes:
-        per_batch: at most so many of each batch, chosen at random.
-        batches: how many there are.
-        samples: how often the shapes of the analysis fit into the data.
-        seed: of the choice, which does not depend on the order in which batches are worked on.
-        equal: whether every batch counts alike, whatever the size of its values.
-        emphasis: what the places of the samples count; None: all alike.
-    """
-
-    per_batch: int
-    batches: int
-    samples: int
-    seed: tuple[int, ...]
-    equal: bool = False
-    emphasis: Emphasis | None = None
-
-    def weight(self, targets: np.ndarray) -> float:
-        """What each row of a batch with these targets, [..., n, O], weighs."""
-        return equalising_weight(targets) if self.equal else 1.0
-
-    def supports_covariance(self, features: int, each: int) -> bool:
-        """Whether a covariance of so many features is worth its size, with ``each`` rows per sample."""
-        rows = min(self.samples * each, self.batches * self.per_batch)
-        return features <= _CHEAP_FEATURES or features <= min(MOST_FEATURES, 2 * rows)
-
-    def of(self, samples: int, grid: tuple[int, ...], batch: int) -> tuple[np.ndarray, int]:
-        """The rows of a batch that are looked at.
-
-        Args:
-            samples: of the batch; where it is one, every fourth batch is held out.
-            grid: the rows of a sample, as they lie.
-            batch: its number.
-
-        Returns:
-            The chosen rows, int64, in their order but for those of every fourth sample, which are held out
-            and come last; and how many are not held out.
-        """
-        each = prod(grid)
-        counts = None if self.emphasis is None else self.emphasis.rows(batch, samples, grid)
-        chosen = drawn(counts, samples * each, self.per_batch, np.random.default_rng((*self.seed, batch)))
-        held = (chosen // max(each, 1) + batch) % 4 == 3
-        return np.concatenate([chosen[~held], chosen[held]]), int(np.count_nonzero(~held))
 
 
 class _SplitAccumulator:
@@ -115,81 +53,6 @@ class _SplitAccumulator:
             return SplitMoments(only, None, only)
         parts = fit.moments(), held.moments()
         return SplitMoments(*parts, merged(parts))
-
-
-@dataclass(frozen=True, eq=False)
-class Piece:
-    """What both models compute of some samples of a batch: a whole one would have hundreds of MB.
-
-    Attributes:
-        old, new: values of the untouched model and of the new one, by name.
-        begin, end: which samples of the batch.
-        of: how many the batch has.
-    """
-
-    old: Values
-    new: Values
-    begin: int
-    end: int
-    of: int
-
-
-class _Picked:
-    """Rows of a batch, and where they lie in its pieces."""
-
-    def __init__(self, chosen: np.ndarray, each: int | None):
-        """Row numbers within the batch, int64; the rows of a sample, or None: every piece has the same."""
-        self.chosen, self._each = chosen, each
-
-    @staticmethod
-    def of(
-        sample: RowSample, shape: tuple[int, ...], axis: int, one: int, batch: int, piece: Piece
-    ) -> tuple[_Picked, int]:
-        """What is looked at of a tensor, and how many rows are not held out.
-
-        Args:
-            shape: of the tensor in a piece.
-            axis: the one that rows lie along.
-            one: the rows of one sample.
-        """
-        samples, grid = _grid(shape, axis)
-        here, rows = piece.end - piece.begin, samples * prod(grid)
-        each: int | None = one
-        if here < piece.of and rows == one:  # it does not depend on the samples
-            each = None
-        elif here < piece.of:
-            samples, grid = piece.of, grid if samples == here else (one,)
-        else:
-            each = None
-        chosen, cut = sample.of(samples, grid, batch)
-        return _Picked(chosen, each), cut
-
-    def every(self, step: int) -> _Picked:
-        """Some of them, evenly spread."""
-        return _Picked(self.chosen[::step], self._each)
-
-    def inside(self, piece: Piece) -> tuple[np.ndarray, np.ndarray]:
-        """Which of them lie in a piece, bool; and their numbers there, int64."""
-        if self._each is None:
-            here = np.full(len(self.chosen), piece.begin == 0)
-            return here, self.chosen[here]
-        begin, end = piece.begin * self._each, piece.end * self._each
-        here = (begin <= self.chosen) & (self.chosen < end)
-        return here, self.chosen[here] - begin
-
-
-class _Assembled(dict[str, np.ndarray]):
-    """Rows of a batch, float32 [blocks, rows, n] by what they are of, put together piece by piece."""
-
-    def put(self, name: str, here: np.ndarray, found: np.ndarray) -> None:
-        """Enter those of a piece, which are at these places (bool)."""
-        if here.all():
-            self[name] = found
-            return
-        if name not in self:
-            # Laid out as they come: how BLAS rounds depends on it.
-            self[name] = np.empty_like(found, shape=(found.shape[0], len(here), found.shape[2]))
-        self[name][:, here] = found
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,7 +138,7 @@ class _Collector:
         if self._form is not None:
             self._regression(rows, cut, found)
         if "now" in rows:
-            now, before = rows["now"][0], rows["before"][0]
+            now, before = rows.take("now")[0], rows.take("before")[0]
             width = now.shape[-1] // len(self._places)
             for b, (stay, go) in enumerate(self._places):
                 x, t = now[:, b * width + stay], before[:, b * width + go]
@@ -283,48 +146,49 @@ class _Collector:
                 found.positions.append(self._of_positions[b].products(x, t, position_cut, weight))
         return found
 
-    def _assembled(self, batch: int, pieces: Iterable[Piece]) -> tuple[_Assembled, int, int]:
+    def _assembled(self, batch: int, pieces: Iterable[Piece]) -> tuple[Assembled, int, int]:
         """The rows of a batch; and how many of the regression's and of the positions' are not held out."""
         fit, form, data = self._request.fit, self._form, self._request.site.data
-        rows, cut, position_cut = _Assembled(), 0, 0
-        picked: _Picked | None = None
-        positions: _Picked | None = None
+        rows, cut, position_cut = Assembled(), 0, 0
+        picked: Picked | None = None
+        positions: Picked | None = None
         for piece in pieces:
             old, new = piece.old, piece.new
             if fit is not None and form is not None:
                 y = old[fit.target_name].shape
                 if picked is None:
-                    picked, cut = _Picked.of(self._sample, y, form.output.axis, self._each, batch, piece)
+                    picked, cut = Picked.of(self._sample, y, form.output.axis, self._each, batch, piece)
                 here, chosen = picked.inside(piece)
                 rows.put("features", here, form.rows(new[data.tensor], y, chosen, self._staying))
                 rows.put("targets", here, fit.targets(old, new, chosen))
                 if self._joint:
                     rows.put("going", here, form.rows(old[data.tensor], y, chosen, self._going))
                 if batch == 0 and fit.other is None:
-                    some, few = picked.every(_step(picked)).inside(piece)
+                    some, few = picked.every(_step(len(picked.chosen))).inside(piece)
                     rows.put("untouched", some, form.rows(old[data.tensor], old[fit.output].shape, few))
             if self._predicts and not self._joint:
                 now, before = (np.moveaxis(v[data.tensor], data.axis, -1) for v in (new, old))
                 if positions is None:
-                    positions, position_cut = _Picked.of(
+                    positions, position_cut = Picked.of(
                         self._sample, now.shape, -1, self._each_position, batch, piece
                     )
                 here, chosen = positions.inside(piece)
                 index = np.unravel_index(chosen, now.shape[:-1])
                 rows.put("now", here, now[index].astype(np.float32, copy=False)[None])
                 rows.put("before", here, before[index].astype(np.float32, copy=False)[None])
-        if picked is not None and "untouched" in rows and fit is not None:
-            self._trusted = _confirmed(fit, rows["untouched"], rows["targets"][:, :: _step(picked)])
         return rows, cut, position_cut
 
-    def _regression(self, rows: _Assembled, cut: int, found: _Found) -> None:
-        features, targets = rows["features"], rows["targets"]
+    def _regression(self, rows: Assembled, cut: int, found: _Found) -> None:
+        features, targets = rows.take("features"), rows.take("targets")
+        if "untouched" in rows and self._request.fit is not None:
+            some = targets[:, :: _step(targets.shape[1])]
+            self._trusted = _confirmed(self._request.fit, rows.take("untouched"), some)
         weight = self._sample.weight(targets)
         if self._wide:
             found.rows.extend((f, t, weight) for f, t in zip(features, targets, strict=True))
             return
         if self._joint:
-            targets = np.concatenate([targets, rows["going"]], axis=2)
+            targets = np.concatenate([targets, rows.take("going")], axis=2)
         for accumulator, f, t in zip(self._of_features, features, targets, strict=True):
             found.products.append(accumulator.products(f, t, cut, weight))
 
@@ -356,17 +220,9 @@ class _Collector:
         return Paired(self._present, tuple(blocks), tuple(found), fit)
 
 
-def _grid(shape: tuple[int, ...], axis: int) -> tuple[int, tuple[int, ...]]:
-    """The samples of a tensor, and the positions of one of them beside those of an axis."""
-    if len(shape) == 1:
-        return 1, ()
-    rest = [size for i, size in enumerate(shape) if i != axis % len(shape)]
-    return rest[0], tuple(rest[1:])
-
-
-def _step(picked: _Picked) -> int:
+def _step(rows: int) -> int:
     """Of so many rows one is enough to confirm a regression on."""
-    return max(len(picked.chosen) // _ROWS_TO_CONFIRM, 1)
+    return max(rows // _ROWS_TO_CONFIRM, 1)
 
 
 def _confirmed(fit: Fit, features: np.ndarray, targets: np.ndarray) -> bool:
