@@ -54,7 +54,9 @@ class Symmetric:
         ends = np.searchsorted(places, _ROWS * np.arange(len(self._blocks) + 1))
         for i, block in enumerate(self._blocks):
             begin, end = int(ends[i]), int(ends[i + 1])
-            mine = block[np.ix_(places[begin:end] - i * _ROWS, places[:end])]
+            mine = block
+            if len(places) < len(self):
+                mine = block[np.ix_(places[begin:end] - i * _ROWS, places[:end])]
             yield slice(begin, end), slice(end), mine
             yield slice(begin), slice(begin, end), mine[:, :begin].T
 
