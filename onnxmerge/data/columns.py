@@ -128,7 +128,7 @@ class Part:
 
 def read(batch: Batch) -> Feed:
     """The values of a batch, in memory."""
-    return {name: v if isinstance(v, np.ndarray) else v.values() for name, v in batch.items()}
+    return {name: v.values() if isinstance(v, Waiting) else v for name, v in batch.items()}
 
 
 def part(batch: Batch, begin: int, end: int) -> Batch:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from itertools import count
 from math import prod
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -163,6 +163,7 @@ def trim() -> None:
         _C_LIBRARY.malloc_trim(0)
 
 
+@runtime_checkable
 class Waiting(Protocol):
     """An array that is not in memory until it is asked for."""
 

@@ -61,7 +61,7 @@ class Segments:
         self._edits: dict[int, list[onnx.NodeProto]] = {}
         self._done: set[int] = set()
         self.live: dict[str, list[np.ndarray | Waiting]] = {
-            name: [feed[name] for feed in feeds] for name in (feeds[0] if feeds else ())
+            name: [_held(feed[name]) for feed in feeds] for name in (feeds[0] if feeds else ())
         }
         self._batches = len(feeds)
         self._pending = Counter(wanted)
@@ -282,6 +282,11 @@ class Reading:
         stored = self._stored
         if failure is None and stored is not None and all(v is not None for b in stored.values() for v in b):
             self._segments.advance(self._run, self._frontier, stored)
+
+
+def _held(value: np.ndarray | Waiting) -> np.ndarray | Waiting:
+    """What waits as it is; anything else as an array."""
+    return value if isinstance(value, Waiting) else np.asarray(value)
 
 
 def _values(array: np.ndarray | Waiting) -> np.ndarray:
