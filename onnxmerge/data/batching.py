@@ -20,8 +20,8 @@ from onnxmerge.graph import external_weights
 from onnxmerge.operators.values import target_shape
 from onnxmerge.runtime import Runtime
 
-# The most samples in one batch, and the fewest in a piece of one: products of a single row are computed in
-# another order, and statistics would depend on how much memory there is.
+# The most samples in one batch, and the fewest in a piece of one: of a single row a library may compute a
+# product in another way.
 _MOST_SAMPLES, _FEWEST_SAMPLES = 32, 2
 # How far the outputs of a batch may be from those of its samples one by one.
 _SAME = 1e-3

@@ -103,16 +103,13 @@ class Picked:
             one: the rows of one sample.
         """
         samples, grid = _grid(shape, axis)
-        here, rows = piece.end - piece.begin, samples * prod(grid)
-        each: int | None = one
-        if here < piece.of and rows == one:  # it does not depend on the samples
-            each = None
-        elif here < piece.of:
+        here = piece.end - piece.begin
+        # Else this piece is the batch, or the tensor does not depend on the samples.
+        apart = here < piece.of and samples * prod(grid) == here * one
+        if apart:
             samples, grid = piece.of, grid if samples == here else (one,)
-        else:
-            each = None
         chosen, cut = sample.of(samples, grid, batch)
-        return Picked(chosen, each), cut
+        return Picked(chosen, one if apart else None), cut
 
     def every(self, step: int) -> Picked:
         """Some of them, evenly spread."""
