@@ -67,8 +67,8 @@ def limit(args: argparse.Namespace) -> None:
         "stages": stages,
         "run": round(sum(stages.values()), 2),
         "passes": round(2 * dense, 2),
-        "grams": round(grams / syrk, 2),
-        "more": round(pruned + factorisations / potrf + files, 2),
+        "grams": round(float(grams / syrk), 2),
+        "more": round(float(pruned + factorisations / potrf + files), 2),
         "syrk": round(syrk / 1e9, 1),
     }
     print(row)
