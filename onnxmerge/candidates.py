@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -316,7 +316,7 @@ class Builder:
         places = Places(self.study.source.kinds, self.study.source.session)
         found: list[np.ndarray | None] = []
 
-        def counted(feeds: Sequence[Feed], batch: int | None) -> Sequence[np.ndarray | None]:
+        def counted(feeds: Iterable[Feed], batch: int | None) -> Sequence[np.ndarray | None]:
             if not found:
                 found.extend(places(feeds, batch))
             return found

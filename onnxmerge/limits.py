@@ -18,12 +18,14 @@ class Limits:
         mapped_tensor: what stays in files are tensors of this size; smaller ones are read into memory.
         at_work: what the batches that are worked on at the same time may take together.
         batch: the largest activation of a batch that is run for reconstruction.
+        piece: the same of the pieces that such a batch is run in.
         observed_batch: the activations of a batch that statistics are taken of, together.
         compared: of large models, the outputs that are compared at a time (float64 copies are made).
         frontier, stored_frontier: activations that wait until later layers need them, of a large model the
             latter; the layers before a larger frontier run again instead.
         waiting: of these, what waits in memory; more wait in files.
-        photographs: generic images that are held at once; larger inputs get fewer samples.
+        data: samples that are held in memory; more of them are read from files whenever they are fed.
+        photographs: generic images of a run; larger inputs get fewer samples.
     """
 
     in_files: int = 32 * _MIB
@@ -31,11 +33,13 @@ class Limits:
     mapped_tensor: int = 1 << 14
     at_work: int = 320 * _MIB
     batch: int = 48 * _MIB
+    piece: int = 12 * _MIB
     observed_batch: int = 96 * _MIB
     compared: int = 32 * _MIB
     frontier: int = 400 * _MIB
     stored_frontier: int = 2048 * _MIB
     waiting: int = 64 * _MIB
+    data: int = 16 * _MIB
     photographs: int = 320 * _MIB
 
 

@@ -128,7 +128,8 @@ def _refitted(study: Study, selection: Selection, statistics: Statistics) -> tup
         gone = np.flatnonzero(~stays[form.channel])
         means = np.split(statistics.mean(site), form.blocks)
         change = []
-        for block, gram in enumerate(features.grams):
+        for block, half in enumerate(features.grams):
+            gram = half.square
             cross = (before[block] @ gram)[:, here]
             after[block][:, gone] = 0
             after[block][:, here] = ridge(submatrix(gram, here), cross, before[block][:, here], _STRENGTH)

@@ -13,10 +13,18 @@ FINE = 100
 
 
 class Clock:
-    """Adds up the time spent in each stage; time in a stage within a stage counts for the inner one."""
+    """Adds up the time spent in each stage; time in a stage within a stage counts for the inner one.
 
-    def __init__(self, progress: Progress | None = None) -> None:
+    Args:
+        progress: told of every step.
+        now: gives the time in seconds.
+    """
+
+    def __init__(
+        self, progress: Progress | None = None, now: Callable[[], float] = time.perf_counter
+    ) -> None:
         self.seconds: dict[str, float] = {}
+        self._now = now
         self._progress = progress
         self._inner: list[float] = []
         self._portion: tuple[str, int, int, int] | None = None
@@ -56,11 +64,11 @@ class Clock:
     def __call__(self, stage: str) -> Iterator[None]:
         self.step(stage, 0, 0)
         self._inner.append(0.0)
-        start = time.perf_counter()
+        start = self._now()
         try:
             yield
         finally:
-            spent = time.perf_counter() - start
+            spent = self._now() - start
             own = spent - self._inner.pop()
             self.seconds[stage] = self.seconds.get(stage, 0.0) + own
             if self._inner:

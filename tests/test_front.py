@@ -80,11 +80,11 @@ def spent(monkeypatch) -> Spent:
 
     def counted(channels, sites, proto, selection, data, *rest, **options):
         counts.fits.append(len(data))
-        counts.fitted.append(data.arrays["image"])
+        counts.fitted.append(data.arrays["image"][:])
         return reconstruct(channels, sites, proto, selection, data, *rest, **options)
 
     def compared(self, session, data):
-        counts.measured.append(data.arrays["image"])
+        counts.measured.append(data.arrays["image"][:])
         return compare(self, session, data)
 
     monkeypatch.setattr(candidates, "reconstruct", counted)

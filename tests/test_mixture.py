@@ -105,7 +105,7 @@ def test_no_convention_drowns_another_in_the_statistics():
             analysed.channels, sites, sensitivity, analysed.proto, data, support.RUNTIME
         )
         (features,) = found.features.values()
-        return features.grams[0] / np.trace(features.grams[0])
+        return features.grams[0].square / np.trace(features.grams[0].square)
 
     def distances(found: np.ndarray) -> tuple[float, float]:
         return tuple(float(np.linalg.norm(found - one)) for one in alone)

@@ -17,7 +17,7 @@ from onnxmerge.data import Dataset
 from onnxmerge.graph import load
 from onnxmerge.plan import Selection
 from onnxmerge.runtime import Runtime
-from onnxmerge.statistics.gathering import RowSample
+from onnxmerge.statistics.pieces import RowSample
 
 RNG = np.random.default_rng(0)
 TWO_LAYERS = """net ({0} x) => ({1} y) <float[16,32] w, float[32,5] v> {{

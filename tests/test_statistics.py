@@ -13,6 +13,7 @@ from onnxmerge.channels.sites import fold_sites
 from onnxmerge.criteria import Reconstruction
 from onnxmerge.data import Dataset
 from onnxmerge.data.batching import batches_of, open_batch
+from onnxmerge.data.columns import read as values_of
 from onnxmerge.errors import UsageError
 from onnxmerge.runtime.partial import Segments
 from onnxmerge.statistics import dense as statistics
@@ -67,7 +68,7 @@ def test_covariances_of_receptive_fields(analysed):
     (a,) = values(analysed, "a")
     site = next(s for s in sites if s.data.tensor == "a")
     expected = np.cov(a.transpose(0, 2, 3, 1).reshape(-1, 8).T, bias=True)
-    np.testing.assert_allclose(found.features[site.node.index].grams[0], expected, atol=1e-4)
+    np.testing.assert_allclose(found.features[site.node.index].grams[0].square, expected, atol=1e-4)
 
 
 def test_where_the_output_of_a_site_goes(analysed):
@@ -144,9 +145,9 @@ def test_a_batch_of_one_is_opened_where_that_changes_nothing():
     proto = support.model(TEXT.replace("BATCH", "1"))
     data = Dataset("random", arrays=FEED, batch=1)
     analysed = support.analysed(proto, {"x": FEED["x"][:1]})
-    opened, feeds_ = batches_of(analysed.proto, data, support.RUNTIME, analysed.channels.view.shapes)
+    opened, feeds_, _ = batches_of(analysed.proto, data, support.RUNTIME, analysed.channels.view.shapes)
     assert len(feeds_) < 40
-    together = np.concatenate([support.RUNTIME.session(opened).run(f)["y"] for f in feeds_])
+    together = np.concatenate([support.RUNTIME.session(opened).run(values_of(f))["y"] for f in feeds_])
     session = support.RUNTIME.session(proto)
     single = np.concatenate([session.run({"x": x[None]})["y"] for x in FEED["x"]])
     np.testing.assert_allclose(together, single, rtol=1e-3, atol=1e-3)
@@ -159,7 +160,7 @@ def test_a_batch_that_is_mixed_stays_one():
       y = Sub(h, m)
     }""")
     data = Dataset("random", arrays={"x": FEED["x"][:, :, 0, 0]}, batch=1)
-    _, feeds_ = batches_of(proto, data, support.RUNTIME, {"x": (1, 3)})
+    _, feeds_, _ = batches_of(proto, data, support.RUNTIME, {"x": (1, 3)})
     assert len(feeds_) == 40
     assert open_batch(proto) is not proto
 

@@ -1,24 +1,29 @@
 """How fast the tool itself is: against what cannot be avoided, and against published merging in plain loops.
 
-    python tools/speed.py limit MODEL --calib FILE [--macs 0.5] [--threads N]
+    python tools/speed.py limit MODEL [--calib FILE] [--samples N] [--macs 0.5] [--note TEXT]
     python tools/speed.py loops MODEL [--ratio 0.5]
 
-``limit``: the time of a run, imports, parity and latency apart, beside three passes over the calibration
-data (dense; dense and pruned side by side), the multiplications of the Gram products and factorisations
-at the speed of BLAS on this machine, and reading and writing the file. ``loops``: neuron merging (Kim et
-al. 2020, Algorithm 1, with the published BatchNorm terms) written as loops over channels, only that and
+``limit``: the time of a run, imports, parity and latency apart, beside two passes of the calibration data
+through the model and the multiplications of the Gram products at the speed of BLAS on this machine: what
+least squares cannot do without. Beside it the same with a pass of the smaller model, the factorisations, and
+reading and writing the file. Everything is processor time of one thread: other work on the machine does not
+count. A row goes to tools/results/speed.json, a table of all rows beside it. ``loops``: neuron merging (Kim
+et al. 2020, Algorithm 1, with the published BatchNorm terms) written as loops over channels, only that and
 nothing else, beside a whole run of the tool with the same method.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 from scipy.linalg.blas import ssyrk
 from scipy.linalg.lapack import dpotrf
 from threadpoolctl import threadpool_limits
@@ -26,13 +31,15 @@ from threadpoolctl import threadpool_limits
 import onnxmerge
 from onnxmerge.channels.filters import Filters, channel_filters
 from onnxmerge.config import Config
+from onnxmerge.decisions import made
 from onnxmerge.graph.files import load
-from onnxmerge.pipeline import analysed
+from onnxmerge.pipeline import analysed, chosen, measured, without_misjudged
 from onnxmerge.progress import Clock
 from onnxmerge.statistics.dense import MOST_FEATURES
 from onnxmerge.statistics.regression import linear_form
 from onnxmerge.study import Study
 
+RESULTS = Path(__file__).parent / "results" / "speed.json"
 # Stages of a run that are not the work itself.
 APART = ("parity", "latency")
 # Rows per site behind the criterion (the default of ``statistics.dense.collect``).
@@ -40,35 +47,73 @@ STATISTICS_ROWS = 20_000
 
 
 def limit(args: argparse.Namespace) -> None:
-    config = Config(macs=args.macs, threads=args.threads, device="cpu")
-    clock = Clock()
-    study = analysed(args.model, args.calib, None, config, clock)
-    result = onnxmerge.optimize(args.model, calibration=args.calib, config=config)
-    stages = {name: s for name, s in result.report["seconds"].items() if name not in APART}
-    dense = _pass(study, study.source.loaded.proto)
-    passes = 2 * dense + _pass(study, result.model)
-    grams, factorisations = _multiplications(study)
-    syrk, potrf = _blas(study.runtime.threads)
-    linear = grams / syrk + factorisations / potrf
-    files = _files(args.model, result)
-    least = passes + linear + files
-    total = sum(stages.values())
-    print(f"{Path(args.model).stem}, {len(study.samples.fit)} samples, {study.runtime.threads} thread(s)")
-    print(f"  run {total:.1f} s: " + ", ".join(f"{name} {s:.1f}" for name, s in stages.items()))
-    products = f"{grams / 1e9:.0f} G multiplications of Gram products at {syrk / 1e9:.0f} G/s"
-    solved = f"{factorisations / 1e9:.1f} G of factorisations at {potrf / 1e9:.0f} G/s"
-    print(
-        f"  limit {least:.1f} s: passes {passes:.1f}; {products} and {solved} {linear:.1f}; files {files:.2f}"
-    )
-    print(f"  run / limit {total / least:.2f}")
+    config = Config(macs=args.macs, samples=args.samples, threads=1, device="cpu")
+    clock = Clock(now=time.process_time)
+    with threadpool_limits(1, user_api="blas"):
+        study = analysed(args.model, args.calib, None, config, clock)
+        decision = without_misjudged(study, made(study, chosen(study)))
+        measured(study, decision, examples=False)
+        stages = {name: round(s, 2) for name, s in clock.seconds.items() if name not in APART}
+        dense = _pass(study, study.source.loaded.proto)
+        pruned = _pass(study, decision.candidate.model)
+        grams, factorisations = _multiplications(study)
+        syrk, potrf = _blas()
+        files = _files(args.model, decision.candidate.model)
+    row = {
+        "name": Path(args.model).stem,
+        "note": args.note,
+        "samples": len(study.samples.fit),
+        "macs": args.macs,
+        "stages": stages,
+        "run": round(sum(stages.values()), 2),
+        "passes": round(2 * dense, 2),
+        "grams": round(float(grams / syrk), 2),
+        "more": round(float(pruned + factorisations / potrf + files), 2),
+        "syrk": round(syrk / 1e9, 1),
+    }
+    print(row)
+    rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    rows[f"{row['name']} {row['samples']}"] = row
+    RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    RESULTS.with_suffix(".md").write_text(_table(list(rows.values())), encoding="utf-8")
 
 
-def _pass(study: Study, model) -> float:
+def _table(rows: list[dict[str, Any]]) -> str:
+    """The rows in Markdown."""
+    head = ("network", "samples", "MACs kept", "run", "passes", "Gram", "ratio", "more", "ratio", "stages")
+    lines = [
+        "# Speed",
+        "",
+        "`python tools/speed.py limit MODEL --calib FILE --macs M`, processor seconds of one thread on a "
+        "machine that others use, too. *Run*: without imports, parity and latency. *Passes*: two, of the "
+        "calibration data through the model. *Gram*: the multiplications of the Gram products at the speed "
+        "of BLAS. *Ratio*: the run over passes and Gram products. *More*: a pass of the smaller model, the "
+        "factorisations, and reading and writing the file; beside it the ratio to all of these. A row stays "
+        "until it is made again.",
+        "",
+        f"| {' | '.join(head)} |",
+        f"|{'---|' * len(head)}",
+    ]
+    for row in rows:
+        least, more = row["passes"] + row["grams"], row["more"]
+        cells = [
+            row["name"] + (f" ({row['note']})" if row["note"] else ""),
+            *map(str, (row["samples"], row["macs"], row["run"], row["passes"], row["grams"])),
+            f"{row['run'] / least:.2f}",
+            str(more),
+            f"{row['run'] / (least + more):.2f}",
+            ", ".join(f"{name} {s:.1f}" for name, s in row["stages"].items() if s >= 0.05),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _pass(study: Study, model: onnx.ModelProto) -> float:
     session = study.runtime.session(model)
-    begin = time.perf_counter()
+    begin = time.process_time()
     for feed in study.samples.fit.feeds():
         session.run(feed)
-    return time.perf_counter() - begin
+    return time.process_time() - begin
 
 
 def _multiplications(study: Study) -> tuple[float, float]:
@@ -90,29 +135,28 @@ def _multiplications(study: Study) -> tuple[float, float]:
     return grams, factorisations
 
 
-def _blas(threads: int) -> tuple[float, float]:
+def _blas() -> tuple[float, float]:
     """Multiplications per second of a float32 Gram product (one triangle) and a float64 factorisation."""
     rows = np.random.default_rng(0).standard_normal((4096, 1024), dtype=np.float32)
-    with threadpool_limits(threads, user_api="blas"):
+    gram = ssyrk(1.0, rows.T, lower=1)
+    begin = time.process_time()
+    for _ in range(5):
         gram = ssyrk(1.0, rows.T, lower=1)
-        begin = time.perf_counter()
-        for _ in range(5):
-            gram = ssyrk(1.0, rows.T, lower=1)
-        syrk = 5 * rows.shape[0] * rows.shape[1] ** 2 / 2 / (time.perf_counter() - begin)
-        square = np.asarray(gram, dtype=np.float64) + 1e3 * np.eye(len(gram))
-        begin = time.perf_counter()
-        for _ in range(5):
-            dpotrf(square, lower=1)
-        potrf = 5 * len(square) ** 3 / 6 / (time.perf_counter() - begin)
+    syrk = 5 * rows.shape[0] * rows.shape[1] ** 2 / 2 / (time.process_time() - begin)
+    square = np.asarray(gram, dtype=np.float64) + 1e3 * np.eye(len(gram))
+    begin = time.process_time()
+    for _ in range(5):
+        dpotrf(square, lower=1)
+    potrf = 5 * len(square) ** 3 / 6 / (time.process_time() - begin)
     return syrk, potrf
 
 
-def _files(model: str, result: onnxmerge.Result) -> float:
-    begin = time.perf_counter()
+def _files(model: str, smaller: onnx.ModelProto) -> float:
+    begin = time.process_time()
     load(model)
     with tempfile.TemporaryDirectory() as folder:
-        result.save(Path(folder) / "out.onnx")
-        return time.perf_counter() - begin
+        onnx.save(smaller, Path(folder) / "out.onnx")
+        return time.process_time() - begin
 
 
 def loops(args: argparse.Namespace) -> None:
@@ -184,7 +228,8 @@ def main() -> None:
     limiting.add_argument("model")
     limiting.add_argument("--calib")
     limiting.add_argument("--macs", type=float, default=0.5)
-    limiting.add_argument("--threads", type=int)
+    limiting.add_argument("--samples", type=int, default=512)
+    limiting.add_argument("--note", default="", help="what the data are")
     looping = verbs.add_parser("loops")
     looping.set_defaults(run=loops)
     looping.add_argument("model")

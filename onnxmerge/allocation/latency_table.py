@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
-from scipy.optimize import isotonic_regression
 
 from onnxmerge.allocation import Alignment
 from onnxmerge.allocation.targets import NARROWEST
@@ -156,6 +155,8 @@ def _padded_input(lengths: np.ndarray, step: int) -> np.ndarray:
 
 def _rising(work: np.ndarray, seconds: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """Points for interpolation: ascending in work, and never faster for more of it."""
+    from scipy.optimize import isotonic_regression  # 16 MB that no other budget needs
+
     order = np.argsort(work, kind="stable")
     return np.asarray(work, dtype=np.float64)[order], isotonic_regression(np.asarray(seconds)[order]).x
 

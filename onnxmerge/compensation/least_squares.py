@@ -23,7 +23,7 @@ from onnxmerge.compensation.folding import fold_predictions
 from onnxmerge.compensation.solvers import held_out_error, minimum_norm, ridge, ridge_rows
 from onnxmerge.graph import external_weights
 from onnxmerge.statistics import Needs
-from onnxmerge.statistics.moments import Moments, submatrix
+from onnxmerge.statistics.moments import Covariance, submatrix
 from onnxmerge.statistics.paired import Paired, PositionMoments, Rows, SplitMoments
 from onnxmerge.statistics.regression import LinearForm
 
@@ -35,8 +35,9 @@ MOST_PROBED = 1 << 16
 # Weights that are fitted from rows at a time.
 MOST_AT_ONCE = 1 << 22
 
-# Moments, strength, targets (int64) -> coefficients, float64 [targets, features].
-Solve = Callable[[Moments, float, np.ndarray], np.ndarray]
+# Covariance of the features, covariance of the targets with them, strength, targets (int64) -> coefficients,
+# float64 [targets, features].
+Solve = Callable[[np.ndarray, np.ndarray, float, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -113,11 +114,8 @@ def _predictors(positions: PositionMoments, stays: np.ndarray) -> np.ndarray:
     """
     present, gone = np.flatnonzero(stays[positions.stay]), np.flatnonzero(~stays[positions.go])
 
-    def solve(m: Moments, strength: float, targets: np.ndarray) -> np.ndarray:
-        cross = m.cross[np.ix_(targets, present)]
-        if not strength:
-            return minimum_norm(submatrix(m.gram, present), cross)
-        return ridge(submatrix(m.gram, present), cross, np.zeros(cross.shape), strength)
+    def solve(gram: np.ndarray, cross: np.ndarray, strength: float, targets: np.ndarray) -> np.ndarray:
+        return ridge(gram, cross, np.zeros(cross.shape), strength) if strength else minimum_norm(gram, cross)
 
     return _best(positions.moments, solve, present, gone, (0.0, *STRENGTHS))
 
@@ -148,10 +146,13 @@ def refitted(form: LinearForm, paired: Paired, kept: np.ndarray, start: np.ndarr
             begin = matrix[number][:, there]
 
             def solve(
-                m: Moments, strength: float, targets: np.ndarray, begin: np.ndarray = begin
+                gram: np.ndarray,
+                cross: np.ndarray,
+                strength: float,
+                targets: np.ndarray,
+                begin: np.ndarray = begin,
             ) -> np.ndarray:
-                cross = m.cross[np.ix_(targets, here)]
-                return ridge(submatrix(m.gram, here), cross, begin[targets], strength)
+                return ridge(gram, cross, begin[targets], strength)
 
             matrix[number][:, there] = _best(block, solve, here, rows, STRENGTHS)
     return form.weight(matrix)
@@ -173,13 +174,25 @@ def _best(
     strength = DEFAULT_STRENGTH
     if moments.held_out is not None:
         probed = targets[:: max(-(-len(targets) * len(features) // MOST_PROBED), 1)]
-        gram = submatrix(moments.held_out.gram, features)
-        cross = moments.held_out.cross[np.ix_(probed, features)]
-        begin = strengths.index(DEFAULT_STRENGTH)
-        strength = lowest(
-            lambda s: held_out_error(gram, cross, solve(moments.fit, s, probed)), strengths, begin
-        )
-    return solve(moments.all, strength, targets)
+        held, fit = (_covariance(m.gram, features) for m in (moments.held_out, moments.fit))
+        held_cross, fit_cross = (m.cross[np.ix_(probed, features)] for m in (moments.held_out, moments.fit))
+
+        def error(s: float) -> float:
+            weight = solve(fit(), fit_cross, s, probed)
+            return held_out_error(held(), held_cross, weight)
+
+        strength = lowest(error, strengths, strengths.index(DEFAULT_STRENGTH))
+        del held, fit
+    cross = moments.all.cross[np.ix_(targets, features)]
+    return solve(submatrix(moments.all.gram, features), cross, strength, targets)
+
+
+def _covariance(gram: Covariance, features: np.ndarray) -> Callable[[], np.ndarray]:
+    """What gives these rows and columns; large ones are made anew whenever they are asked for."""
+    if isinstance(gram, np.ndarray):
+        part = submatrix(gram, features)
+        return lambda: part
+    return lambda: gram.part(features)
 
 
 def lowest(error: Callable[[float], float], values: Sequence[float], begin: int) -> float:

@@ -23,9 +23,6 @@ from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from scipy.cluster.hierarchy import cut_tree, fcluster, ward
-from scipy.cluster.vq import ClusterError, kmeans2
-from scipy.spatial.distance import cdist
 
 from onnxmerge.channels import Channels, Group
 from onnxmerge.channels.blends import Blend, Maker, Making, makings
@@ -179,6 +176,8 @@ def _features(one: Producer) -> np.ndarray:
 
 def _alike(making: np.ndarray) -> np.ndarray:
     """A number for every channel, int64 [C], the same for those that are made alike but for rounding."""
+    from scipy.cluster.hierarchy import fcluster, ward  # imported late, as below: no other method needs it
+
     size = np.abs(making).max(axis=0, initial=0)
     relative = making / np.where(size > 0, size, 1.0)
     return np.asarray(fcluster(ward(relative), _ROUNDING, "distance"), dtype=np.int64) - 1
@@ -210,6 +209,9 @@ def representatives(features: np.ndarray, count: int) -> np.ndarray:
 
 def _clusters(features: np.ndarray, count: int) -> np.ndarray:
     """The cluster of every channel, int64 [C]; no cluster is empty."""
+    from scipy.cluster.hierarchy import cut_tree, ward
+    from scipy.cluster.vq import ClusterError, kmeans2
+
     labels = cut_tree(ward(features), n_clusters=count)[:, 0]
     means = np.stack([features[labels == label].mean(axis=0) for label in range(count)])
     try:
@@ -221,6 +223,8 @@ def _clusters(features: np.ndarray, count: int) -> np.ndarray:
 
 def nearest(features: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Of every channel the nearest of some chosen ones, of those themselves, int64 [C]."""
+    from scipy.spatial.distance import cdist
+
     found = chosen[np.argmin(cdist(features, features[chosen]), axis=1)]
     found[chosen] = chosen
     return found

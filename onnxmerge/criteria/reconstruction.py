@@ -130,7 +130,7 @@ def _regressions(
     form, found = features.form, []
     matrix = form.matrix() * (scale * factor).reshape(form.blocks, -1)[:, :, None]
     for block, gram in zip(matrix, features.grams, strict=True):
-        found.append(Regression(gram, block, place[form.channel], features.rows))
+        found.append(Regression(gram.square, block, place[form.channel], features.rows))
     return found
 
 
@@ -139,7 +139,7 @@ def _by_channel(
 ) -> Regression:
     """One feature per data position; all that the weight makes of it is the targets."""
     weight = _scaled(site, scale) * factor
-    return Regression(features.grams[0], weight, place[site.channel[site.columns]], features.rows)
+    return Regression(features.grams[0].square, weight, place[site.channel[site.columns]], features.rows)
 
 
 def _places(channels: Channels, group: Group) -> np.ndarray:

@@ -4,44 +4,75 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
 from onnxmerge import limits
+from onnxmerge.data.columns import Batch, samples_of
 from onnxmerge.data.dataset import Dataset
 from onnxmerge.errors import ModelError
 from onnxmerge.graph import external_weights
 from onnxmerge.operators.values import target_shape
 from onnxmerge.runtime import Runtime
-from onnxmerge.runtime.session import Feed
 
-# The most samples in one batch.
-_MOST_SAMPLES = 32
+# The most samples in one batch, and the fewest in a piece of one: of a single row a library may compute a
+# product in another way.
+_MOST_SAMPLES, _FEWEST_SAMPLES = 32, 2
 # How far the outputs of a batch may be from those of its samples one by one.
 _SAME = 1e-3
 
 
+class Batches(NamedTuple):
+    """What a model runs on.
+
+    Attributes:
+        model: the model, maybe with its batch opened.
+        whole: the batches; statistics are added up batch by batch.
+        pieces: the samples (begin, end) of the pieces that each of them is run in.
+    """
+
+    model: onnx.ModelProto
+    whole: list[Batch]
+    pieces: list[list[tuple[int, int]]]
+
+
 def batches_of(
     model: onnx.ModelProto, dataset: Dataset, runtime: Runtime, shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[onnx.ModelProto, list[Feed]]:
-    """A model and the batches to run it on.
+) -> Batches:
+    """A model and the batches to run it on, in pieces where activations are large.
 
     A batch size that the file fixes is opened where that provably changes nothing.
 
     Args:
         shapes: of all tensors, at batch 1.
     """
-    largest = max((prod(shape) for shape in shapes.values()), default=1) * 4
+    largest = _largest(shapes)
     size = int(min(max(limits.LIMITS.batch // max(largest, 1), 1), _MOST_SAMPLES))
     if dataset.batch == 1 and dataset.arrays is not None and not dataset.shared and len(dataset) > 1:
         opened = replace(dataset, batch=None)
         free = open_batch(model)
         if _agree(model, free, dataset, runtime):
-            return free, list(opened.feeds(size))
-    return model, list(dataset.feeds(size))
+            model, dataset = free, opened
+    batches = dataset.batches(size)
+    most = dataset.batch or max(limits.LIMITS.piece // max(largest, 1), _FEWEST_SAMPLES)
+    return Batches(model, batches, [_spans(batch, most) for batch in batches])
+
+
+def _spans(batch: Batch, most: int) -> list[tuple[int, int]]:
+    """The pieces of a batch, of nearly equal size."""
+    samples = samples_of(batch)
+    count = max(min(-(-samples // most), samples // _FEWEST_SAMPLES), 1)
+    return list(pairwise([samples * i // count for i in range(count + 1)]))
+
+
+def _largest(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """The bytes of the largest tensor."""
+    return max((prod(shape) for shape in shapes.values()), default=1) * 4
 
 
 def open_batch(model: onnx.ModelProto) -> onnx.ModelProto:

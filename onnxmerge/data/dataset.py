@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import numpy as np
 
 from onnxmerge.arguments import whole
+from onnxmerge.data.columns import Batch, Column, Part, folder_for, read
 from onnxmerge.errors import CalibrationError, UsageError
 from onnxmerge.runtime.session import Feed
 
@@ -18,14 +20,14 @@ _MOST_PER_FEED, _BYTES_PER_FEED = 32, 4 << 20
 
 @dataclass(frozen=True)
 class Dataset:
-    """N samples for the inputs of a model; immutable, cheap to subset.
+    """N samples for the inputs of a model; immutable, and no subset of it copies values.
 
-    It holds either arrays or ready-made feeds. Where it is not known which numbers the model expects, it is a
-    mixture: the same kind of data under each of several conventions; no feed holds samples of two.
+    It holds either columns or ready-made feeds. Where it is not known which numbers the model expects, it is
+    a mixture: the same kind of data under each of several conventions; no feed holds samples of two.
 
     Attributes:
         source: describes the data in reports.
-        arrays: one per input, stacked on axis 0.
+        arrays: one per input, stacked on axis 0; columns, but for shared inputs.
         ready: feeds that are used as they are; every feed counts as one sample.
         batch: the model's fixed batch size, or None if any size runs; samples that do not fill a fixed batch
             are not used.
@@ -39,7 +41,7 @@ class Dataset:
     """
 
     source: str
-    arrays: Mapping[str, np.ndarray] | None = None
+    arrays: Mapping[str, np.ndarray | Column] | None = None
     ready: tuple[Feed, ...] | None = None
     batch: int | None = None
     shared: frozenset[str] = frozenset()
@@ -54,6 +56,8 @@ class Dataset:
             counts = {name: len(a) for name, a in self.arrays.items() if name not in self.shared}
             if len(set(counts.values())) > 1:
                 raise CalibrationError(f"the inputs have different numbers of samples: {_listed(counts)}")
+            columns = {n: a if n in self.shared else Column.of(a) for n, a in self.arrays.items()}
+            object.__setattr__(self, "arrays", columns)
         if self._count == 0:
             raise CalibrationError("the calibration data has no samples")
         if len(self) == 0:
@@ -72,22 +76,27 @@ class Dataset:
             batch: bounds the samples per feed where the model leaves their number open; None: at most 32, and
                 of large samples fewer.
         """
+        yield from map(read, self.batches(batch))
+
+    def batches(self, batch: int | None = None) -> list[Batch]:
+        """The same feeds, whose values are still to be read."""
         if batch is not None and batch < 1:
             raise UsageError(f"a batch has at least 1 sample, not {batch}")
         if self.mixed:
-            yield from _in_turn([part.feeds(batch) for part in self.parts()])
-            return
+            return _in_turn([part.batches(batch) for part in self.parts()])
         if self.ready is not None:
-            yield from self.ready
-            return
-        assert self.arrays is not None
+            return list(self.ready)
         count = len(self)
         # Feeds of nearly equal size: a short last one would weigh its samples differently in every mean.
         parts = math.ceil(count / (batch or self._affordable))
         step = self.batch or math.ceil(count / parts)
-        for start in range(0, count, step):
-            rows = slice(start, min(start + step, count))
-            yield {name: a if name in self.shared else a[rows] for name, a in self.arrays.items()}
+        return [
+            {
+                name: a if isinstance(a, np.ndarray) else Part(a, start, min(start + step, count))
+                for name, a in (self.arrays or {}).items()
+            }
+            for start in range(0, count, step)
+        ]
 
     @property
     def _affordable(self) -> int:
@@ -168,8 +177,20 @@ class Dataset:
         if self.ready is not None:
             return replace(self, ready=tuple(self.ready[i] for i in rows), convention_of=number)
         assert self.arrays is not None
-        kept = {name: a if name in self.shared else a[rows] for name, a in self.arrays.items()}
-        return replace(self, arrays=kept, convention_of=number)
+        chosen = {n: a.rows(rows) if isinstance(a, Column) else a for n, a in self.arrays.items()}
+        return replace(self, arrays=chosen, convention_of=number)
+
+    def in_files(self) -> Dataset:
+        """The same with its columns in files, if they are big."""
+        columns = [a for a in (self.arrays or {}).values() if isinstance(a, Column)]
+        folder = folder_for(sum(column.nbytes for column in columns))
+        if folder is None or self.arrays is None:
+            return self
+        stored = {
+            n: Column.gathered(a.pieces(), folder) if isinstance(a, Column) else a
+            for n, a in self.arrays.items()
+        }
+        return replace(self, arrays=stored)
 
 
 def mixture(parts: Sequence[Dataset]) -> Dataset:
@@ -184,20 +205,16 @@ def mixture(parts: Sequence[Dataset]) -> Dataset:
         return replace(first, ready=ready, conventions=conventions, convention_of=number)
     arrays = {}
     for name, array in (first.arrays or {}).items():
-        several = [part.arrays[name][: len(part)] for part in parts if part.arrays is not None]
-        arrays[name] = array if name in first.shared else np.concatenate(several)
+        several = [(part.arrays[name], len(part)) for part in parts if part.arrays is not None]
+        columns = [column.rows(np.arange(n)) for column, n in several if isinstance(column, Column)]
+        arrays[name] = array if name in first.shared else Column.joined(columns)
     return replace(first, arrays=arrays, conventions=conventions, convention_of=number)
 
 
-def _in_turn(several: Sequence[Iterator[Feed]]) -> Iterator[Feed]:
-    """One feed of each by turns, so that the first ones and the last ones are of all."""
-    waiting = list(several)
-    while waiting:
-        for feeds in list(waiting):
-            try:
-                yield next(feeds)
-            except StopIteration:
-                waiting.remove(feeds)
+def _in_turn(several: Sequence[list[Batch]]) -> list[Batch]:
+    """One batch of each by turns, so that the first ones and the last ones are of all."""
+    turns = zip_longest(*several)
+    return [batch for turn in turns for batch in turn if batch is not None]
 
 
 def stack(feeds: Sequence[Feed], source: str, batch: int | None, made_up: bool = False) -> Dataset:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from onnxmerge.data.dataset import Dataset
@@ -101,7 +102,8 @@ def _to_fit(
             found = Samples(photographs.fit, "generic", photographs.fresh)
             return found, photographs.plausible, photographs.target
     fit, fresh = (
-        made_up_inputs(proto, inputs, reading.shapes, s, MADE_UP_SAMPLES, runtime) for s in (seed, seed + 1)
+        made_up_inputs(proto, inputs, reading.shapes, s, MADE_UP_SAMPLES, runtime).in_files()
+        for s in (seed, seed + 1)
     )
     return Samples(fit, "made up", fresh), None, None
 
@@ -114,6 +116,8 @@ def _undeclared(what: Any, reading: Reading) -> bool:
 def _read(session: Session, what: Any, reading: Reading, samples: int | None) -> Dataset:
     """Data for the model; where the graph fixes a batch size that its inputs do not show, one by one."""
     data = read_calibration(what, session.inputs, reading.images, samples, reading.seed, session.run)
+    if not isinstance(what, np.ndarray | Mapping | Dataset):  # the caller holds those in memory anyway
+        data = data.in_files()
     if data.batch is None and data.ready is None and len(data) > 1:
         try:
             session.run(next(iter(data.feeds(2))))

@@ -215,7 +215,8 @@ def _from_arrays(
     if samples is not None:
         data = data.take(samples, seed)  # before casting: the arrays may be mapped from a file
     assert data.arrays is not None
-    return Dataset(source, arrays=_fit(data.arrays, inputs, source), batch=batch, shared=shared)
+    arrays = {name: np.asarray(values) for name, values in data.arrays.items()}
+    return Dataset(source, arrays=_fit(arrays, inputs, source), batch=batch, shared=shared)
 
 
 def _shared(arrays: Mapping[str, np.ndarray], inputs: Sequence[TensorInfo]) -> frozenset[str]:

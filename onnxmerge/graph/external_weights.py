@@ -23,8 +23,9 @@ import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import count
+from math import prod
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -162,6 +163,21 @@ def trim() -> None:
         _C_LIBRARY.malloc_trim(0)
 
 
+@runtime_checkable
+class Waiting(Protocol):
+    """An array that is not in memory until it is asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    def values(self) -> np.ndarray:
+        """The array, read anew."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Stored:
     """An array that waits in a file; unlike a mapped one it holds no file open, and no memory once used."""
@@ -174,6 +190,14 @@ class Stored:
     def values(self) -> np.ndarray:
         """The array, read anew."""
         return np.fromfile(self.path, self.dtype).reshape(self.shape)
+
+    def rows(self, begin: int, end: int) -> np.ndarray:
+        """A part of its first axis, read anew."""
+        each = prod(self.shape[1:])
+        found = np.fromfile(
+            self.path, self.dtype, (end - begin) * each, offset=begin * each * self.dtype.itemsize
+        )
+        return found.reshape((end - begin, *self.shape[1:]))
 
 
 class Scratch:

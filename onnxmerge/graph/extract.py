@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import onnx
 from onnx import helper
-from onnx.reference import ReferenceEvaluator
 
 
 def extract(
@@ -89,6 +88,8 @@ def evaluate(
     Returns:
         Their values in this order; None where the reference cannot evaluate the nodes.
     """
+    from onnx.reference import ReferenceEvaluator  # 12 MB that most models do not need
+
     part = extract(
         nodes,
         [typed(name, array.dtype, array.shape) for name, array in values.items()],

@@ -20,11 +20,11 @@ from onnx import helper, numpy_helper
 from onnxmerge import limits
 from onnxmerge.graph import external_weights
 from onnxmerge.graph.edit import ADD, MULTIPLY, PRODUCT, SELECT
-from onnxmerge.graph.external_weights import Scratch, Stored
+from onnxmerge.graph.external_weights import Scratch, Waiting
 from onnxmerge.graph.extract import extract, reads, typed
 from onnxmerge.operators.parameters import convolution_bias
 from onnxmerge.runtime.runtime import Runtime
-from onnxmerge.runtime.session import Feed, Session
+from onnxmerge.runtime.session import Session
 
 
 class Segments:
@@ -32,7 +32,7 @@ class Segments:
 
     Args:
         model: the model; never changed.
-        feeds: the batches.
+        feeds: the batches; what waits in them is read whenever it is needed.
         wanted: every tensor that will be asked for, as often as it will be (decides how long it is kept).
         keep_bytes: a frontier above this is not kept; None: a default.
         scratch: where the frontier waits in files; None: in memory where it is small, else in a folder of
@@ -45,7 +45,7 @@ class Segments:
     def __init__(
         self,
         model: onnx.ModelProto,
-        feeds: Sequence[Feed],
+        feeds: Sequence[Mapping[str, np.ndarray | Waiting]],
         runtime: Runtime,
         wanted: Sequence[str],
         keep_bytes: int | None = None,
@@ -60,8 +60,8 @@ class Segments:
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self._edits: dict[int, list[onnx.NodeProto]] = {}
         self._done: set[int] = set()
-        self.live: dict[str, list[np.ndarray | Stored]] = {
-            name: [np.asarray(feed[name]) for feed in feeds] for name in (feeds[0] if feeds else ())
+        self.live: dict[str, list[np.ndarray | Waiting]] = {
+            name: [_held(feed[name]) for feed in feeds] for name in (feeds[0] if feeds else ())
         }
         self._batches = len(feeds)
         self._pending = Counter(wanted)
@@ -90,7 +90,7 @@ class Segments:
         self,
         run: set[int],
         frontier: Sequence[str],
-        stored: Mapping[str, list[np.ndarray | Stored | None]],
+        stored: Mapping[str, list[np.ndarray | Waiting | None]],
     ) -> None:
         """Move the frontier up: these nodes have run, and gave these values for every batch."""
         self._done |= run
@@ -241,7 +241,7 @@ class Reading:
         count = len(segments)
         self._fresh = [name for name in frontier if name not in segments.live]
         self._folders: dict[str, Scratch | None] = {}
-        self._stored: dict[str, list[np.ndarray | Stored | None]] | None = {
+        self._stored: dict[str, list[np.ndarray | Waiting | None]] | None = {
             name: [None] * count for name in self._fresh
         }
 
@@ -284,9 +284,14 @@ class Reading:
             self._segments.advance(self._run, self._frontier, stored)
 
 
-def _values(array: np.ndarray | Stored) -> np.ndarray:
-    return array.values() if isinstance(array, Stored) else array
+def _held(value: np.ndarray | Waiting) -> np.ndarray | Waiting:
+    """What waits as it is; anything else as an array."""
+    return value if isinstance(value, Waiting) else np.asarray(value)
 
 
-def _bytes(array: np.ndarray | Stored) -> int:
+def _values(array: np.ndarray | Waiting) -> np.ndarray:
+    return array if isinstance(array, np.ndarray) else array.values()
+
+
+def _bytes(array: np.ndarray | Waiting) -> int:
     return prod(array.shape) * array.dtype.itemsize

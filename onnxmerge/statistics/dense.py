@@ -14,13 +14,14 @@ from onnxmerge import limits
 from onnxmerge.channels import Channels
 from onnxmerge.channels.residual import destination
 from onnxmerge.channels.sites import FoldSite
+from onnxmerge.data.columns import read
 from onnxmerge.data.dataset import Dataset
 from onnxmerge.graph import external_weights
 from onnxmerge.progress import Progress
 from onnxmerge.runtime import Runtime, Session
 from onnxmerge.runtime.model_bytes import opened, patch
 from onnxmerge.runtime.threads import in_order, one_blas_thread, side_by_side
-from onnxmerge.statistics.moments import Accumulator, AxisSums, Products, first_means, products
+from onnxmerge.statistics.moments import Accumulator, AxisSums, Products, Symmetric, first_means, products
 from onnxmerge.statistics.regression import LinearForm, linear_form
 
 Key = tuple[str, int]
@@ -38,12 +39,12 @@ class Features:
     Attributes:
         form: the regression, or None where positions of the data axis stand for themselves.
         grams: one per block, float64 [F, F]; F = ``form.features``, or data positions without a form.
-            Empty where there are too many positions.
+            Empty where there are too many positions. Of all sites together they may be as large as the model.
         rows: how many rows they are from.
     """
 
     form: LinearForm | None
-    grams: tuple[np.ndarray, ...]
+    grams: tuple[Symmetric, ...]
     rows: int
 
 
@@ -106,7 +107,7 @@ def collect(
     forms = {s.node.index: _form(s) for s in sites if (channels.group_of[s.channel] >= 0).any()}
     names = sorted({name for name, _ in inputs | totals} | {s.node.y[0].name for s in sites})
     per_sample = sum(prod(channels.view.shapes[name]) for name in names) * 4
-    feed_list = list(dataset.feeds(int(min(max(limits.LIMITS.observed_batch // max(per_sample, 1), 1), 64))))
+    batches = dataset.batches(int(min(max(limits.LIMITS.observed_batch // max(per_sample, 1), 1), 64)))
     watched = {
         s.node.index: s
         for s in sites
@@ -114,16 +115,16 @@ def collect(
         and (forms[s.node.index] is not None or _worth_a_covariance(channels, s, patches, len(dataset)))
     }
     session = _with_outputs(model, names, runtime)
-    share = ceil(patches / len(feed_list))
+    share = ceil(patches / len(batches))
     sums = {key: AxisSums() for key in inputs | totals}
     grams = {i: _Grams(s, forms[i]) for i, s in watched.items()}
     # Side by side are the sites of one batch, not batches: of each site the products take memory once.
     widest = max((_size(s, forms[i]) for i, s in watched.items()), default=0)
     workers = side_by_side(min(runtime.threads, len(grams)), 4 * widest * (widest + 2 * share))
-    for done, feed in enumerate(feed_list):
+    for done, feed in enumerate(map(read, batches)):
         if progress is not None:
-            progress("statistics", done, len(feed_list))
-        values = session.run(feed, [n for n in names if n not in feed], shrink=True) | dict(feed)
+            progress("statistics", done, len(batches))
+        values = session.run(feed, [n for n in names if n not in feed], shrink=True) | feed
         external_weights.release()
         rng = np.random.default_rng((seed, done))
         weight = {}
@@ -137,7 +138,7 @@ def collect(
         ]
         for gram, found in zip(grams.values(), in_order(_called, looks, workers), strict=True):
             gram.add(found)
-        del values, looks
+        del feed, values, looks
     return Statistics(
         sites,
         sensitivity,
@@ -208,7 +209,7 @@ class _Grams:
 
     def features(self) -> Features:
         rows = self._blocks[0].rows
-        return Features(self._form, tuple(a.moments().gram for a in self._blocks) if rows else (), rows)
+        return Features(self._form, tuple(a.covariance() for a in self._blocks) if rows else (), rows)
 
 
 def _called(look: Callable[[], list[Products]]) -> list[Products]:

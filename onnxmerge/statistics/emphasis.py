@@ -11,7 +11,7 @@ chosen with all places alike. See ``tools/results/applications.md``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -24,7 +24,7 @@ SHARE = 0.5
 
 # From feeds, and the samples that the model takes at a time (None: any number), to what the places of every
 # feed count, as for ``Emphasis.of``.
-CountPlaces = Callable[[Sequence[Feed], int | None], Sequence[np.ndarray | None]]
+CountPlaces = Callable[[Iterable[Feed], int | None], Sequence[np.ndarray | None]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,87 +1,25 @@
-"""One pass of the data for one site: many batches at a time, summed in their order."""
+"""One pass of the data for one site: many batches at a time, each piece by piece, summed in their order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod
 
 import numpy as np
 
 from onnxmerge.runtime.threads import in_order
-from onnxmerge.statistics.emphasis import Emphasis, drawn
-from onnxmerge.statistics.moments import (
-    Accumulator,
-    Products,
-    equalising_weight,
-    first_means,
-    merged,
-    products,
-)
+from onnxmerge.statistics.moments import Accumulator, Products, first_means, merged, products
 from onnxmerge.statistics.paired import Fit, Paired, PositionMoments, Request, Rows, SplitMoments
+from onnxmerge.statistics.pieces import Assembled, Picked, Piece, RowSample
 
-Values = dict[str, np.ndarray]
-
-# With more features than this, rows are kept instead of a covariance.
-MOST_FEATURES = 5120
-# With more features than this, rows are kept, too, where there are less than half as many of them: a
-# covariance would take hundreds of MB and minutes, and hold nothing more.
-_CHEAP_FEATURES = 1536
-# About how many rows are kept then.
+# About how many rows are kept where there are more features than a covariance is worth.
 _MOST_ROWS = 2048
 # Where the targets differ by more than this share from what the regression gives, the operator computes
 # something else, and is not refitted.
 _FORM_TOLERANCE = 0.02
 # How many rows that is tested on.
 _ROWS_TO_CONFIRM = 512
-
-
-@dataclass(frozen=True, eq=False)
-class RowSample:
-    """Which rows of every batch are looked at.
-
-    Attributes:
-        per_batch: at most so many of each batch, chosen at random.
-        batches: how many there are.
-        samples: how often the shapes of the analysis fit into the data.
-        seed: of the choice, which does not depend on the order in which batches are worked on.
-        equal: whether every batch counts alike, whatever the size of its values.
-        emphasis: what the places of the samples count; None: all alike.
-    """
-
-    per_batch: int
-    batches: int
-    samples: int
-    seed: tuple[int, ...]
-    equal: bool = False
-    emphasis: Emphasis | None = None
-
-    def weight(self, targets: np.ndarray) -> float:
-        """What each row of a batch with these targets, [..., n, O], weighs."""
-        return equalising_weight(targets) if self.equal else 1.0
-
-    def supports_covariance(self, features: int, each: int) -> bool:
-        """Whether a covariance of so many features is worth its size, with ``each`` rows per sample."""
-        rows = min(self.samples * each, self.batches * self.per_batch)
-        return features <= _CHEAP_FEATURES or features <= min(MOST_FEATURES, 2 * rows)
-
-    def of(self, samples: int, grid: tuple[int, ...], batch: int) -> tuple[np.ndarray, int]:
-        """The rows of a batch that are looked at.
-
-        Args:
-            samples: of the batch; where it is one, every fourth batch is held out.
-            grid: the rows of a sample, as they lie.
-            batch: its number.
-
-        Returns:
-            The chosen rows, int64, in their order but for those of every fourth sample, which are held out
-            and come last; and how many are not held out.
-        """
-        each = prod(grid)
-        counts = None if self.emphasis is None else self.emphasis.rows(batch, samples, grid)
-        chosen = drawn(counts, samples * each, self.per_batch, np.random.default_rng((*self.seed, batch)))
-        held = (chosen // max(each, 1) + batch) % 4 == 3
-        return np.concatenate([chosen[~held], chosen[held]]), int(np.count_nonzero(~held))
 
 
 class _SplitAccumulator:
@@ -134,7 +72,7 @@ class _Found:
 
 def gather(
     request: Request,
-    values: Callable[[int], tuple[Values, Values]],
+    pieces: Callable[[int], Iterable[Piece]],
     batches: int,
     sample: RowSample,
     kept: np.ndarray,
@@ -145,7 +83,8 @@ def gather(
 
     Args:
         request: the site, and what it is refitted to.
-        values: gives those of ``request.old_names`` and of ``request.new_names`` in a batch, to any thread.
+        pieces: those of a batch in their order, with the values of ``request.old_names`` and of
+            ``request.new_names``, for any thread.
         batches: how many there are.
         sample: the rows that are looked at.
         kept: bool [channels], those that may stay.
@@ -153,7 +92,7 @@ def gather(
         workers: how many batches are worked on at a time.
     """
     collector = _Collector(request, sample, kept, ~kept | open_channels)
-    for found in in_order(lambda batch: collector.look(batch, *values(batch)), range(batches), workers):
+    for found in in_order(lambda batch: collector.look(batch, pieces(batch)), range(batches), workers):
         collector.add(found)
     return collector.paired()
 
@@ -174,14 +113,16 @@ class _Collector:
         ]
         self._present = np.flatnonzero(stays[form.channel]) if form is not None else np.zeros(0, np.int64)
         shapes = site.channels.view.shapes
-        rows = prod(shapes[site.node.y[0].name]) // (form.blocks * form.outputs) if form is not None else 0
-        self._wide = not sample.supports_covariance(len(self._present), rows)
+        self._each = (
+            prod(shapes[site.node.y[0].name]) // (form.blocks * form.outputs) if form is not None else 0
+        )
+        self._wide = not sample.supports_covariance(len(self._present), self._each)
         if self._wide:
             self._sample = replace(sample, per_batch=min(sample.per_batch, ceil(_MOST_ROWS / sample.batches)))
-        positions = prod(shapes[site.data.tensor]) // site.data.size
+        self._each_position = prod(shapes[site.data.tensor]) // site.data.size
         # What goes is predicted from what may stay; where nothing stays, the bias carries its mean.
         some = bool(self._going.any() and self._staying.any())
-        self._predicts = some and sample.supports_covariance(site.data.size, positions)
+        self._predicts = some and sample.supports_covariance(site.data.size, self._each_position)
         # Of one tap, features are data positions: rows and products serve both regressions, the positions
         # that may go as further targets.
         self._joint = self._predicts and form is not None and form.taps == 1 and not self._wide
@@ -190,50 +131,66 @@ class _Collector:
         self._stored: list[list[tuple[np.ndarray, np.ndarray, float]]] = [[] for _ in range(count)]
         self._trusted = True
 
-    def look(self, batch: int, old: Values, new: Values) -> _Found:
+    def look(self, batch: int, pieces: Iterable[Piece]) -> _Found:
         """The work on one batch; batch 0 comes before all others."""
+        rows, cut, position_cut = self._assembled(batch, pieces)
         found = _Found([], [], [])
         if self._form is not None:
-            self._regression(batch, old, new, found)
-        if self._predicts and not self._joint:
-            cut, pairs = self._positions(batch, old, new)
-            for accumulator, (now, before) in zip(self._of_positions, pairs, strict=True):
-                found.positions.append(accumulator.products(now, before, cut, self._sample.weight(before)))
+            self._regression(rows, cut, found)
+        if "now" in rows:
+            now, before = rows.take("now")[0], rows.take("before")[0]
+            width = now.shape[-1] // len(self._places)
+            for b, (stay, go) in enumerate(self._places):
+                x, t = now[:, b * width + stay], before[:, b * width + go]
+                weight = self._sample.weight(t)
+                found.positions.append(self._of_positions[b].products(x, t, position_cut, weight))
         return found
 
-    def _regression(self, batch: int, old: Values, new: Values, found: _Found) -> None:
+    def _assembled(self, batch: int, pieces: Iterable[Piece]) -> tuple[Assembled, int, int]:
+        """The rows of a batch; and how many of the regression's and of the positions' are not held out."""
         fit, form, data = self._request.fit, self._form, self._request.site.data
-        assert fit is not None and form is not None
-        y = old[fit.target_name]
-        chosen, cut = self._sample.of(*_grid(y.shape, form.output.axis), batch)
-        features = form.rows(new[data.tensor], y.shape, chosen, self._staying)
-        targets = fit.targets(old, new, chosen)
-        if batch == 0 and fit.other is None:
-            self._trusted = _confirmed(data.tensor, fit, old, chosen, targets)
+        rows, cut, position_cut = Assembled(), 0, 0
+        picked: Picked | None = None
+        positions: Picked | None = None
+        for piece in pieces:
+            old, new = piece.old, piece.new
+            if fit is not None and form is not None:
+                y = old[fit.target_name].shape
+                if picked is None:
+                    picked, cut = Picked.of(self._sample, y, form.output.axis, self._each, batch, piece)
+                here, chosen = picked.inside(piece)
+                rows.put("features", here, form.rows(new[data.tensor], y, chosen, self._staying))
+                rows.put("targets", here, fit.targets(old, new, chosen))
+                if self._joint:
+                    rows.put("going", here, form.rows(old[data.tensor], y, chosen, self._going))
+                if batch == 0 and fit.other is None:
+                    some, few = picked.every(_step(len(picked.chosen))).inside(piece)
+                    rows.put("untouched", some, form.rows(old[data.tensor], old[fit.output].shape, few))
+            if self._predicts and not self._joint:
+                now, before = (np.moveaxis(v[data.tensor], data.axis, -1) for v in (new, old))
+                if positions is None:
+                    positions, position_cut = Picked.of(
+                        self._sample, now.shape, -1, self._each_position, batch, piece
+                    )
+                here, chosen = positions.inside(piece)
+                index = np.unravel_index(chosen, now.shape[:-1])
+                rows.put("now", here, now[index].astype(np.float32, copy=False)[None])
+                rows.put("before", here, before[index].astype(np.float32, copy=False)[None])
+        return rows, cut, position_cut
+
+    def _regression(self, rows: Assembled, cut: int, found: _Found) -> None:
+        features, targets = rows.take("features"), rows.take("targets")
+        if "untouched" in rows and self._request.fit is not None:
+            some = targets[:, :: _step(targets.shape[1])]
+            self._trusted = _confirmed(self._request.fit, rows.take("untouched"), some)
         weight = self._sample.weight(targets)
         if self._wide:
             found.rows.extend((f, t, weight) for f, t in zip(features, targets, strict=True))
             return
         if self._joint:
-            before = form.rows(old[data.tensor], y.shape, chosen, self._going)
-            targets = np.concatenate([targets, before], axis=2)
+            targets = np.concatenate([targets, rows.take("going")], axis=2)
         for accumulator, f, t in zip(self._of_features, features, targets, strict=True):
             found.products.append(accumulator.products(f, t, cut, weight))
-
-    def _positions(
-        self, batch: int, old: Values, new: Values
-    ) -> tuple[int, list[tuple[np.ndarray, np.ndarray]]]:
-        """How many rows are not held out, and per block (new, old) values, float32 [n, positions]."""
-        data = self._request.site.data
-        x, before = (np.moveaxis(v[data.tensor], data.axis, -1) for v in (new, old))
-        chosen, cut = self._sample.of(*_grid(x.shape, -1), batch)
-        index = np.unravel_index(chosen, x.shape[:-1])
-        x, before = x[index].astype(np.float32, copy=False), before[index].astype(np.float32, copy=False)
-        width = x.shape[-1] // len(self._places)
-        pairs = [
-            (x[:, b * width + stay], before[:, b * width + go]) for b, (stay, go) in enumerate(self._places)
-        ]
-        return cut, pairs
 
     def add(self, found: _Found) -> None:
         """Take in what a batch gave, in the order of the batches."""
@@ -263,20 +220,15 @@ class _Collector:
         return Paired(self._present, tuple(blocks), tuple(found), fit)
 
 
-def _grid(shape: tuple[int, ...], axis: int) -> tuple[int, tuple[int, ...]]:
-    """The samples of a tensor, and the positions of one of them beside those of an axis."""
-    if len(shape) == 1:
-        return 1, ()
-    rest = [size for i, size in enumerate(shape) if i != axis % len(shape)]
-    return rest[0], tuple(rest[1:])
+def _step(rows: int) -> int:
+    """Of so many rows one is enough to confirm a regression on."""
+    return max(rows // _ROWS_TO_CONFIRM, 1)
 
 
-def _confirmed(data: str, fit: Fit, old: Values, chosen: np.ndarray, targets: np.ndarray) -> bool:
-    some = slice(None, None, max(len(chosen) // _ROWS_TO_CONFIRM, 1))
-    features = fit.form.rows(old[data], old[fit.output].shape, chosen[some])
+def _confirmed(fit: Fit, features: np.ndarray, targets: np.ndarray) -> bool:
     bias = fit.bias.reshape(fit.form.blocks, 1, fit.form.outputs)
-    difference = features @ fit.form.matrix().transpose(0, 2, 1) + bias - targets[:, some]
-    size = max(float(np.linalg.norm(targets[:, some])), 1e-6)
+    difference = features @ fit.form.matrix().transpose(0, 2, 1) + bias - targets
+    size = max(float(np.linalg.norm(targets)), 1e-6)
     return bool(np.linalg.norm(difference) <= _FORM_TOLERANCE * size)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -12,6 +12,81 @@ import numpy as np
 WIDE = 4096
 # Rows of a covariance that are worked on at a time: a copy of the whole would take as much memory again.
 _ROWS = 256
+# Covariances of at most so many features are held whole: they are small, and used several times.
+_NARROW = 1024
+
+
+class Symmetric:
+    """A symmetric matrix of which little more than one triangle is held.
+
+    Args:
+        blocks: of ``_ROWS`` rows each, from the first column to the diagonal.
+    """
+
+    def __init__(self, blocks: Sequence[np.ndarray]) -> None:
+        self._blocks = tuple(blocks)
+        self.dtype: np.dtype = blocks[0].dtype if blocks else np.dtype(np.float64)
+
+    def __len__(self) -> int:
+        return sum(len(block) for block in self._blocks)
+
+    @property
+    def square(self) -> np.ndarray:
+        """The whole matrix; not to be written to."""
+        if len(self._blocks) == 1:
+            return self._blocks[0]
+        found = np.empty((len(self), len(self)), self.dtype)
+        for i, block in enumerate(self._blocks):
+            begin, end = i * _ROWS, block.shape[1]
+            found[begin:end, :end] = block
+            found[:begin, begin:end] = block[:, :begin].T
+        return found
+
+    def part(self, places: np.ndarray) -> np.ndarray:
+        """These rows and columns, int64 and ascending, made anew."""
+        found = np.empty((len(places), len(places)), self.dtype)
+        for rows, columns, values in self.pieces(places):
+            found[rows, columns] = values
+        return found
+
+    def pieces(self, places: np.ndarray) -> Iterator[tuple[slice, slice, np.ndarray]]:
+        """The same piece by piece: rows, columns, and what is there."""
+        ends = np.searchsorted(places, _ROWS * np.arange(len(self._blocks) + 1))
+        for i, block in enumerate(self._blocks):
+            begin, end = int(ends[i]), int(ends[i + 1])
+            mine = block
+            if len(places) < len(self):
+                mine = block[np.ix_(places[begin:end] - i * _ROWS, places[:end])]
+            yield slice(begin, end), slice(end), mine
+            yield slice(begin), slice(begin, end), mine[:, :begin].T
+
+
+@dataclass(frozen=True, eq=False)
+class Merged:
+    """The covariance of several sets of rows together, which is worked out when it is asked for.
+
+    Attributes:
+        shares: of the sets.
+        grams: their covariances.
+        away: how far the mean of each is from that of all, [F].
+    """
+
+    shares: Sequence[float]
+    grams: Sequence[Symmetric]
+    away: Sequence[np.ndarray]
+
+    def part(self, places: np.ndarray) -> np.ndarray:
+        """These rows and columns, int64 and ascending, made anew."""
+        found = np.zeros((len(places), len(places)), self.grams[0].dtype)
+        for share, gram in zip(self.shares, self.grams, strict=True):
+            for rows, columns, values in gram.pieces(places):
+                found[rows, columns] += share * values
+        for share, away in zip(self.shares, self.away, strict=True):
+            _add_outer(found, share * away[places], away[places])
+        return found
+
+
+Covariance = np.ndarray | Symmetric | Merged
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +94,7 @@ class Moments:
     """Centred second moments of n rows; float64, covariances of more than ``WIDE`` features float32.
 
     Attributes:
-        gram: covariance of the features, [F, F].
+        gram: covariance of the features, [F, F]; see ``submatrix``.
         cross: covariance of targets and features, [O, F].
         feature_mean, target_mean: [F], [O].
         target_variance: [O].
@@ -27,7 +102,7 @@ class Moments:
         mass: their summed weights; as many as there are rows unless batches weigh differently.
     """
 
-    gram: np.ndarray
+    gram: Covariance
     cross: np.ndarray
     feature_mean: np.ndarray
     target_mean: np.ndarray
@@ -51,14 +126,21 @@ def merged(several: Sequence[Moments]) -> Moments:
     share = [m.mass / (mass or 1.0) for m in several]
     p = _weighted(share, [m.feature_mean for m in several])
     t = _weighted(share, [m.target_mean for m in several])
-    gram = _weighted(share, [m.gram for m in several])
+    aways = [m.feature_mean - p for m in several]
     cross = _weighted(share, [m.cross for m in several])
     variance = _weighted(share, [m.target_variance for m in several])
-    for part, m in zip(share, several, strict=True):
-        away, off = m.feature_mean - p, m.target_mean - t
-        _add_outer(gram, part * away, away)
+    for part, m, away in zip(share, several, aways, strict=True):
+        off = m.target_mean - t
         _add_outer(cross, part * off, away)
         variance += part * off**2
+    halves = [m.gram for m in several if isinstance(m.gram, Symmetric)]
+    gram: Covariance
+    if len(halves) == len(several):
+        gram = Merged(share, halves, aways)
+    else:
+        gram = _weighted(share, [_whole(m.gram) for m in several])
+        for part, away in zip(share, aways, strict=True):
+            _add_outer(gram, part * away, away)
     return Moments(gram, cross, p, t, variance, rows, mass)
 
 
@@ -67,7 +149,7 @@ def pooled(several: Sequence[Moments]) -> Moments:
     rows, mass = sum(m.rows for m in several), sum(m.mass for m in several)
     share = [m.mass / (mass or 1.0) for m in several]
     return Moments(
-        _weighted(share, [m.gram for m in several]),
+        _weighted(share, [_whole(m.gram) for m in several]),
         _weighted(share, [m.cross for m in several]),
         several[0].feature_mean,
         several[0].target_mean,
@@ -86,9 +168,17 @@ def _weighted(weights: Sequence[float], values: Sequence[np.ndarray]) -> np.ndar
     return total
 
 
-def submatrix(square: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """These rows and columns; the matrix itself where they are all of them."""
-    return square if len(places) == len(square) else square[np.ix_(places, places)]
+def submatrix(gram: Covariance, places: np.ndarray) -> np.ndarray:
+    """These rows and columns, ascending; the matrix itself where it is there, and they are all of them."""
+    if not isinstance(gram, np.ndarray):
+        return gram.part(places)
+    return gram if len(places) == len(gram) else gram[np.ix_(places, places)]
+
+
+def _whole(gram: Covariance) -> np.ndarray:
+    if isinstance(gram, np.ndarray):
+        return gram
+    return submatrix(gram, np.arange(len(gram if isinstance(gram, Symmetric) else gram.grams[0])))
 
 
 def _add_outer(matrix: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
@@ -163,15 +253,18 @@ class Accumulator:
         if not self.rows:
             (outputs, features), self._shift = found.cross.shape, found.shift
             kind = np.float64 if features <= WIDE else np.float32
-            self._gram = np.zeros((features, features), kind)
+            self._gram = [
+                np.zeros((min(_ROWS, features - i), min(i + _ROWS, features)), kind)
+                for i in range(0, features, _ROWS)
+            ]
             self._cross = np.zeros((outputs, features), kind)
             self._sums = np.zeros(features), np.zeros(outputs)
             self._squares = np.zeros(outputs)
         weight = found.weight
         # Adding is most of the work where a batch has few rows: one triangle is enough.
-        triangle = [np.s_[i : i + _ROWS, : i + _ROWS] for i in range(0, len(self._gram), _ROWS)]
+        blocks = enumerate(self._gram)
         pairs = (
-            *((self._gram[part], found.gram[part]) for part in triangle),
+            *((block, found.gram[i * _ROWS : (i + 1) * _ROWS, : (i + 1) * _ROWS]) for i, block in blocks),
             *((self._cross, found.cross), (self._squares, found.squares)),
             *((self._sums[0], found.features), (self._sums[1], found.targets)),
         )
@@ -184,15 +277,12 @@ class Accumulator:
         """What was seen, at least one row; the sums are used up."""
         n = self.mass or 1.0
         p, t = self._sums[0] / n, self._sums[1] / n
-        gram, cross = self._gram, self._cross
-        del self._gram, self._cross
-        for start in range(_ROWS, len(gram), _ROWS):
-            gram[:start, start : start + _ROWS] = gram[start : start + _ROWS, :start].T
-        for matrix, other in ((gram, p), (cross, t)):
-            matrix /= n
-            _add_outer(matrix, -other, p)
+        gram, cross = self.covariance(), self._cross
+        del self._cross
+        cross /= n
+        _add_outer(cross, -t, p)
         return Moments(
-            gram,
+            gram.square if len(gram) <= _NARROW else gram,
             cross,
             p + self._shift[0],
             t + self._shift[1],
@@ -200,6 +290,16 @@ class Accumulator:
             self.rows,
             self.mass,
         )
+
+    def covariance(self) -> Symmetric:
+        """The covariance of the features alone; the sums are used up."""
+        n, blocks = self.mass or 1.0, self._gram
+        del self._gram
+        p = self._sums[0] / n
+        for i, block in enumerate(blocks):
+            block /= n
+            block += -p[i * _ROWS : (i + 1) * _ROWS, None] * p[: block.shape[1]]
+        return Symmetric(blocks)
 
 
 @dataclass

@@ -198,7 +198,9 @@ def _at(x: np.ndarray, y_shape: tuple[int, ...], chosen: np.ndarray, taken: Take
     """What a kernel of one tap reads for a few of many output positions."""
     sample, place = np.divmod(chosen, prod(y_shape[2:]))
     found = x.reshape(*x.shape[:2], -1)[sample, :, place][:, taken].astype(np.float32, copy=False)
-    return np.ascontiguousarray(found.reshape(len(chosen), blocks, -1).transpose(1, 0, 2))
+    return np.ascontiguousarray(
+        found.reshape(len(chosen), blocks, found.shape[1] // blocks).transpose(1, 0, 2)
+    )
 
 
 def _patches(
@@ -225,9 +227,9 @@ def _patches(
     index = start[:, None] + np.array(offsets, dtype=np.int64)[None]
     found: np.ndarray = padded.reshape(-1, width)[index]
     if blocks == 1:
-        return found.reshape(1, len(chosen), -1)
+        return found.reshape(1, len(chosen), len(offsets) * width)
     found = found.reshape(len(chosen), len(offsets), blocks, width // blocks).transpose(2, 0, 1, 3)
-    return np.ascontiguousarray(found).reshape(blocks, len(chosen), -1)
+    return np.ascontiguousarray(found).reshape(blocks, len(chosen), len(offsets) * (width // blocks))
 
 
 def _attributes(site: FoldSite, kernel: tuple[int, ...]) -> tuple[list[int], list[int]]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from onnxmerge.data import Dataset
+from onnxmerge.data.columns import Column
 from onnxmerge.errors import ModelError
 
 Feed = dict[str, Tensor]
@@ -50,7 +51,7 @@ class Samples:
             chosen = dict(dataset.ready[int(rows[0])])
         else:
             assert dataset.arrays is not None
-            chosen = {n: a if n in dataset.shared else a[rows] for n, a in dataset.arrays.items()}
+            chosen = {n: a[rows] if isinstance(a, Column) else a for n, a in dataset.arrays.items()}
         return {name: self._tensor(name, np.asarray(value)) for name, value in chosen.items()}
 
     def part(self, feed: Feed, places: list[int]) -> Feed:

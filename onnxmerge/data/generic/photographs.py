@@ -9,6 +9,7 @@ strong jitter, noise and channel swaps made calibration worse.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 
@@ -41,9 +42,16 @@ def generic_images(count: int, size: tuple[int, int], channels: int = 3, seed: i
         channels: 1 or 3.
         seed: the same seed gives the same images.
     """
+    images = np.empty((count, *size, channels), np.float32)
+    for i, image in enumerate(one_by_one(count, size, channels, seed)):
+        images[i] = image
+    return images
+
+
+def one_by_one(count: int, size: tuple[int, int], channels: int = 3, seed: int = 0) -> Iterator[np.ndarray]:
+    """The same images, each float32 [height, width, channels] and made when it is asked for."""
     generator = np.random.default_rng(seed)
     regions = _structured(count, size, generator)
-    images = np.empty((count, *size, channels), np.float32)
     for i in range(count):
         pixels = _pixels(regions[i], size, generator)
         if generator.random() < _OBJECTS:
@@ -51,8 +59,12 @@ def generic_images(count: int, size: tuple[int, int], channels: int = 3, seed: i
             outline = _outline(size, generator)
             pixels += outline * (other - pixels)
         pixels = np.clip(_exposed(pixels), 0.0, 255.0)
-        images[i] = pixels if channels == 3 else pixels.mean(axis=2, keepdims=True)
-    return images
+        yield pixels if channels == 3 else pixels.mean(axis=2, keepdims=True)
+
+
+def let_go() -> None:
+    """Free the pictures that images are made from, which have 50 MB; they are read again when needed."""
+    _pack.cache_clear()
 
 
 @functools.cache

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import onnx
 
 from onnxmerge import limits
+from onnxmerge.data.columns import PIECE, Column, folder_for
 from onnxmerge.data.conventions import Convention, candidates
 from onnxmerge.data.dataset import Dataset, mixture
 from onnxmerge.data.generic.evidence import Evidence, Witness
-from onnxmerge.data.generic.photographs import generic_images
+from onnxmerge.data.generic.photographs import generic_images, let_go, one_by_one
 from onnxmerge.data.generic.plausible import Plausible, assumed, plausible
 from onnxmerge.data.image_inputs import ImageInput, image_input
 from onnxmerge.data.images import ImageOptions
 from onnxmerge.data.synthetic import made_up_inputs
 from onnxmerge.errors import ModelError
+from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.runtime import Runtime
 from onnxmerge.runtime.session import Feed
 from onnxmerge.runtime.tensor_info import TensorInfo
@@ -85,17 +88,20 @@ def generic_dataset(
     shares = [_whole(max(entry.count * p, _FEWEST), unit) for p in found.probabilities]
     proof = _FRESH_PIXELS // (area * len(shares))
     fresh = _whole(min(max(proof, _FEWEST_FRESH), _MOST_FRESH, samples), unit)
-    pixels = generic_images(sum(shares) + fresh, entry.size, entry.target.channels, seed)
+    pictures = one_by_one(sum(shares) + fresh, entry.size, entry.target.channels, seed)
+    folder = folder_for((sum(shares) + fresh * len(shares)) * entry.bytes_each)
     source = f"crops of the generic photographs shipped with onnxmerge, {entry.size[0]} x {entry.size[1]}"
-    ends = np.cumsum([0, *shares])
-    # One after the other, and no part of a mixture is held beside it: they have hundreds of MB.
+    # Images are made one by one, and a few at a time brought under a convention: they have hundreds of MB.
     fit = mixture(
         [
-            entry.dataset(pixels[start:end], c, source)
-            for c, start, end in zip(found.conventions, ends, ends[1:], strict=False)
+            entry.dataset(islice(pictures, share), c, source, folder)
+            for c, share in zip(found.conventions, shares, strict=True)
         ]
     )
-    proving = mixture([entry.dataset(pixels[ends[-1] :], c, source) for c in found.conventions])
+    shown = list(pictures)
+    proving = mixture([entry.dataset(shown, c, source, folder) for c in found.conventions])
+    if folder is not None:
+        let_go()
     return GenericData(fit, proving, found, entry.target)
 
 
@@ -186,9 +192,23 @@ class _Entry:
         """Pixels [N, height, width, channels] as the input takes them."""
         return convention.values(pixels, self.target.layout == "nchw", self.dtype)
 
-    def dataset(self, pixels: np.ndarray, convention: Convention, source: str) -> Dataset:
-        """The images, beside the made-up values of the other inputs where there are any."""
-        values, name, frame = self.values(pixels, convention), self.target.name, self.frame
+    @property
+    def bytes_each(self) -> int:
+        """The size of an image as the input takes it."""
+        return math.prod(self.size) * self.target.channels * self.dtype.itemsize
+
+    def dataset(
+        self, images: Iterable[np.ndarray], convention: Convention, source: str, folder: Scratch | None
+    ) -> Dataset:
+        """Images of pixels, beside the made-up values of the other inputs where there are any.
+
+        Args:
+            folder: where they are kept; None: in memory.
+        """
+        name, frame, few = self.target.name, self.frame, max(PIECE // self.bytes_each, 1)
+        left = iter(images)
+        pieces = iter(lambda: list(islice(left, few)), [])
+        values = Column.gathered((self.values(np.stack(piece), convention) for piece in pieces), folder)
         bare = Dataset(source, arrays={name: values}, made_up=True, conventions=(str(convention),))
         if self.alone:
             return replace(bare, batch=frame.batch)
@@ -196,12 +216,14 @@ class _Entry:
             return replace(bare, arrays=None, ready=_filled(frame, name, values))
         rows = {k: len(a) for k, a in frame.arrays.items() if k not in frame.shared}
         count = min(len(values), *rows.values())
-        arrays = {k: a[:count] if k in rows else a for k, a in frame.arrays.items()}
-        arrays[name] = values[:count]
+        arrays = {
+            k: a.rows(np.arange(count)) if isinstance(a, Column) else a for k, a in frame.arrays.items()
+        }
+        arrays[name] = values.rows(np.arange(count))
         return replace(bare, arrays=arrays, batch=frame.batch, shared=frame.shared)
 
 
-def _filled(frame: Dataset, name: str, values: np.ndarray) -> tuple[Feed, ...]:
+def _filled(frame: Dataset, name: str, values: Column) -> tuple[Feed, ...]:
     """The feeds of a frame with images in the place of one input, as far as they last."""
     feeds, start = [], 0
     for feed in frame.feeds():
@@ -260,9 +282,8 @@ def _seen(
     pixels = generic_images(math.ceil(count / batch) * batch, entry.size, entry.target.channels, seed)
 
     def feeds(convention: Convention, shown: np.ndarray) -> Iterator[Feed]:
-        values = entry.values(shown, convention)
-        for start in range(0, len(values), batch):
-            yield template | {entry.target.name: values[start : start + batch]}
+        for start in range(0, len(shown), batch):
+            yield template | {entry.target.name: entry.values(shown[start : start + batch], convention)}
 
     seen = {c: witness.observe(feeds(c, pixels)) for c in known}
     # Whether answers make sense is asked of the most plausible convention only.

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from onnxmerge.data.columns import Column, folder_for
 from onnxmerge.data.conventions import Convention
 from onnxmerge.data.dataset import Dataset, mixture
 from onnxmerge.data.generic.plausible import Plausible
@@ -53,4 +54,6 @@ def _under(raw: Dataset, target: ImageInput, convention: Convention) -> Dataset:
         ready = tuple({target.name: values(feed[target.name])} for feed in raw.ready)
         return replace(raw, ready=ready, conventions=(str(convention),))
     assert raw.arrays is not None
-    return replace(raw, arrays={target.name: values(raw.arrays[target.name])}, conventions=(str(convention),))
+    pixels = Column.of(raw.arrays[target.name])
+    changed = Column.gathered(map(values, pixels.pieces()), folder_for(pixels.nbytes))
+    return replace(raw, arrays={target.name: changed}, conventions=(str(convention),))

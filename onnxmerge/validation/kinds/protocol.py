@@ -9,7 +9,7 @@ from enum import Enum, auto
 from typing import ClassVar, Protocol
 
 import numpy as np
-from scipy import stats
+from scipy.special import betaincinv, stdtrit
 
 # By how much the sum of single-precision shares misses one at most.
 TO_ONE = 1e-3
@@ -52,7 +52,7 @@ class Measure:
             changed = self.value * count
             if changed >= count:
                 return 1.0
-            return float(stats.beta.ppf(confidence, changed + 1, count - changed))
+            return float(betaincinv(changed + 1, count - changed, confidence))
         if differ == 0 or not math.isfinite(self.value):
             return self.value
         count = len(self.sums)
@@ -60,7 +60,7 @@ class Measure:
             return 1.0 if self.spread is Spread.MOVED else math.inf
         ratio = differ / total
         error = math.sqrt(count / (count - 1) * float(((self.sums @ (1.0, -ratio)) ** 2).sum())) / total
-        bound = ratio + float(stats.t.ppf(confidence, count - 1)) * error
+        bound = ratio + float(stdtrit(count - 1, confidence)) * error
         return min(bound, 1.0) if self.spread is Spread.MOVED else math.sqrt(bound)
 
 
