@@ -22,6 +22,7 @@ from onnxmerge.channels.filters import channel_filters
 from onnxmerge.channels.sites import producers
 from onnxmerge.compensation import COMPENSATIONS
 from onnxmerge.config import Config
+from onnxmerge.graph.output import atomic_write
 from onnxmerge.pipeline import analysed
 from onnxmerge.progress import Clock
 from onnxmerge.runtime import Runtime
@@ -72,6 +73,13 @@ def run_all(
 def cells(out: Path) -> list[dict[str, Any]]:
     """The cells that are filled."""
     return [json.loads(line) for line in out.read_text("utf-8").splitlines()] if out.exists() else []
+
+
+def forget(out: Path, net: str) -> None:
+    """Drop the cells of a net, whose weights are no longer those that they are of."""
+    kept = [cell for cell in cells(out) if cell["net"] != net]
+    with atomic_write(out) as part:
+        part.write_text("".join(json.dumps(cell) + "\n" for cell in kept), encoding="utf-8")
 
 
 def _bench(net: str, folder: Path, shared: Path) -> Bench | None:

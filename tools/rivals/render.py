@@ -38,19 +38,21 @@ RUNS = (
     "onnxmerge", "onnxmerge --latency", "onnxmerge, no data", "model folding", "lbyl", "neuron merging",
     "onnxsim", "torch-pruning",
 )  # fmt: skip
+TOOLS = ("onnxsim", "torch-pruning")
 COLOURS = ("tab:blue", "tab:cyan", "tab:green", "tab:olive", "tab:purple", "tab:orange", "tab:red")
 
 
 def write(path: Path) -> None:
     """Write ``.md`` and ``.svg`` beside the rows."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    stored = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [row for row in stored if "asked" in row]
     shares = sorted({row["asked"] for row in rows}, reverse=True)
     versions = sorted({row["version"] for row in rows if row.get("version")})
     page = HEAD.format(
         what="top-1 in percent, or the change of the answers as `onnxmerge.compare` counts it",
         shares=", ".join(f"{share:g}" for share in shares),
         versions=f" ({', '.join(versions)})" if versions else "",
-        missing=_missing(rows),
+        missing=_missing(stored, len(shares)),
     )
     for network in dict.fromkeys(row["network"] for row in rows):
         page += "\n" + _section(network, [row for row in rows if row["network"] == network], shares)
@@ -58,18 +60,21 @@ def write(path: Path) -> None:
     _picture([row for row in rows if "top1" in row], path.with_suffix(".svg"))
 
 
-def _missing(rows: list[Row]) -> str:
-    """What was not run: rows that a cut-off run left out are no result of anybody."""
-    found = {network: {row["run"] for row in rows if row["network"] == network} for network in NETWORKS}
-    gaps = [
-        f"{name} ({', '.join(run for run in RUNS if run not in runs) if runs else 'everything'})"
-        for name, runs in found.items()
-        if {*RUNS} - runs
-    ]
-    others = "; of the corpus, nothing" if not {row["network"] for row in rows} - {*NETWORKS} else ""
+def _missing(rows: list[Row], shares: int) -> str:
+    """What was not run, or not to its end: rows that a cut-off run left out are no result of anybody."""
+    known = dict.fromkeys((*NETWORKS, *(row["network"] for row in rows)))
+    gaps = []
+    for network in known:
+        runs = [row["run"] for row in rows if row["network"] == network]
+        through = {row["run"] for row in rows if row["network"] == network and "complete" in row}
+        through |= {run for run in RUNS if run not in TOOLS and runs.count(run) >= shares}
+        left = [f"{run} in part" if run in runs else run for run in RUNS if run not in through]
+        if left:
+            gaps.append(f"{network} ({', '.join(left) if runs else 'everything'})")
+    others = [] if {*known} - {*NETWORKS} else ["of the corpus, nothing"]
     if not gaps and not others:
         return ""
-    text = f"Not run yet, for want of processor time: {'; '.join(gaps)}{others}. "
+    text = f"Not run yet, for want of processor time: {'; '.join(gaps + others)}. "
     return text + "Of a tool's ways a network shows those that its run has reached.\n\n"
 
 
@@ -125,7 +130,7 @@ def _lines(rows: list[Row]) -> dict[str, list[tuple[float, float]]]:
     lines: dict[str, list[tuple[float, float]]] = {}
     for name in ("onnxmerge", "onnxmerge, no data", "model folding", "lbyl", "neuron merging"):
         lines[name] = [(row["macs"], row["top1"]) for row in rows if row["way"] == name]
-    for tool in ("onnxsim", "torch-pruning"):
+    for tool in TOOLS:
         best: dict[float, Row] = {}
         for row in rows:
             if row["run"] == tool and row["top1"] > best.get(row["asked"], {"top1": -1})["top1"]:
