@@ -20,7 +20,7 @@ class Method:
         options: of ``onnxmerge.optimize``.
         data: what it is given: ``nothing`` where weights alone decide, ``photographs`` of the package, or
             ``images`` of the training set, without labels.
-        published: whether the channels are those of the row's criterion; else they are chosen from data.
+        published: whether the channels are those of the row's criterion; else the method chooses them.
         own: whether it is one of ours, to be held against merging.
         norms: whether it does nothing for a net without BatchNorm.
     """
@@ -38,7 +38,7 @@ METHODS: dict[str, Method] = {
     "prune": Method("prune", {"compensation": "none"}),
     "merge": Method("merge", {"compensation": "merge"}),
     "lbyl": Method("lbyl", {"compensation": "lbyl"}),
-    "folding": Method("folding", {"compensation": "folding"}),
+    "folding": Method("folding", {"compensation": "folding", "criterion": "l1"}, published=False),
     "gaussian": Method("gaussian, no data", {"compensation": "gaussian"}, own=True, norms=True),
     "photographs": Method("lstsq, no data", {}, "photographs", published=False, own=True),
     "images": Method(f"lstsq, {SAMPLES} images", {}, "images", published=False, own=True),
