@@ -92,6 +92,12 @@ def test_findings_name_the_rows_that_miss(monkeypatch: pytest.MonkeyPatch):
     told = list(page._findings(table, filled))
     assert told[0] == "- Merging is above pruning in 2 of 3 rows; not in: MobileNetV1 50% (-1.00)."
     assert told[1].endswith("is above merging in 2 of 3 rows; not in: MobileNetV1 60% (+0.00).")
+    assert told[-1].startswith("- Rows that were not measured: lbyl (all rows); folding (all rows); ")
+    filled |= {row.key("lbyl"): {"right": 65.0} for row in table.rows[:2]}
+    told = list(page._findings(table, filled))
+    rival = next(line for line in told if "above lbyl" in line)
+    assert rival.startswith("- Lstsq, 512 images is above lbyl in 1 of 2 rows; not in: MobileNetV1 50% (-5")
+    assert "not measured: lbyl (MobileNetV1 1 of 3); folding (all rows); " in told[-1]
 
 
 def test_a_net_is_trained_on_from_its_file_and_takes_its_cells_with_it(

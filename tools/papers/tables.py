@@ -150,7 +150,8 @@ TABLES = (
         "lenets",
         "LeNets",
         "Fashion-MNIST, 10,000 test images: the same share of every layer. The first net has the weights "
-        "that the published figures are of; the others are trained here.",
+        "that the published figures are of; the others are trained here. They have no BatchNorm, which "
+        "`gaussian` needs.",
         tuple(_lenets()),
     ),
 )
