@@ -76,8 +76,8 @@ def main() -> None:
         )
         seconds = time.perf_counter() - start
         table.row("dense, then onnxmerge without training", cut.model, seconds, budget)
-    if options.out is not None and processes.rank == 0:
-        table.draw(options.out.with_suffix(".svg"))
+        if options.out is not None and processes.rank == 0:
+            table.draw(options.out.with_suffix(".svg"))
 
 
 class Table:
