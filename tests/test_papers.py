@@ -52,7 +52,9 @@ def test_from_training_to_the_page(shared: Path, tmp_path: Path, monkeypatch: py
     model = onnx.load(nets / "mobilenetv1.onnx")
     assert sum(node.op_type == "BatchNormalization" for node in model.graph.node) == 27
     methods = ["prune", "merge", "images"]
-    running.run_all(rows, nets, shared, [], [], methods, "cpu", 1)
+    running.run_all(rows, nets, shared, [], [], methods, [0.1], "cpu", 1)
+    assert not rows.exists(), "no row removes so little"
+    running.run_all(rows, nets, shared, [], [], methods, [], "cpu", 1)
     filled = {cell["method"]: cell for cell in running.cells(rows)}
     assert list(filled) == methods
     assert len({cell["macs"] for cell in filled.values()}) == 1, "all methods keep the same widths"
@@ -62,7 +64,7 @@ def test_from_training_to_the_page(shared: Path, tmp_path: Path, monkeypatch: py
 
     before = rows.read_text()
     assert not list(training.train_all(*net, width=0.125, epochs=1))
-    running.run_all(rows, nets, shared, [], [], methods, "cpu", 1)
+    running.run_all(rows, nets, shared, [], [], methods, [], "cpu", 1)
     assert rows.read_text() == before, "what is there is kept"
 
     page.write(rows, out)

@@ -110,8 +110,9 @@ def test_the_page_has_a_row_for_every_way_and_says_why_some_are_missing(tmp_path
     page = rows.with_suffix(".md").read_text()
     assert "| onnxmerge | 89.5 (0.90, 0.80) |" in page and "The network itself: 90.0." in page
     assert "| torch-pruning: any | none: Error: no / way |" in page
-    assert "net (onnxmerge --latency, onnxmerge, no data, model folding, lbyl, " in page
-    assert "neuron merging, torch-pruning in part)" in page and "of the corpus, nothing" not in page
+    assert "net (onnxmerge --latency, onnxmerge, no data, model folding, model folding, not in sums, " in page
+    assert "neuron merging, not in sums, torch-pruning in part)" in page
+    assert "of the corpus, nothing" not in page
     assert render._lines([shared | row for row in made if "top1" in row])["onnxsim, its best way"] == [
         (0.89, 40.0)
     ]

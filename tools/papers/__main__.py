@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     from running import run_all
 
     where = (arguments.rows, arguments.nets, arguments.shared)
-    which = (arguments.tables, arguments.only, arguments.methods)
+    which = (arguments.tables, arguments.only, arguments.methods, arguments.removed)
     run_all(*where, *which, arguments.device, arguments.threads)
 
 
@@ -72,6 +72,7 @@ def main() -> None:
     verb.add_argument("--tables", nargs="+", default=[], metavar="NAME")
     verb.add_argument("--only", nargs="+", default=[], metavar="NET", help="as a row of tables.py names it")
     verb.add_argument("--methods", nargs="+", default=[], metavar="NAME")
+    verb.add_argument("--removed", nargs="+", type=float, default=[], metavar="SHARE")
     verb.set_defaults(run=run)
     verb = verbs.add_parser("page", parents=[rows])
     verb.add_argument("--out", type=Path, default=_RESULTS / "papers.md")

@@ -40,19 +40,21 @@ def run_all(
     tables: list[str],
     nets: list[str],
     methods: list[str],
+    shares: list[float],
     device: str,
     threads: int,
 ) -> None:
     """Fill the cells that ``out`` (a file of JSON lines) lacks, net after net; nets that are missing wait.
 
     Args:
-        tables, nets, methods: of these alone; empty: of all.
+        tables, nets, methods, shares: of these alone; empty: of all. A share is what is removed.
     """
     done = {cell["key"] for cell in cells(out)}
     runtime = Runtime.create(device, threads)
     wanted: dict[str, list[tuple[Row, str]]] = {}
     for table in (t for t in TABLES if not tables or t.name in tables):
-        for row in (r for r in table.rows if not nets or r.net in nets):
+        rows = (r for r in table.rows if not nets or r.net in nets)
+        for row in (r for r in rows if not shares or r.removed in shares):
             for name in (m for m in METHODS if not methods or m in methods):
                 wanted.setdefault(row.net, []).append((row, name))
     for net, asked in wanted.items():

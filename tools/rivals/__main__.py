@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -39,14 +40,22 @@ from onnxmerge.validation import compare_latency
 
 SHARES = (0.9, 0.8, 0.7)
 PACKAGES = ("torch", "torchvision", "torch-pruning", "onnx2torch", "onnxsim", "onnxruntime", "onnxscript")
+
+
+def _published() -> Iterator[tuple[str, dict[str, object]]]:
+    """Methods of others in onnxmerge, of all channels, and of those in no sum, as merging was published."""
+    names = {"model folding": "folding", "lbyl": "lbyl", "neuron merging": "merge"}
+    for (way, compensation), alone in product(names.items(), (False, True)):
+        options = {"compensation": compensation, "criterion": "l1", "allocation": "uniform"}
+        yield (f"{way}, not in sums", options | {"scope": "chain"}) if alone else (way, options)
+
+
 # What is asked of onnxmerge, and whether it is given the data.
 OWN: dict[str, tuple[str, dict[str, object], bool]] = {
     "onnxmerge": ("macs", {}, True),
     "onnxmerge --latency": ("latency", {}, True),
     "onnxmerge, no data": ("macs", {}, False),
-    "model folding": ("macs", {"compensation": "folding", "criterion": "l1", "allocation": "uniform"}, False),
-    "lbyl": ("macs", {"compensation": "lbyl", "criterion": "l1", "allocation": "uniform"}, False),
-    "neuron merging": ("macs", {"compensation": "merge", "criterion": "l1", "allocation": "uniform"}, False),
+    **{way: ("macs", options, False) for way, options in _published()},
 }
 TOOLS = ("onnxsim", "torch-pruning")
 # Rows that are there, of one network: way and share.

@@ -19,14 +19,16 @@ others used, so the second digit of a ratio is uncertain). Asked for are {shares
 - **onnxmerge**: the defaults, with the calibration inputs; *no data*: the defaults with nothing given.
 - **model folding** (Wang et al. 2025, Fold-AR), **lbyl** (Lee et al. 2025) and **neuron merging** (Kim et
   al. 2020) are onnxmerge's own implementations (`--compensation`), from weights alone, with l1 and the same
-  share of every group; the authors' own programs were not run.
+  share of every group: of all groups, residual streams included, where a channel that goes takes part of
+  every block with it; or of those in no sum (`--scope chain`), as neuron merging was published for residual
+  nets. The authors' own programs were not run.
 - **onnxsim** and **torch-pruning** are the published packages{versions}, in the ways that they can be
   called for structured pruning, each at the least strength (in hundredths) that meets the share. They take
   the same calibration inputs where they take any. Torch-Pruning gets the model by onnx2torch and gives it
-  back by torch.onnx.export; "not in sums" leaves the channels of residual sums alone; pooled ("global") l1
-  was left out.
-- In the picture the line of a tool is the best of its ways at every point, chosen by the same test images:
-  that flatters the tool. Where a tool declines, the cell is its reason.
+  back by torch.onnx.export; "not in sums" leaves the channels of residual sums alone, too; pooled
+  ("global") l1 was left out.
+- In the picture the line of others is the best of their ways at every point, chosen by the same test
+  images: that flatters them. Where a tool declines, the cell is its reason.
 
 {missing}`python tools/rivals run --shared FOLDER --out tools/results/rivals.jsonl`, then `python tools/rivals
 table tools/results/rivals.jsonl`, which writes this page.
@@ -34,8 +36,10 @@ table tools/results/rivals.jsonl`, which writes this page.
 ![Accuracy against the share of multiplications](rivals.svg)
 """
 NETWORKS = ("resnet56_bn", "resnet20_bn", "mobilenetv2")
+METHODS = ("model folding", "lbyl", "neuron merging")
 RUNS = (
-    "onnxmerge", "onnxmerge --latency", "onnxmerge, no data", "model folding", "lbyl", "neuron merging",
+    "onnxmerge", "onnxmerge --latency", "onnxmerge, no data",
+    *(f"{name}{where}" for name in METHODS for where in ("", ", not in sums")),
     "onnxsim", "torch-pruning",
 )  # fmt: skip
 TOOLS = ("onnxsim", "torch-pruning")
@@ -126,14 +130,14 @@ def _picture(rows: list[Row], path: Path) -> None:
 
 
 def _lines(rows: list[Row]) -> dict[str, list[tuple[float, float]]]:
-    """(MACs, top-1) of every method; of a tool the best of its ways at every share."""
+    """(MACs, top-1) of every method; of others the best of their ways at every share."""
     lines: dict[str, list[tuple[float, float]]] = {}
-    for name in ("onnxmerge", "onnxmerge, no data", "model folding", "lbyl", "neuron merging"):
+    for name in ("onnxmerge", "onnxmerge, no data"):
         lines[name] = [(row["macs"], row["top1"]) for row in rows if row["way"] == name]
-    for tool in TOOLS:
+    for name in (*METHODS, *TOOLS):
         best: dict[float, Row] = {}
-        for row in rows:
-            if row["run"] == tool and row["top1"] > best.get(row["asked"], {"top1": -1})["top1"]:
+        for row in (row for row in rows if row["run"].removesuffix(", not in sums") == name):
+            if row["top1"] > best.get(row["asked"], {"top1": -1})["top1"]:
                 best[row["asked"]] = row
-        lines[f"{tool}, its best way"] = [(row["macs"], row["top1"]) for row in best.values()]
+        lines[f"{name}, its best way"] = [(row["macs"], row["top1"]) for row in best.values()]
     return {name: sorted(points) for name, points in lines.items() if points}
