@@ -87,9 +87,8 @@ def main() -> None:
             })  # fmt: skip
     if options.out is not None and processes.rank == 0:
         told = widths if options.budget else curves
-        options.out.with_suffix(".json").write_text(
-            json.dumps(told, indent=None if options.budget else 1) + "\n"
-        )
+        lines = (f" {json.dumps(name)}: {json.dumps(curve)}" for name, curve in told.items())
+        options.out.with_suffix(".json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
         figure = plot_widths(widths) if options.budget else plot(curves)
         figure.savefig(options.out.with_suffix(".svg"), format="svg", metadata={"Date": None})
 

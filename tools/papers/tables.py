@@ -143,7 +143,7 @@ TABLES = (
         "Residual nets, and one layer",
         "CIFAR-10: all channels inside the blocks of residual nets, by three criteria (lambda 0.85, of the "
         "WideResNet 0.8), and the last convolution of VGG-16 (ReLU, half width). The two ResNets are "
-        "published weights, the WideResNet is trained here.",
+        "published weights, the WideResNet is trained here, for a fraction of the published training.",
         tuple(_residual()),
     ),
     Table(
