@@ -31,8 +31,10 @@ implementations of what others published, with the options that they have by def
 by the test images. *gain* is what merging adds to pruning here, in points, and *published* what it added in
 the publications, where known: at full width, after full training, on other weights than ours (but for the
 published LeNet). 6.50% and 11.65% are the shares of single classes of the 2,000 images: what a net gets
-that gives one answer always. Cells were filled in several states of the code. A dash is a cell that was not
-measured; every table says which these are.
+that gives one answer always. Rows of several criteria share the cells of the methods that choose channels
+themselves, and each such row counts. Cells were filled in several states of the code (ResNet-20 with
+{SAMPLES} images, measured again in the last one, came out the same). A dash is a cell that was not measured;
+every table says which these are.
 """
 RIVALS = ("lbyl", "folding")
 _NAMES = {name: method.title for name, method in METHODS.items()}
