@@ -16,7 +16,8 @@ multiplications kept, ratio of processor time of one thread to the original; run
 others used, so the second digit of a ratio is uncertain). Asked for are {shares} of the multiplications;
 `--latency` asks for these shares of the time. Nobody fine-tunes with labels.
 
-- **onnxmerge**: the defaults, with the calibration inputs; *no data*: the defaults with nothing given.
+- **onnxmerge**: the defaults, with the calibration inputs, which most of the others do not take; *no data*:
+  the defaults with nothing given (on all test images: `accuracy.md`).
 - **model folding** (Wang et al. 2025, Fold-AR), **lbyl** (Lee et al. 2025) and **neuron merging** (Kim et
   al. 2020) are onnxmerge's own implementations (`--compensation`), from weights alone, with l1 and the same
   share of every group: of all groups, residual streams included, where a channel that goes takes part of
@@ -43,7 +44,11 @@ RUNS = (
     "onnxsim", "torch-pruning",
 )  # fmt: skip
 TOOLS = ("onnxsim", "torch-pruning")
-COLOURS = ("tab:blue", "tab:cyan", "tab:green", "tab:olive", "tab:purple", "tab:orange", "tab:red")
+COLOURS = {
+    "onnxmerge": "tab:blue", "onnxmerge, no data": "tab:cyan", "model folding": "tab:green",
+    "lbyl": "tab:olive", "neuron merging": "tab:purple", "onnxsim": "tab:orange", "torch-pruning": "tab:red",
+}  # fmt: skip
+_BEST = ", its best way"
 
 
 def write(path: Path) -> None:
@@ -118,14 +123,15 @@ def _picture(rows: list[Row], path: Path) -> None:
         axes = figure.add_subplot(1, len(networks), number)
         own = [row for row in rows if row["network"] == network]
         axes.axhline(own[0]["dense"], color="tab:grey", linestyle=":", label="the network itself")
-        for (name, points), colour in zip(_lines(own).items(), COLOURS, strict=False):
+        for name, points in _lines(own).items():
+            colour = COLOURS[name.removesuffix(_BEST)]
             axes.plot(*zip(*points, strict=True), "o-", color=colour, label=name, markersize=4)
         axes.set_title(network)
         axes.set_xlabel("share of the multiplications kept")
         axes.set_ylabel("top-1 on test images, %")
         axes.set_ylim(bottom=0)
-        if number == 1:
-            axes.legend(fontsize="small", loc="lower right")
+    shown = {line.get_label(): line for axes in figure.axes for line in axes.lines}
+    figure.legend(shown.values(), shown.keys(), fontsize="small", loc="outside lower center", ncols=4)
     figure.savefig(path, format="svg", metadata={"Date": None})
 
 
@@ -139,5 +145,5 @@ def _lines(rows: list[Row]) -> dict[str, list[tuple[float, float]]]:
         for row in (row for row in rows if row["run"].removesuffix(", not in sums") == name):
             if row["top1"] > best.get(row["asked"], {"top1": -1})["top1"]:
                 best[row["asked"]] = row
-        lines[f"{name}, its best way"] = [(row["macs"], row["top1"]) for row in best.values()]
+        lines[name + _BEST] = [(row["macs"], row["top1"]) for row in best.values()]
     return {name: sorted(points) for name, points in lines.items() if points}
