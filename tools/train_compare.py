@@ -1,20 +1,24 @@
-"""One net, one budget of MACs, every way to get there: error at equal MACs.
+"""One net, some budgets of MACs, every way to get there: error at equal MACs.
 
-    python -m onnxmerge.train run tools/train_compare.py --data cifar10 --net vgg --budget 0.3 --seed 0
+    python -m onnxmerge.train run tools/train_compare.py --data cifar10 --net vgg --budgets 0.5,0.3 --seed 0
 
 Learned masks and L0 gates (both from scratch), the uniformly narrower net trained from scratch, and
 onnxmerge without training on the dense net. Every row is an ONNX file at the end; its size and its
 latency in onnxruntime are those of that file, beside the dense one. All trained nets get the same steps.
+With --out FILE.md, FILE.svg shows the run.
 """
 
 from __future__ import annotations
 
 import time
 from functools import partial
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 import onnx
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 from train_common import Row, Run, arguments, device_name, read
 from train_nets import NETS
@@ -27,10 +31,21 @@ from onnxmerge.runtime import Runtime
 from onnxmerge.train import Batches, HardConcrete, HardStep, Processes, shift_and_flip, shrink, to_onnx, wrap
 from onnxmerge.validation import compare_latency
 
+# Text as text, and names of parts that do not change from run to run.
+matplotlib.rcParams.update({"svg.hashsalt": "onnxmerge", "svg.fonttype": "none", "font.size": 8})
+
 
 def main() -> None:
     options = arguments(
-        __doc__, net="vgg", width=12.0, budget=0.3, epochs=8, batch=64, lr=0.05, mask_lr=0.02, calibrate=512
+        __doc__,
+        net="vgg",
+        width=12.0,
+        budgets="0.3",
+        epochs=8,
+        batch=64,
+        lr=0.05,
+        mask_lr=0.02,
+        calibrate=512,
     )
     data = read(options.data, options.samples)
     processes = Processes.start(options.device)
@@ -44,21 +59,25 @@ def main() -> None:
 
     dense = run.plain(net())
     table.dense = to_onnx(dense, table.example)
-    table.row("dense", table.dense, run.seconds)
-    for name, method in (("learned masks", HardStep()), ("L0 gates", HardConcrete())):
-        masks = wrap(net(), table.example, method=method, seed=options.seed)
-        run.learn(masks, macs=options.budget, lr=options.mask_lr)
-        table.row(name, shrink(masks, table.example).model, run.seconds)
-    narrow = run.plain(net(table.width_at(options.budget, net)))
-    table.row("uniform width, from scratch", to_onnx(narrow, table.example), run.seconds)
-    start = time.perf_counter()
-    cut = onnxmerge.optimize(
-        table.dense,
-        macs=options.budget,
-        calibration=data.train[0][: options.calibrate].numpy(),
-        threads=options.threads,
-    )
-    table.row("dense, then onnxmerge without training", cut.model, time.perf_counter() - start)
+    table.row("dense", table.dense, run.seconds, 1.0)
+    for budget in map(float, options.budgets.split(",")):
+        for name, method in (("learned masks", HardStep()), ("L0 gates", HardConcrete())):
+            masks = wrap(net(), table.example, method=method, seed=options.seed)
+            run.learn(masks, macs=budget, lr=options.mask_lr)
+            table.row(name, shrink(masks, table.example).model, run.seconds, budget)
+        narrow = run.plain(net(table.width_at(budget, net)))
+        table.row("uniform width, from scratch", to_onnx(narrow, table.example), run.seconds, budget)
+        start = time.perf_counter()
+        cut = onnxmerge.optimize(
+            table.dense,
+            macs=budget,
+            calibration=data.train[0][: options.calibrate].numpy(),
+            threads=options.threads,
+        )
+        seconds = time.perf_counter() - start
+        table.row("dense, then onnxmerge without training", cut.model, seconds, budget)
+        if options.out is not None and processes.rank == 0:
+            table.draw(options.out.with_suffix(".svg"))
 
 
 class Table:
@@ -69,6 +88,7 @@ class Table:
         self.example = data.train[0][:2]
         self.runtime = Runtime.create("cpu", options.threads)
         self.dense = onnx.ModelProto()
+        self.points: dict[str, list[tuple[float, float]]] = {}
 
     def macs(self, model: onnx.ModelProto) -> int:
         feed = {model.graph.input[0].name: self.example[:1].numpy()}
@@ -94,19 +114,21 @@ class Table:
         )
         return 100 * (1 - right / len(labels))
 
-    def row(self, method: str, model: onnx.ModelProto, seconds: float) -> None:
+    def row(self, method: str, model: onnx.ModelProto, seconds: float, budget: float) -> None:
         if self.processes.rank > 0:
             return
         sessions = [self.runtime.session(m) for m in (self.dense, model)]
         feed = {sessions[0].inputs[0].name: np.zeros((1, *self.example.shape[1:]), np.float32)}
         latency = compare_latency(*sessions, feed, seconds=2.0)
         options = self.options
+        share, error = self.macs(model) / self.macs(self.dense), self.error(model)
+        self.points.setdefault(method, []).append((100 * share, 100 - error))
         Row(options.out).write({
             "net": f"{options.net} {options.width:g}",
-            "budget": options.budget,
+            "budget": budget,
             "method": method,
-            "MACs kept": f"{100 * self.macs(model) / self.macs(self.dense):.1f}%",
-            "test error %": f"{self.error(model):.2f}",
+            "MACs kept": f"{100 * share:.1f}%",
+            "test error %": f"{error:.2f}",
             "file kB": f"{model.ByteSize() / 1000:.0f}",
             "latency / dense": f"{latency.ratio:.2f}",
             "images": len(self.data.train[0]),
@@ -115,6 +137,19 @@ class Table:
             "device": device_name(self.processes),
             "seconds": f"{seconds:.0f}",
         })  # fmt: skip
+
+    def draw(self, path: Path) -> None:
+        """Accuracy against the share of MACs kept, a line for every method; all start at the dense net."""
+        dense = self.points["dense"]
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        axes = figure.subplots()
+        for method, points in self.points.items():
+            if method != "dense":
+                axes.plot(*zip(*sorted(points + dense), strict=True), "o-", label=method, markersize=3)
+        axes.set(xlabel="MACs kept, %", ylabel="test images right, %")
+        axes.grid(alpha=0.3)
+        axes.legend()
+        figure.savefig(path, format="svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -25,19 +25,21 @@ _RESULTS = _ROOT / "tools" / "results"
 def train(arguments: argparse.Namespace) -> None:
     import torch
     from networks import RECIPES
+    from running import forget
     from training import train_all
 
     torch.set_num_threads(arguments.threads)
     names = arguments.only or list(RECIPES)
-    changed = {name: getattr(arguments, name) for name in ("width", "epochs", "scratch")}
-    train_all(arguments.nets, arguments.shared, names, arguments.device, **changed)
+    changed = {name: getattr(arguments, name) for name in ("width", "epochs", "scratch", "further")}
+    for name in train_all(arguments.nets, arguments.shared, names, arguments.device, **changed):
+        forget(arguments.rows, name)
 
 
 def run(arguments: argparse.Namespace) -> None:
     from running import run_all
 
     where = (arguments.rows, arguments.nets, arguments.shared)
-    which = (arguments.tables, arguments.only, arguments.methods)
+    which = (arguments.tables, arguments.only, arguments.methods, arguments.removed)
     run_all(*where, *which, arguments.device, arguments.threads)
 
 
@@ -59,16 +61,18 @@ def main() -> None:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     verbs = parser.add_subparsers(required=True)
-    verb = verbs.add_parser("train", parents=[places, machine])
+    verb = verbs.add_parser("train", parents=[rows, places, machine])
     verb.add_argument("--only", nargs="+", metavar="NET")
     verb.add_argument("--width", type=float, help="in the place of every recipe's own")
     verb.add_argument("--epochs", type=int)
     verb.add_argument("--scratch", action="store_true", help="no net goes on from another one's weights")
+    verb.add_argument("--further", action="store_true", help="nets that are there; drops their cells")
     verb.set_defaults(run=train)
     verb = verbs.add_parser("run", parents=[rows, places, machine])
     verb.add_argument("--tables", nargs="+", default=[], metavar="NAME")
     verb.add_argument("--only", nargs="+", default=[], metavar="NET", help="as a row of tables.py names it")
     verb.add_argument("--methods", nargs="+", default=[], metavar="NAME")
+    verb.add_argument("--removed", nargs="+", type=float, default=[], metavar="SHARE")
     verb.set_defaults(run=run)
     verb = verbs.add_parser("page", parents=[rows])
     verb.add_argument("--out", type=Path, default=_RESULTS / "papers.md")

@@ -22,15 +22,23 @@ standard error of about one point; differences between columns of a row, on the 
 and 10,000 of Fashion-MNIST. One net each, one draw of {SAMPLES} calibration images: no spread was
 measured. All columns of a row keep the same number of channels in every group. `prune`, `merge`, `lbyl`
 and `gaussian` take the channels of the row's criterion (l1 where none is named) and see weights alone;
-`lstsq` chooses channels again from its data: photographs in the package, under the input conventions that
-it finds plausible, or {SAMPLES} training images without labels. `merge` has the published thresholds
-(cosine 0.45 for dense layers, 0.1 for convolutions). "Recovered" is `--recover {STEPS}` on the same
-images: at most {STEPS} steps, trials of rates included. Nothing was chosen by the test images. *gain* is
-what merging adds to pruning here, in points, and *published* what it added in the publications, where
-known: at full width, after full training, on other weights than ours (but for the published LeNet).
-6.50% and 11.65% are the shares of single classes of the 2,000 images: what a net gets that gives one
-answer always. An empty cell was not measured, nor is a column that is missing.
+`folding` sees weights alone, too, and makes clusters of channels whatever the criterion; `lstsq` chooses
+channels again from its data: photographs in the package, under the input conventions that it finds
+plausible, or {SAMPLES} training images without labels. `merge` has the published thresholds
+(cosine 0.45 for dense layers, 0.1 for convolutions); `lbyl` and `folding` are onnxmerge's own
+implementations of what others published, with the options that they have by default. "Recovered" is
+`--recover {STEPS}` on the same images: at most {STEPS} steps, trials of rates included. Nothing was chosen
+by the test images. *gain* is what merging adds to pruning here, in points, and *published* what it added in
+the publications, where known: at full width, after full training, on other weights than ours (but for the
+published LeNet). 6.50% and 11.65% are the shares of single classes of the 2,000 images: what a net gets
+that gives one answer always. Rows of several criteria share the cells of the methods that choose channels
+themselves, and each such row counts. Cells were filled in several states of the code (ResNet-20 with
+{SAMPLES} images, measured again in the last one, came out the same). A dash is a cell that was not measured;
+every table says which these are.
 """
+RIVALS = ("lbyl", "folding")
+_NAMES = {name: method.title for name, method in METHODS.items()}
+_NAMES |= {"prune": "pruning", "merge": "merging", "recovered": f"lstsq, {SAMPLES} images, recovered"}
 
 
 def write(rows: Path, out: Path) -> None:
@@ -104,20 +112,44 @@ def _difference(one: float | None, other: float | None) -> str:
 
 
 def _findings(table: Table, filled: Cells) -> Iterator[str]:
-    """What the rows come to: where merging does not beat pruning, and where ours does not beat merging."""
-    yield _compared(table, filled, "merge", "prune", "Merging", "pruning")
-    for name in (n for n in _shown(table, filled) if METHODS[n].own):
-        yield _compared(table, filled, name, "merge", METHODS[name].title.capitalize(), "merging")
+    """What the rows come to: where merging does not beat pruning, where ours beats neither it nor rivals."""
+    shown = _shown(table, filled)
+    own = [name for name in shown if METHODS[name].own]
+    pairs = [("merge", "prune"), *((name, "merge") for name in own)]
+    pairs += [(name, other) for other in RIVALS for name in ("photographs", "images") if name in own]
+    pairs += [("recovered", "images")]
+    for name, other in pairs:
+        yield from _compared(table, filled, name, other)
     merged = [filled[row.key("merge")] for row in table.rows if row.key("merge") in filled]
-    pairs = [cell["pairs"] for cell in merged if cell["pairs"][0]]
-    if pairs:
+    found = [cell["pairs"] for cell in merged if cell["pairs"][0]]
+    if found:
         yield (
-            f"- {pairs[0][0]} of the {pairs[0][1]} groups are merged as pairs: the filter of a channel is "
+            f"- {found[0][0]} of the {found[0][1]} groups are merged as pairs: the filter of a channel is "
             "the outer product of its convolution's filter and of the depthwise kernel behind it."
         )
+    missing = list(_missing(table, filled))
+    if missing:
+        yield f"- Rows that were not measured: {'; '.join(missing)}."
 
 
-def _compared(table: Table, filled: Cells, name: str, other: str, said: str, said_other: str) -> str:
+def _missing(table: Table, filled: Cells) -> Iterator[str]:
+    """Of every method how many rows of a net have no cell; a net counts with all its criteria."""
+    shown = _shown(table, filled)
+    for name in (n for n in METHODS if n in shown or not METHODS[n].norms):
+        nets: dict[str, list[bool]] = {}
+        for row in table.rows:
+            label = row.label.removesuffix(f", {row.criterion}")
+            nets.setdefault(label, []).append(row.key(name) not in filled)
+        told = [
+            net if len(empty) == 1 else f"{net} {sum(empty)} of {len(empty)}"
+            for net, empty in nets.items()
+            if any(empty)
+        ]
+        if told:
+            yield f"{METHODS[name].title} ({', '.join(told) if name in shown else 'all rows'})"
+
+
+def _compared(table: Table, filled: Cells, name: str, other: str) -> Iterator[str]:
     both, itself = [], 0
     for row in table.rows:
         one, two = value(filled, row, name), value(filled, row, other)
@@ -127,14 +159,18 @@ def _compared(table: Table, filled: Cells, name: str, other: str, said: str, sai
             itself += 1
         else:
             both.append((row, one - two))
+    if not both and not itself:
+        return
     missed = [f"{row.label} {row.removed:.0%} ({gain:+.2f})" for row, gain in both if gain <= 0]
-    text = f"- {said} is above {said_other} in {len(both) - len(missed)} of {len(both)} rows"
-    text += f"; not in: {', '.join(missed)}." if missed else "."
+    said = _NAMES[name]
+    text = f"- {said[0].upper()}{said[1:]} is above {_NAMES[other]} in {len(both) - len(missed)} of "
+    text += f"{len(both)} rows" + (f"; not in: {', '.join(missed)}." if missed else ".")
     if itself:
-        text += (
-            f" In {itself} more it is {said_other}: no BatchNorm, and no input that is seen to be an image."
-        )
-    return text
+        text += f" In {itself} more it is {_NAMES[other]}: no BatchNorm, and no input seen to be an image."
+    fallen = [filled[row.key(name)]["used"] for row, _ in both if _fallen(filled[row.key(name)])]
+    if fallen:
+        text += f" In {len(fallen)} of them the default without data is {_NAMES[fallen[0]]}, as said above."
+    yield text
 
 
 def _trained(table: Table, filled: Cells) -> str:

@@ -22,6 +22,7 @@ from onnxmerge.channels.filters import channel_filters
 from onnxmerge.channels.sites import producers
 from onnxmerge.compensation import COMPENSATIONS
 from onnxmerge.config import Config
+from onnxmerge.graph.output import atomic_write
 from onnxmerge.pipeline import analysed
 from onnxmerge.progress import Clock
 from onnxmerge.runtime import Runtime
@@ -39,19 +40,21 @@ def run_all(
     tables: list[str],
     nets: list[str],
     methods: list[str],
+    shares: list[float],
     device: str,
     threads: int,
 ) -> None:
     """Fill the cells that ``out`` (a file of JSON lines) lacks, net after net; nets that are missing wait.
 
     Args:
-        tables, nets, methods: of these alone; empty: of all.
+        tables, nets, methods, shares: of these alone; empty: of all. A share is what is removed.
     """
     done = {cell["key"] for cell in cells(out)}
     runtime = Runtime.create(device, threads)
     wanted: dict[str, list[tuple[Row, str]]] = {}
     for table in (t for t in TABLES if not tables or t.name in tables):
-        for row in (r for r in table.rows if not nets or r.net in nets):
+        rows = (r for r in table.rows if not nets or r.net in nets)
+        for row in (r for r in rows if not shares or r.removed in shares):
             for name in (m for m in METHODS if not methods or m in methods):
                 wanted.setdefault(row.net, []).append((row, name))
     for net, asked in wanted.items():
@@ -72,6 +75,13 @@ def run_all(
 def cells(out: Path) -> list[dict[str, Any]]:
     """The cells that are filled."""
     return [json.loads(line) for line in out.read_text("utf-8").splitlines()] if out.exists() else []
+
+
+def forget(out: Path, net: str) -> None:
+    """Drop the cells of a net, whose weights are no longer those that they are of."""
+    kept = [cell for cell in cells(out) if cell["net"] != net]
+    with atomic_write(out) as part:
+        part.write_text("".join(json.dumps(cell) + "\n" for cell in kept), encoding="utf-8")
 
 
 def _bench(net: str, folder: Path, shared: Path) -> Bench | None:

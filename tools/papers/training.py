@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
 import torch
 from networks import RECIPES, Recipe
 from torch import Tensor, nn
@@ -31,50 +33,73 @@ def train_all(
     width: float | None = None,
     epochs: int | None = None,
     scratch: bool = False,
-) -> None:
-    """Train every network that ``folder`` lacks, each stored as soon as it is finished.
+    further: bool = False,
+) -> Iterator[str]:
+    """Train every network that ``folder`` lacks, each stored as soon as it is finished, and name it.
 
     Args:
         width, epochs: in the place of the recipes' own.
         scratch: whether all nets start from random weights, whatever their recipes say.
+        further: train one more cycle the nets that are there, from their own weights, at their own width.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         target, recipe = folder / f"{name}.onnx", RECIPES[name]
-        if target.exists():
-            print(f"{name}: is there", flush=True)
+        if target.exists() != further:
+            print(f"{name}: is {'not ' if further else ''}there", flush=True)
             continue
-        wide, rounds = width or recipe.width, epochs or recipe.epochs
+        known = json.loads(target.with_suffix(".json").read_text("utf-8")) if further else {}
+        wide, rounds = known.get("width") or width or recipe.width, epochs or recipe.epochs
         file, mean, std = DATA[recipe.data]
         images, labels = read(shared / "data" / file, mean=mean, std=std).train
         torch.manual_seed(0)
         net = recipe.build(wide)
-        start = None if scratch else recipe.start
-        if start is not None:
+        start = None if scratch else known.get("start", recipe.start)
+        if further:
+            _take(net, target)
+        elif start is not None:
             net.load_state_dict(torch.load(folder / f"{start}.pt", weights_only=True))
-        begin = time.process_time()
-        fit(net, images, labels, recipe, rounds, device, name)
-        seconds = time.process_time() - begin
+        begin, cycle = time.process_time(), str(known.get("epochs", "")).count("+") + further
+        fit(net, images, labels, recipe, rounds, device, name, seed=cycle)
+        seconds = time.process_time() - begin + known.get("seconds", 0)
         model = to_onnx(net.cpu(), images[:2])
         torch.save(net.state_dict(), target.with_suffix(".pt"))
         facts = {
-            "width": wide, "epochs": rounds, "images": len(images), "start": start, "device": device,
-            "seconds": round(seconds),
+            "width": wide, "epochs": f"{known['epochs']} + {rounds}" if further else rounds,
+            "images": len(images), "start": start, "device": device, "seconds": round(seconds),
         }  # fmt: skip
         target.with_suffix(".json").write_text(json.dumps(facts) + "\n")
         with atomic_write(target) as part:
             part.write_bytes(model.SerializeToString())
         print(f"{name}: done, {seconds:.0f} s of processor time", flush=True)
+        yield name
+
+
+def _take(net: nn.Module, path: Path) -> None:
+    """The weights of a net as it was written, where they have the names that they have here."""
+    stored = {t.name: onnx.numpy_helper.to_array(t).copy() for t in onnx.load(path).graph.initializer}
+    state = {name: torch.from_numpy(values) for name, values in stored.items()}
+    missing, unknown = net.load_state_dict(state, strict=False)
+    lost = [name for name in missing if not name.endswith("num_batches_tracked")]
+    if lost or unknown:
+        raise ValueError(f"{path}: weights that do not fit: {', '.join([*lost, *unknown])}")
 
 
 def fit(
-    net: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, epochs: int, device: str, name: str
+    net: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    epochs: int,
+    device: str,
+    name: str,
+    seed: int,
 ) -> None:
     """One cycle of SGD with momentum; CIFAR's images are mirrored and moved by up to four pixels."""
     layout = torch.channels_last if images.shape[1] == 3 else torch.contiguous_format
     net.to(device, memory_format=layout).train()
     augment = shift_and_flip() if recipe.data == "cifar10" else None
-    batches = Batches((images, labels), _BATCH, 0, augment)
+    batches = Batches((images, labels), _BATCH, seed, augment)
     steps = epochs * len(batches)
     moving = {"momentum": 0.9, "nesterov": True, "weight_decay": _DECAY}
     optimizer = torch.optim.SGD(net.parameters(), lr=recipe.lr, fused=True, **moving)

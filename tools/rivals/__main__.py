@@ -7,8 +7,8 @@
 there, in every way that they can be called, with the least strength that meets a budget. What is said of
 answers: top-1 on labelled test images where there are any, else the change that ``onnxmerge.compare``
 measures. Times are ratios of processor time of one thread, runs taking turns. Rows are appended one by one,
-and runs that have rows are skipped: delete those of a run that was cut off, to have
-it again. ``table`` writes the Markdown and the picture beside the rows.
+and those that are there are not made again: a run that was cut off goes on. ``table`` writes the Markdown
+and the picture beside the rows.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -39,16 +40,26 @@ from onnxmerge.validation import compare_latency
 
 SHARES = (0.9, 0.8, 0.7)
 PACKAGES = ("torch", "torchvision", "torch-pruning", "onnx2torch", "onnxsim", "onnxruntime", "onnxscript")
+
+
+def _published() -> Iterator[tuple[str, dict[str, object]]]:
+    """Methods of others in onnxmerge, of all channels, and of those in no sum, as merging was published."""
+    names = {"model folding": "folding", "lbyl": "lbyl", "neuron merging": "merge"}
+    for (way, compensation), alone in product(names.items(), (False, True)):
+        options = {"compensation": compensation, "criterion": "l1", "allocation": "uniform"}
+        yield (f"{way}, not in sums", options | {"scope": "chain"}) if alone else (way, options)
+
+
 # What is asked of onnxmerge, and whether it is given the data.
 OWN: dict[str, tuple[str, dict[str, object], bool]] = {
     "onnxmerge": ("macs", {}, True),
     "onnxmerge --latency": ("latency", {}, True),
     "onnxmerge, no data": ("macs", {}, False),
-    "model folding": ("macs", {"compensation": "folding", "criterion": "l1", "allocation": "uniform"}, False),
-    "lbyl": ("macs", {"compensation": "lbyl", "criterion": "l1", "allocation": "uniform"}, False),
-    "neuron merging": ("macs", {"compensation": "merge", "criterion": "l1", "allocation": "uniform"}, False),
+    **{way: ("macs", options, False) for way, options in _published()},
 }
 TOOLS = ("onnxsim", "torch-pruning")
+# Rows that are there, of one network: way and share.
+Made = Set[tuple[str, float]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,9 +122,11 @@ def environment(folder: Path) -> Path:
     return python
 
 
-def own_rows(judge: Judge, way: str) -> Iterator[dict]:
+def own_rows(judge: Judge, way: str, done: Made) -> Iterator[dict]:
     kind, options, given = OWN[way]
     for share in SHARES:
+        if (way, share) in done:
+            continue
         began = time.process_time()
         try:
             result = onnxmerge.optimize(
@@ -127,12 +140,14 @@ def own_rows(judge: Judge, way: str) -> Iterator[dict]:
         yield {"asked": share, "seconds": seconds, **judge.of(result.model)}
 
 
-def rival_rows(judge: Judge, tool: str, python: Path) -> Iterator[dict]:
-    """What a tool makes within the budgets in all of its ways; or why it makes nothing."""
+def rival_rows(judge: Judge, tool: str, done: Made, python: Path) -> Iterator[dict]:
+    """What a tool makes within the budgets in all of its ways, or why not; and that it is through."""
     with tempfile.TemporaryDirectory() as text:
         folder, data = Path(text), Path(text) / "calibration.npz"
         np.savez(data, **judge.subject.calibration)
         command = [python, Path(__file__).with_name("worker.py"), tool, judge.subject.path, data, folder]
+        names = [[way.removeprefix(f"{tool}: "), share] for way, share in done]
+        (folder / "done.json").write_text(json.dumps(names), encoding="utf-8")
         alone = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         started = [*command, *map(str, SHARES)]
         with subprocess.Popen(started, stdout=subprocess.PIPE, text=True, env=alone) as worker:
@@ -140,6 +155,8 @@ def rival_rows(judge: Judge, tool: str, python: Path) -> Iterator[dict]:
             for line in worker.stdout:
                 if line.startswith('{"way"'):
                     yield _judged(judge, tool, json.loads(line), folder)
+        if worker.returncode == 0:
+            yield {"complete": True}
 
 
 def _judged(judge: Judge, tool: str, row: dict, folder: Path) -> dict:
@@ -159,10 +176,14 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.out.exists()
         else []
     )
-    done = {(row["network"], row["run"]) for row in rows}
+    through = {(row["network"], row["run"]) for row in rows if "complete" in row}
     runtime = Runtime.create("cpu", 1)
     for name in arguments.only or (*CLASSIFIERS, *OTHERS):
-        asked = [way for way in arguments.ways if (name, way) not in done]
+        made = {(row["way"], row["asked"]) for row in rows if row["network"] == name and "asked" in row}
+        asked = [
+            way for way in arguments.ways
+            if (name, way) not in through and not (way in OWN and {(way, s) for s in SHARES} <= made)
+        ]  # fmt: skip
         if not asked:
             continue
         try:
@@ -171,12 +192,12 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"{name}: skipped, {error}", file=sys.stderr)
             continue
         for way in asked:
-            made = (
-                own_rows(judge, way)
+            new = (
+                own_rows(judge, way, made)
                 if way in OWN
-                else rival_rows(judge, way, environment(arguments.environment))
+                else rival_rows(judge, way, made, environment(arguments.environment))
             )
-            for row in made:
+            for row in new:
                 full = {"network": name, "run": way, "way": way, "about": judge.subject.about} | row
                 with arguments.out.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(full) + "\n")

@@ -16,17 +16,20 @@ multiplications kept, ratio of processor time of one thread to the original; run
 others used, so the second digit of a ratio is uncertain). Asked for are {shares} of the multiplications;
 `--latency` asks for these shares of the time. Nobody fine-tunes with labels.
 
-- **onnxmerge**: the defaults, with the calibration inputs; *no data*: the defaults with nothing given.
+- **onnxmerge**: the defaults, with the calibration inputs, which most of the others do not take; *no data*:
+  the defaults with nothing given (on all test images: `accuracy.md`).
 - **model folding** (Wang et al. 2025, Fold-AR), **lbyl** (Lee et al. 2025) and **neuron merging** (Kim et
   al. 2020) are onnxmerge's own implementations (`--compensation`), from weights alone, with l1 and the same
-  share of every group; the authors' own programs were not run.
+  share of every group: of all groups, residual streams included, where a channel that goes takes part of
+  every block with it; or of those in no sum (`--scope chain`), as neuron merging was published for residual
+  nets. The authors' own programs were not run.
 - **onnxsim** and **torch-pruning** are the published packages{versions}, in the ways that they can be
   called for structured pruning, each at the least strength (in hundredths) that meets the share. They take
   the same calibration inputs where they take any. Torch-Pruning gets the model by onnx2torch and gives it
-  back by torch.onnx.export; "not in sums" leaves the channels of residual sums alone; pooled ("global") l1
-  was left out.
-- In the picture the line of a tool is the best of its ways at every point, chosen by the same test images:
-  that flatters the tool. Where a tool declines, the cell is its reason.
+  back by torch.onnx.export; "not in sums" leaves the channels of residual sums alone, too; pooled
+  ("global") l1 was left out.
+- In the picture the line of others is the best of their ways at every point, chosen by the same test
+  images: that flatters them. Where a tool declines, the cell is its reason.
 
 {missing}`python tools/rivals run --shared FOLDER --out tools/results/rivals.jsonl`, then `python tools/rivals
 table tools/results/rivals.jsonl`, which writes this page.
@@ -34,23 +37,31 @@ table tools/results/rivals.jsonl`, which writes this page.
 ![Accuracy against the share of multiplications](rivals.svg)
 """
 NETWORKS = ("resnet56_bn", "resnet20_bn", "mobilenetv2")
+METHODS = ("model folding", "lbyl", "neuron merging")
 RUNS = (
-    "onnxmerge", "onnxmerge --latency", "onnxmerge, no data", "model folding", "lbyl", "neuron merging",
+    "onnxmerge", "onnxmerge --latency", "onnxmerge, no data",
+    *(f"{name}{where}" for name in METHODS for where in ("", ", not in sums")),
     "onnxsim", "torch-pruning",
 )  # fmt: skip
-COLOURS = ("tab:blue", "tab:cyan", "tab:green", "tab:olive", "tab:purple", "tab:orange", "tab:red")
+TOOLS = ("onnxsim", "torch-pruning")
+COLOURS = {
+    "onnxmerge": "tab:blue", "onnxmerge, no data": "tab:cyan", "model folding": "tab:green",
+    "lbyl": "tab:olive", "neuron merging": "tab:purple", "onnxsim": "tab:orange", "torch-pruning": "tab:red",
+}  # fmt: skip
+_BEST = ", its best way"
 
 
 def write(path: Path) -> None:
     """Write ``.md`` and ``.svg`` beside the rows."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    stored = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [row for row in stored if "asked" in row]
     shares = sorted({row["asked"] for row in rows}, reverse=True)
     versions = sorted({row["version"] for row in rows if row.get("version")})
     page = HEAD.format(
         what="top-1 in percent, or the change of the answers as `onnxmerge.compare` counts it",
         shares=", ".join(f"{share:g}" for share in shares),
         versions=f" ({', '.join(versions)})" if versions else "",
-        missing=_missing(rows),
+        missing=_missing(stored, len(shares)),
     )
     for network in dict.fromkeys(row["network"] for row in rows):
         page += "\n" + _section(network, [row for row in rows if row["network"] == network], shares)
@@ -58,18 +69,21 @@ def write(path: Path) -> None:
     _picture([row for row in rows if "top1" in row], path.with_suffix(".svg"))
 
 
-def _missing(rows: list[Row]) -> str:
-    """What was not run: rows that a cut-off run left out are no result of anybody."""
-    found = {network: {row["run"] for row in rows if row["network"] == network} for network in NETWORKS}
-    gaps = [
-        f"{name} ({', '.join(run for run in RUNS if run not in runs) if runs else 'everything'})"
-        for name, runs in found.items()
-        if {*RUNS} - runs
-    ]
-    others = "; of the corpus, nothing" if not {row["network"] for row in rows} - {*NETWORKS} else ""
+def _missing(rows: list[Row], shares: int) -> str:
+    """What was not run, or not to its end: rows that a cut-off run left out are no result of anybody."""
+    known = dict.fromkeys((*NETWORKS, *(row["network"] for row in rows)))
+    gaps = []
+    for network in known:
+        runs = [row["run"] for row in rows if row["network"] == network]
+        through = {row["run"] for row in rows if row["network"] == network and "complete" in row}
+        through |= {run for run in RUNS if run not in TOOLS and runs.count(run) >= shares}
+        left = [f"{run} in part" if run in runs else run for run in RUNS if run not in through]
+        if left:
+            gaps.append(f"{network} ({', '.join(left) if runs else 'everything'})")
+    others = [] if {*known} - {*NETWORKS} else ["of the corpus, nothing"]
     if not gaps and not others:
         return ""
-    text = f"Not run yet, for want of processor time: {'; '.join(gaps)}{others}. "
+    text = f"Not run yet, for want of processor time: {'; '.join(gaps + others)}. "
     return text + "Of a tool's ways a network shows those that its run has reached.\n\n"
 
 
@@ -109,26 +123,27 @@ def _picture(rows: list[Row], path: Path) -> None:
         axes = figure.add_subplot(1, len(networks), number)
         own = [row for row in rows if row["network"] == network]
         axes.axhline(own[0]["dense"], color="tab:grey", linestyle=":", label="the network itself")
-        for (name, points), colour in zip(_lines(own).items(), COLOURS, strict=False):
+        for name, points in _lines(own).items():
+            colour = COLOURS[name.removesuffix(_BEST)]
             axes.plot(*zip(*points, strict=True), "o-", color=colour, label=name, markersize=4)
         axes.set_title(network)
         axes.set_xlabel("share of the multiplications kept")
         axes.set_ylabel("top-1 on test images, %")
         axes.set_ylim(bottom=0)
-        if number == 1:
-            axes.legend(fontsize="small", loc="lower right")
+    shown = {line.get_label(): line for axes in figure.axes for line in axes.lines}
+    figure.legend(shown.values(), shown.keys(), fontsize="small", loc="outside lower center", ncols=4)
     figure.savefig(path, format="svg", metadata={"Date": None})
 
 
 def _lines(rows: list[Row]) -> dict[str, list[tuple[float, float]]]:
-    """(MACs, top-1) of every method; of a tool the best of its ways at every share."""
+    """(MACs, top-1) of every method; of others the best of their ways at every share."""
     lines: dict[str, list[tuple[float, float]]] = {}
-    for name in ("onnxmerge", "onnxmerge, no data", "model folding", "lbyl", "neuron merging"):
+    for name in ("onnxmerge", "onnxmerge, no data"):
         lines[name] = [(row["macs"], row["top1"]) for row in rows if row["way"] == name]
-    for tool in ("onnxsim", "torch-pruning"):
+    for name in (*METHODS, *TOOLS):
         best: dict[float, Row] = {}
-        for row in rows:
-            if row["run"] == tool and row["top1"] > best.get(row["asked"], {"top1": -1})["top1"]:
+        for row in (row for row in rows if row["run"].removesuffix(", not in sums") == name):
+            if row["top1"] > best.get(row["asked"], {"top1": -1})["top1"]:
                 best[row["asked"]] = row
-        lines[f"{tool}, its best way"] = [(row["macs"], row["top1"]) for row in best.values()]
+        lines[name + _BEST] = [(row["macs"], row["top1"]) for row in best.values()]
     return {name: sorted(points) for name, points in lines.items() if points}

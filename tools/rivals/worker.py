@@ -3,8 +3,8 @@
     python worker.py onnxsim|torch-pruning IN.onnx CALIBRATION.npz FOLDER SHARE ...
 
 In every way that a tool can be called it gets the least strength that meets a share of the multiplications.
-FOLDER gets the models. A line is printed for each: {way, share, strength, file} or, where a tool declines,
-{way, share, reason}.
+FOLDER gets the models; ways and shares that its done.json lists are left out. A line is printed for each
+model: {way, share, strength, file} or, where a tool declines, {way, share, reason}.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from functools import cache, partial
 from importlib.metadata import version
 from itertools import product
@@ -25,6 +25,7 @@ import onnx
 
 Calibration = dict[str, np.ndarray]
 Model = onnx.ModelProto
+Done = Set[tuple[str, float]]
 # Strengths are tried in hundredths.
 _MOST = 95
 _BATCH = 50
@@ -175,11 +176,11 @@ def _said(error: Exception) -> str:
 
 
 def rows(
-    tool: str, ways: Callable, model: Model, calibration: Calibration, shares: Sequence[float]
+    tool: str, ways: Callable, model: Model, calibration: Calibration, shares: Sequence[float], done: Done
 ) -> Iterator[dict]:
-    """A row for every way and share, as files and reasons."""
+    """A row for every way and share but those that are done, as files and reasons."""
     for way, make, counted in ways(model, calibration):
-        for share in shares:
+        for share in (share for share in shares if (way, share) not in done):
             row: dict[str, Any] = {"way": way, "share": share, "version": f"{tool} {version(tool)}"}
             try:
                 strength = _nearest(share, counted(0.0), counted)
@@ -197,12 +198,13 @@ def rows(
 
 
 def main() -> None:
-    tool, source, data, _, *shares = sys.argv[1:]
+    tool, source, data, folder, *shares = sys.argv[1:]
+    done = {(way, share) for way, share in json.loads(Path(folder, "done.json").read_text("utf-8"))}
     with np.load(data) as stored:
         calibration = {name: stored[name] for name in stored.files}
     ways = {"onnxsim": onnxsim_ways, "torch-pruning": torch_pruning_ways}[tool]
     try:
-        for row in rows(tool, ways, onnx.load(source), calibration, list(map(float, shares))):
+        for row in rows(tool, ways, onnx.load(source), calibration, list(map(float, shares)), done):
             print(json.dumps(row), flush=True)
     except Exception as error:
         for share in shares:
