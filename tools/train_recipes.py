@@ -128,7 +128,7 @@ def main() -> None:
         )
         return found.model, time.perf_counter() - start
 
-    table.row("dense", table.dense, 0.0)
+    table.row("dense", table.dense, 0.0, 1.0)
     rows = {
         "learned masks": lambda: learned(HardStep()),
         "learned masks, in the order of onnxmerge": lambda: learned(HardStep(), ordered=True),
@@ -141,7 +141,7 @@ def main() -> None:
     }
     for name, make in rows.items():
         if options.only in name:
-            table.row(name, *make())
+            table.row(name, *make(), options.budget)
 
 
 def _falling(model: onnx.ModelProto, images: np.ndarray, options: argparse.Namespace) -> list[Selection]:
