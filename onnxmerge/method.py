@@ -61,9 +61,14 @@ def choose_method(config: Config, analysis: Analysis, data_kind: str) -> Method:
             reasons.append(
                 "gaussian, for there are no data, but BatchNorm tells how channels are distributed"
             )
+        elif config.criterion == "auto":
+            # Of twelve nets 91.1% of the answers stay without 30% of the channels, 80.2% by merging
+            # (tools/results/without_data.md). It chooses its channels itself.
+            compensation = "folding"
+            reasons.append("folding, for there are no data and no BatchNorm")
         else:
             compensation = "merge"
-            reasons.append("merge, for there are no data and no BatchNorm")
+            reasons.append("merge, for there are no data and no BatchNorm, and the criterion was asked for")
     criterion = config.criterion
     if criterion == "auto":
         criterion = "reconstruction" if real else "l1"
