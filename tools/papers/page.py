@@ -169,7 +169,7 @@ def _compared(table: Table, filled: Cells, name: str, other: str) -> Iterator[st
         text += f" In {itself} more it is {_NAMES[other]}: no BatchNorm, and no input seen to be an image."
     fallen = [filled[row.key(name)]["used"] for row, _ in both if _fallen(filled[row.key(name)])]
     if fallen:
-        text += f" In {len(fallen)} of them the default without data is {_NAMES[fallen[0]]}, as said above."
+        text += f" In {len(fallen)} of them the default without data is {_NAMES[fallen[0]]}: no BatchNorm, no image."
     yield text
 
 
