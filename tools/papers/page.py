@@ -169,7 +169,8 @@ def _compared(table: Table, filled: Cells, name: str, other: str) -> Iterator[st
         text += f" In {itself} more it is {_NAMES[other]}: no BatchNorm, and no input seen to be an image."
     fallen = [filled[row.key(name)]["used"] for row, _ in both if _fallen(filled[row.key(name)])]
     if fallen:
-        text += f" In {len(fallen)} of them the default without data is {_NAMES[fallen[0]]}: no BatchNorm, no image."
+        default = _NAMES[fallen[0]]
+        text += f" In {len(fallen)} of them the default without data is {default}: no BatchNorm, no image."
     yield text
 
 
