@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from onnxmerge.channels.analysis import Analysis
 from onnxmerge.channels.scope import without_statistics
-from onnxmerge.compensation import COMPENSATIONS
+from onnxmerge.compensation import COMPENSATIONS, Merge
 from onnxmerge.config import Config
 from onnxmerge.criteria import CRITERIA
 from onnxmerge.operators.parameters import is_normalization
@@ -61,19 +61,21 @@ def choose_method(config: Config, analysis: Analysis, data_kind: str) -> Method:
             reasons.append(
                 "gaussian, for there are no data, but BatchNorm tells how channels are distributed"
             )
-        elif config.criterion == "auto":
-            # Of twelve nets 91.1% of the answers stay without 30% of the channels, 80.2% by merging
-            # (tools/results/without_data.md). It chooses its channels itself.
+        elif config.criterion == "auto" and not _steers_merging(config):
+            # What stays of the answers of small nets is in tools/results/without_data.md.
             compensation = "folding"
-            reasons.append("folding, for there are no data and no BatchNorm")
+            reasons.append(
+                "folding, which chooses its channels itself, for there are no data and no BatchNorm"
+            )
         else:
             compensation = "merge"
-            reasons.append("merge, for there are no data and no BatchNorm, and the criterion was asked for")
+            reasons.append("merge, for there are no data and no BatchNorm, and its options or a criterion")
     criterion = config.criterion
     if criterion == "auto":
         criterion = "reconstruction" if real else "l1"
         known = "data" if real else "no data" if refitted else "no weights to refit"
-        reasons.append(f"{criterion}, for there are {known}")
+        where = " where channels cannot be folded" if compensation == "folding" else ""
+        reasons.append(f"{criterion}{where}, for there are {known}")
     allocation = config.allocation
     if allocation == "auto":
         # A ratio is the published recipe: the same share of every group.
@@ -85,6 +87,11 @@ def choose_method(config: Config, analysis: Analysis, data_kind: str) -> Method:
         left = "what is normalised together keeps its width, for nothing is refitted"
         method = replace(method, why=f"{method.why}; {left}")
     return method
+
+
+def _steers_merging(config: Config) -> bool:
+    """Whether options of merging were given."""
+    return config.threshold != Merge.threshold or config.trade_off != Merge.trade_off
 
 
 def _any_refitted(analysis: Analysis) -> bool:

@@ -24,6 +24,7 @@ from math import inf, isfinite
 
 import numpy as np
 
+from onnxmerge import limits
 from onnxmerge.compensation.solvers import ridge
 from onnxmerge.data.dataset import Dataset
 from onnxmerge.errors import ModelError
@@ -73,7 +74,7 @@ def weighed(study: Study, scores: Scores, statistics: Statistics, data: Dataset)
     most = PASSES * len(data) // max(len(groups), 1)
     probe = data.take(min(max(most, FEWEST), SAMPLES), study.config.seed)
     order, found = scores.best_first(), {}
-    known: dict[int, list[Outputs]] = {}
+    known: dict[int, list[Outputs]] | None = {}
     for number, group in enumerate(groups):
         study.clock.step("probe", number, len(groups))
         kept = round(KEPT * len(group))
@@ -82,6 +83,8 @@ def weighed(study: Study, scores: Scores, statistics: Statistics, data: Dataset)
             continue
         selection = Selection({group.name: np.sort(order[group.name][:kept])})
         distance = _distance(study, selection, statistics, probe, known)
+        if known is not None and _size(known) > limits.LIMITS.data:
+            known = None  # worked out anew every time, rather than held
         found[group.name] = max(distance * distance, _NOTHING) / max(float(curve[kept]), _NOTHING)
     finite = [value for value in found.values() if isfinite(value)]
     if not finite:
@@ -98,12 +101,17 @@ def weighed(study: Study, scores: Scores, statistics: Statistics, data: Dataset)
     )
 
 
+def _size(known: dict[int, list[Outputs]]) -> int:
+    """The bytes of all answers."""
+    return sum(v.nbytes for answers in known.values() for outputs in answers for v in outputs.values())
+
+
 def _distance(
     study: Study,
     selection: Selection,
     statistics: Statistics,
     probe: Dataset,
-    known: dict[int, list[Outputs]],
+    known: dict[int, list[Outputs]] | None,
 ) -> float:
     """How far the outputs move; infinite where the smaller model does not run, or answers with no numbers."""
     scratch = study.source.loaded.new_scratch()

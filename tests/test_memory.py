@@ -1,5 +1,6 @@
 """What is not held in memory is the same where it is used: samples, pieces of batches, halves of matrices."""
 
+import pickle
 from functools import partial
 
 import numpy as np
@@ -153,3 +154,11 @@ def test_batches_that_run_in_pieces_give_the_same_weights(text, shape, patches, 
             np.testing.assert_array_equal(one, other)
         # Rows come in another order where the samples are not first, and others of them are held out.
         assert np.linalg.norm(one - other) < 0.1 * np.linalg.norm(one)
+
+
+def test_a_column_is_read_like_an_array_and_copied_with_its_values(tiny):
+    column = in_files(VALUES)
+    assert np.array_equal(column[-1], VALUES[-1]) and np.array_equal(list(column), VALUES)
+    copied = pickle.loads(pickle.dumps(column))
+    del column
+    assert np.array_equal(copied[:], VALUES)

@@ -215,3 +215,20 @@ def test_plans_are_replayed_and_edited(tmp_path):
         rtol=1e-4,
         atol=1e-5,
     )
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({}, "folding"),
+        ({"criterion": "l1"}, "merge"),
+        ({"threshold": 0.3}, "merge"),
+        ({"trade_off": 0.5}, "merge"),
+    ],
+    ids=str,
+)
+def test_it_is_the_default_without_data_and_batch_norm(options, expected):
+    model = support.model("""g (float[N,8] x) => (float[N,4] y) <float[8,12] w, float[12,4] v> {
+        h = MatMul(x, w)  r = Relu(h)  y = MatMul(r, v) }""")
+    result = onnxmerge.optimize(model, ratio=0.5, samples=8, tolerance=10.0, device="cpu", **options)
+    assert result.report.method.compensation == expected

@@ -221,6 +221,9 @@ def test_the_channels_of_a_plan_can_be_trained_on():
     found, expected = (Runtime.create("cpu", 1).session(m).run(feed) for m in (shrunk.model, cut.model))
     for name, values in expected.items():
         assert np.allclose(found[name], values, rtol=1e-4, atol=1e-5)
+    name = next(iter(planned))
+    with pytest.raises(UsageError, match=f"'{name}' has the channels 0 to"):
+        masks.fix_at(Selection({name: np.array([0, 999])}))
     with pytest.raises(UsageError, match="no group 'nowhere'"):
         masks.fix_at(Selection({"nowhere": np.zeros(1, dtype=np.int64)}))
 

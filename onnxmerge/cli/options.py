@@ -204,7 +204,8 @@ def _add_method(parser: Parser) -> Group:
     _add(method, "--criterion", "reconstruction, l1, l2, gm or random (default: reconstruction where there "
          "are data, else l1)")  # fmt: skip
     _add(method, "--compensation", "lstsq, gaussian, merge, lbyl, folding, bias or none (default: lstsq "
-         "where there are data, else gaussian where BatchNorm survived, else merge)")  # fmt: skip
+         "where there are data, else gaussian where BatchNorm survived, else folding, or merge where its "
+         "options or a criterion are given)")  # fmt: skip
     _add(method, "--threshold", "merge: smallest cosine that is merged", type=float, metavar="T")
     _add(method, "--lambda", "merge: weight of the cosine against the BatchNorm shift (default 0.85)",
          dest="trade_off", type=float, metavar="L")  # fmt: skip

@@ -76,8 +76,11 @@ class Column:
         step = max(PIECE * len(self) // max(self.nbytes, 1), 1)
         return (self[start : start + step] for start in range(0, len(self), step))
 
-    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        """The values of some samples; those that lie together in memory as a view."""
+    def __getitem__(self, rows: int | slice | np.ndarray) -> np.ndarray:
+        """The values of one sample, or of some; those that lie together in memory as a view."""
+        if isinstance(rows, int | np.integer):
+            one = range(len(self))[rows]
+            return np.asarray(self[one : one + 1][0])
         store, row = self._store[rows], self._row[rows]
         ends = [*np.flatnonzero((np.diff(store) != 0) | (np.diff(row) != 1)) + 1, len(row)]
         only = self._stores[0]
@@ -91,6 +94,10 @@ class Column:
         if len(parts) == 1:
             return parts[0]
         return np.concatenate(parts) if parts else np.empty((0, *self.shape[1:]), self.dtype)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """A copy, in another process too, holds its values: files go with those that made them."""
+        return Column.of, (self[:],)
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         """All values, for numpy."""

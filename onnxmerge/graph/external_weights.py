@@ -201,7 +201,7 @@ class Stored:
 
 
 class Scratch:
-    """A temporary folder for weights, removed with this object."""
+    """A temporary folder for weights and other large data, removed with this object."""
 
     def __init__(self, inside: Scratch | None = None) -> None:
         self.path: Path
@@ -214,7 +214,7 @@ class Scratch:
                 self.path = Path(tempfile.mkdtemp(dir=inside.path))
         except OSError as error:
             raise OutputError(
-                f"no temporary folder for weights: {error.strerror or error}; the environment variable "
+                f"no temporary folder for large data: {error.strerror or error}; the environment variable "
                 "TMPDIR names another place"
             ) from error
         weakref.finalize(self, _remove, self.path, handle)
@@ -261,7 +261,7 @@ class Scratch:
     def failure(self, error: OSError) -> OutputError:
         """What to tell the user when writing here failed."""
         return OutputError(
-            f"cannot write temporary weights into {self.path.parent}: {error.strerror or error}; "
+            f"cannot write temporary data into {self.path.parent}: {error.strerror or error}; "
             "the environment variable TMPDIR names another folder"
         )
 

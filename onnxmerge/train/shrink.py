@@ -103,11 +103,12 @@ def living(channels: Channels) -> Selection:
     """
     removed = np.zeros(channels.count, dtype=bool)
     readers, depth = _readers(channels), Depth(channels)
+    gone: list[str] = []
     while True:
         dead = ~_read(channels, readers, removed)
         keep = {group.name: np.flatnonzero(~dead[group.channels]) for group in channels.groups}
         empty = [name for name, index in keep.items() if not len(index)]
-        gone = depth.most(empty)
+        gone = depth.most([*gone, *(name for name in empty if name not in gone)])  # what went stays gone
         keep |= {name: np.zeros(1, dtype=np.int64) for name in empty if name not in gone}
         before, removed = removed, np.zeros_like(removed)
         for group in channels.groups:
