@@ -24,7 +24,8 @@ class Limits:
         frontier, stored_frontier: activations that wait until later layers need them, of a large model the
             latter; the layers before a larger frontier run again instead.
         waiting: of these, what waits in memory; more wait in files.
-        data: samples that are held in memory; more of them are read from files whenever they are fed.
+        data: samples that are held in memory, more of them are read from files whenever they are fed; and
+            answers that are held rather than worked out anew.
         photographs: generic images of a run; larger inputs get fewer samples.
     """
 

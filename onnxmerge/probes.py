@@ -35,7 +35,7 @@ from onnxmerge.statistics.dense import Statistics
 from onnxmerge.statistics.moments import submatrix
 from onnxmerge.study import Study
 from onnxmerge.validation.kinds import Detections, Kind, Sequences
-from onnxmerge.validation.parity import Outputs
+from onnxmerge.validation.parity import Outputs, size_of
 
 # The share of a group that stays while it is measured.
 KEPT = 0.75
@@ -83,7 +83,8 @@ def weighed(study: Study, scores: Scores, statistics: Statistics, data: Dataset)
             continue
         selection = Selection({group.name: np.sort(order[group.name][:kept])})
         distance = _distance(study, selection, statistics, probe, known)
-        if known is not None and _size(known) > limits.LIMITS.data:
+        answers = (outputs for each in (known or {}).values() for outputs in each)
+        if sum(map(size_of, answers)) > limits.LIMITS.data:
             known = None  # worked out anew every time, rather than held
         found[group.name] = max(distance * distance, _NOTHING) / max(float(curve[kept]), _NOTHING)
     finite = [value for value in found.values() if isfinite(value)]
@@ -99,11 +100,6 @@ def weighed(study: Study, scores: Scores, statistics: Statistics, data: Dataset)
         values={name: values * factor.get(name, 1.0) for name, values in scores.values.items()},
         measured=factor,
     )
-
-
-def _size(known: dict[int, list[Outputs]]) -> int:
-    """The bytes of all answers."""
-    return sum(v.nbytes for answers in known.values() for outputs in answers for v in outputs.values())
 
 
 def _distance(

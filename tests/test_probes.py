@@ -19,6 +19,7 @@ from onnxmerge.runtime import Session
 from onnxmerge.study import Study
 from onnxmerge.validation import Judgement
 from onnxmerge.validation.kinds import Sequences
+from onnxmerge.validation.parity import size_of
 
 # Two branches alike; behind a nonlinearity one of them counts for a hundredth.
 TWO = """two (float[N,8] x) => (float[N,4] y)
@@ -111,3 +112,7 @@ def test_a_classifier_is_not_probed():
     images = np.random.default_rng(0).random((32, 1, 8, 8)).astype(np.float32)
     study = analysed(support.narrow_digits(), images, None, Config(samples=32, threads=1), Clock())
     assert not probes.worth_probing(study)
+
+
+def test_sequences_among_the_answers_are_no_obstacle():
+    assert size_of({"boxes": np.zeros((2, 3), np.float32), "names": [{"cat": 1.0}]}) == 24

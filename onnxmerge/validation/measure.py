@@ -14,7 +14,7 @@ from onnxmerge.graph import external_weights
 from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.runtime import Session
 from onnxmerge.runtime.session import Feed
-from onnxmerge.validation.parity import Kinds, Outputs, Parity, collect, rows_of
+from onnxmerge.validation.parity import Kinds, Outputs, Parity, collect, rows_of, size_of
 
 # Of large models: the samples whose outputs are compared at a time, if not fewer.
 _MOST_SAMPLES = 4
@@ -120,5 +120,4 @@ def _back(outputs: Mapping[str, Any]) -> Outputs:
 def _affordable(session: Session, names: list[str], data: Dataset) -> int:
     """How many samples' outputs can be compared at a time."""
     outputs = session.run(next(iter(data.feeds(1))), names)
-    size = sum(value.nbytes for value in outputs.values() if isinstance(value, np.ndarray))
-    return int(min(max(limits.LIMITS.compared // max(size, 1), 1), _MOST_SAMPLES))
+    return int(min(max(limits.LIMITS.compared // max(size_of(outputs), 1), 1), _MOST_SAMPLES))

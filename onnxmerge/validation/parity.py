@@ -15,6 +15,11 @@ Outputs = Mapping[str, Any]
 Kinds = Mapping[str, Judgement | str]
 
 
+def size_of(outputs: Outputs) -> int:
+    """The bytes of all arrays; sequences are not counted."""
+    return sum(value.nbytes for value in outputs.values() if isinstance(value, np.ndarray))
+
+
 @dataclass(frozen=True)
 class OutputParity:
     """The comparison of one output.
