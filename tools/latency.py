@@ -132,8 +132,14 @@ def _measured(subject: Subject, args: argparse.Namespace, known: set) -> Iterato
 
 def _row(subject: Subject, feed, options: Mapping[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     begin = time.perf_counter()
-    common = {"shapes": subject.shapes, "samples": args.samples, "device": "cpu", "threads": args.threads[0]}
-    common["tolerance"] = ANY  # time is measured here, also of what would be refused
+    # Time is measured here, also of what would be refused.
+    common = {
+        "shapes": subject.shapes,
+        "samples": args.samples,
+        "device": "cpu",
+        "threads": args.threads[0],
+        "tolerance": ANY,
+    }
     try:
         result = onnxmerge.optimize(subject.path, calibration=subject.calibration, **common | dict(options))
     except OnnxMergeError as error:

@@ -56,10 +56,10 @@ from onnxmerge.train import (
 HELD_OUT = 2000
 # Of the MACs: what is left out at the first of them is worth least.
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
-# How the channels are chosen that are trained at fixed widths; none is compensated, training does that.
+# How the channels are chosen that are trained at fixed widths; only they are used, for training repairs.
 CHOSEN = {
-    "largest l1 norms, uniform": {"criterion": "l1", "allocation": "uniform"},
-    "largest l2 norms, global": {"criterion": "l2", "allocation": "global"},
+    "largest l1 norms, uniform": {"criterion": "l1", "allocation": "uniform", "compensation": "none"},
+    "largest l2 norms, global": {"criterion": "l2", "allocation": "global", "compensation": "none"},
     "channels of onnxmerge": {"depth": False},
 }
 
@@ -101,7 +101,7 @@ def main() -> None:
 
     def chosen(how):
         masks, training = behind_masks(), run()
-        plan = onnxmerge.optimize(table.dense, **common, align=1, **_uncompensated(how)).plan
+        plan = onnxmerge.optimize(table.dense, **common, align=1, **how).plan
         masks.fix_at(plan.selection)
         training.learn(masks, teacher=teacher)
         return shrink(masks, table.example).model, training.seconds
@@ -150,11 +150,6 @@ def _falling(model: onnx.ModelProto, images: np.ndarray, options: argparse.Names
     study = analysed(model, images, None, config, Clock())
     widths = Widths(study, score(study, study.samples.fit), "macs")
     return [widths.select(share) for share in SHARES]
-
-
-def _uncompensated(how: dict[str, object]) -> dict[str, object]:
-    """Without data-driven repair where the choice needs none: only the channels are used."""
-    return how | ({"compensation": "none"} if "criterion" in how else {})
 
 
 def _dense(net: nn.Module, run: Run, path: str) -> nn.Module:

@@ -54,19 +54,18 @@ def main() -> None:
         if before is None or len(np.unique(before)) < 5 or any((before == other).all() for other in seen):
             continue
         seen.append(before)
+        name = path.stem.split("__")[-1]
         for share in SHARES:
             stay = {method: kept(path, method, share, images, before, runtime) for method in METHODS}
             failed = [method for method, value in stay.items() if value is None]
             if failed:
-                lines.append(
-                    f"| {path.stem.split('__')[-1]} | {share:.0%} | {', '.join(failed)} did not run |"
-                )
+                lines.append(f"| {name} | {share:.0%} | {', '.join(failed)} did not run |")
                 continue
             for method, value in stay.items():
                 means[share, method].append(value)
             best = max(stay.values())
             cells = (f"**{v:.1f}**" if v == best else f"{v:.1f}" for v in stay.values())
-            lines.append(f"| {path.stem.split('__')[-1]} | {share:.0%} | {' | '.join(cells)} |")
+            lines.append(f"| {name} | {share:.0%} | {' | '.join(cells)} |")
             print(lines[-1], flush=True)
     for share in SHARES:
         cells = (f"{np.mean(means[share, method]):.1f}" for method in METHODS)

@@ -51,7 +51,7 @@ def batches_of(
     Args:
         shapes: of all tensors, at batch 1.
     """
-    largest = _largest(shapes)
+    largest = max((prod(shape) for shape in shapes.values()), default=1) * 4
     size = int(min(max(limits.LIMITS.batch // max(largest, 1), 1), _MOST_SAMPLES))
     if dataset.batch == 1 and dataset.arrays is not None and not dataset.shared and len(dataset) > 1:
         opened = replace(dataset, batch=None)
@@ -68,11 +68,6 @@ def _spans(batch: Batch, most: int) -> list[tuple[int, int]]:
     samples = samples_of(batch)
     count = max(min(-(-samples // most), samples // _FEWEST_SAMPLES), 1)
     return list(pairwise([samples * i // count for i in range(count + 1)]))
-
-
-def _largest(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """The bytes of the largest tensor."""
-    return max((prod(shape) for shape in shapes.values()), default=1) * 4
 
 
 def open_batch(model: onnx.ModelProto) -> onnx.ModelProto:

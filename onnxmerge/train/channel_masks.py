@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ class ChannelMasks(Masks):
         groups = self._found.channels.groups
         return {
             groups[n].name: (int(opened[self._found.group == n].sum()), int((self._found.group == n).sum()))
-            for n in np.unique(self._found.group)
+            for n in self._numbers
         }
 
     def share(self, kind: str, opened: Sequence[Tensor] | None = None) -> float:
@@ -91,7 +92,7 @@ class ChannelMasks(Masks):
     def _depth(self) -> Depth:
         return self._found.analysis.depth
 
-    @property
+    @cached_property
     def _numbers(self) -> list[int]:
         """The numbers of the groups that have gates."""
         return [int(number) for number in np.unique(self._found.group)]
@@ -147,16 +148,11 @@ class ChannelMasks(Masks):
         unknown = [name for name in selection.keep if name not in groups]
         if unknown:
             raise UsageError(f"the module has no group '{unknown[0]}'{nearest(unknown[0], groups)}")
-        removed = np.zeros(self._found.channels.count, dtype=bool)
         for name, kept in selection.keep.items():
-            channels = groups[name].channels
-            if len(kept) and not 0 <= min(kept) <= max(kept) < len(channels):
-                raise UsageError(
-                    f"the group '{name}' has the channels 0 to {len(channels) - 1}, not {max(kept)}"
-                )
-            removed[channels] = True
-            removed[channels[kept]] = False
-        return torch.from_numpy(removed[self._found.component])
+            last = len(groups[name]) - 1
+            if len(kept) and not 0 <= min(kept) <= max(kept) <= last:
+                raise UsageError(f"the group '{name}' has the channels 0 to {last}, not {max(kept)}")
+        return torch.from_numpy(self._found.analysis.removed(selection)[self._found.component])
 
     def _removed(self, opened: Sequence[Tensor]) -> np.ndarray:
         removed = np.zeros(self._found.channels.count, dtype=bool)

@@ -13,6 +13,7 @@ from torch import Tensor
 from onnxmerge import rewrite
 from onnxmerge.channels import Channels
 from onnxmerge.channels.analysis import Analysis
+from onnxmerge.channels.cost import removed_channels
 from onnxmerge.channels.depth import Depth
 from onnxmerge.errors import InternalError, TrainingError
 from onnxmerge.graph import load, save
@@ -78,7 +79,7 @@ def shrink(masks: Masks, example: Example, *, exporter: Exporter = to_onnx) -> S
     names = [value.name for value in dense.graph.input]
     feed = {name: x.detach().cpu().numpy() for name, x in zip(names, inputs, strict=False)}
     analysis = Analysis.of(load(dense), partial(runtime.trace, feed=feed))
-    selection = living(analysis.channels)
+    selection = living(analysis.channels, analysis.depth)
     model = rewrite.pruned(analysis, selection)
     check_model(model)
     error = _error(expected, list(runtime.session(model).run(feed).values()))
@@ -95,14 +96,14 @@ def shrink(masks: Masks, example: Example, *, exporter: Exporter = to_onnx) -> S
     )
 
 
-def living(channels: Channels) -> Selection:
+def living(channels: Channels, depth: Depth) -> Selection:
     """The channels that something reads: some weight of some consumer is not zero.
 
     What only removed channels read is dead too. A group that is dead as a whole goes where those who read it
     can do without, and keeps one channel elsewhere.
     """
     removed = np.zeros(channels.count, dtype=bool)
-    readers, depth = _readers(channels), Depth(channels)
+    readers = _readers(channels)
     gone: list[str] = []
     while True:
         dead = ~_read(channels, readers, removed)
@@ -110,10 +111,7 @@ def living(channels: Channels) -> Selection:
         empty = [name for name, index in keep.items() if not len(index)]
         gone = depth.most([*gone, *(name for name in empty if name not in gone)])  # what went stays gone
         keep |= {name: np.zeros(1, dtype=np.int64) for name in empty if name not in gone}
-        before, removed = removed, np.zeros_like(removed)
-        for group in channels.groups:
-            removed[group.channels] = True
-            removed[group.channels[keep[group.name]]] = False
+        before, removed = removed, removed_channels(channels, keep)
         if np.array_equal(before, removed):
             return Selection(keep)
 
