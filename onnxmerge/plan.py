@@ -73,7 +73,7 @@ class Selection:
         return [name for name, index in self.keep.items() if not len(index)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """A decision that can be saved, read, edited and applied later to the same model.
 
@@ -98,6 +98,10 @@ class Plan:
     order: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     nodes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     data: Mapping[str, object] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        kept = sum(map(len, self.keep.values()))
+        return f"Plan({kept} channels stay in {len(self.keep)} groups, of the model {self.fingerprint[:12]})"
 
     @property
     def selection(self) -> Selection:

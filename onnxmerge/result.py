@@ -20,7 +20,7 @@ from onnxmerge.report import Comparison, Report
 from onnxmerge.study import Study
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """What ``optimize`` gives back.
 
@@ -90,6 +90,9 @@ class Result:
         config = replace(self.config, samples=Config().samples)
         made = self.original if self.unchanged else self.model
         return compare(self.original, made, calibration=calibration, config=config, **options)
+
+    def __repr__(self) -> str:
+        return "\n  ".join(("Result:", *self.report.sentences))
 
     def _repr_html_(self) -> str:
         return self.report._repr_html_()

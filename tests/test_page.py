@@ -348,3 +348,12 @@ def test_a_browser_shows_it_in_the_readers_colours(crowded, tmp_path, scheme, da
     assert (pixels[0, 0] < 64) == darkest and pixels.std() > 5
     # Nothing reaches beyond the page: its margins are of one colour.
     assert np.ptp(pixels[:, :4]) == 0 and np.ptp(pixels[:, -4:]) == 0
+
+
+def test_an_interpreter_shows_the_headline_and_not_every_value(result, inspection, swept):
+    shown = {type(one).__name__: repr(one) for one in (result, result.report, result.plan, inspection, swept)}
+    assert result.report.headline.answers in shown["Result"]
+    assert shown["Report"].splitlines()[1:] == shown["Result"].splitlines()[1:]
+    assert result.plan.fingerprint[:12] in shown["Plan"] and "7 groups" in shown["Inspection"]
+    assert f"change {swept.points[0].change:.2%}" in shown["Sweep"]
+    assert max(map(len, shown.values())) < 2000

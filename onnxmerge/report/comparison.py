@@ -20,7 +20,7 @@ from onnxmerge.validation import Latency, Parity
 from onnxmerge.version import __version__
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison(Document):
     """The report of ``compare``: the second model beside the first, which is the reference.
 
@@ -45,6 +45,10 @@ class Comparison(Document):
     seconds: Mapping[str, float]
     version: str = __version__
     command: str | None = None
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        return self.headline.sentences
 
     def require(self, *, max_change: float | None = None, max_latency: float | None = None) -> None:
         """Nothing, where the second model is good enough.

@@ -23,6 +23,15 @@ def is_page(path: str | Path) -> bool:
 class Document:
     """Frozen values that are written as JSON or as a page; ``document["key"]`` reads the JSON's top level."""
 
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What a person wants to know first."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        # All values are pages long, and pictures are among them.
+        return "\n  ".join((f"{type(self).__name__}:", *self.sentences))
+
     @cached_property
     def content(self) -> dict[str, Any]:
         """Plain data, in the order and with the names of the attributes; pictures are left out."""

@@ -35,6 +35,10 @@ class Headline:
     answers: str
     time: str
 
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        return self.size, self.answers, self.time
+
 
 def headline(study: Study, decision: Decision, proof: Proof, size: float) -> Headline:
     """The headline of a run.

@@ -27,7 +27,7 @@ from onnxmerge.validation import ChangedSample
 from onnxmerge.version import __version__
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report(Document):
     """The report of ``optimize``.
 
@@ -76,8 +76,12 @@ class Report(Document):
     version: str = __version__
     command: str | None = None
 
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        return self.headline.sentences
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Inspection(Document):
     """The report of ``inspect``: which channels could be removed, and what stays and why."""
 
@@ -91,6 +95,13 @@ class Inspection(Document):
     seconds: Mapping[str, float]
     version: str = __version__
     command: str | None = None
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        return (
+            f"{len(self.groups)} groups of channels",
+            f"reach: {self.reach:.1%} of the MACs go with one channel in every group",
+        )
 
 
 @dataclass(frozen=True)
@@ -114,7 +125,7 @@ class Point:
     recovered_score: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sweep(Document):
     """The report of ``sweep``: the trade-off curve.
 
@@ -136,3 +147,8 @@ class Sweep(Document):
     seconds: Mapping[str, float]
     version: str = __version__
     command: str | None = None
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        points = (f"{point.macs:.1%} of the MACs: change {point.change:.2%}" for point in self.points)
+        return (f"measured on {self.source}; {self.judged}", *points)
