@@ -145,6 +145,9 @@ def test_layers_inside_of_branches_are_named():
         > }"""
     with pytest.raises(BudgetError, match="what is inside of If is not analysed"):
         onnxmerge.optimize(support.model(text), threads=1, macs=0.5)
+    assert "what is inside of If is not analysed" in onnxmerge.inspect(support.model(text)).warnings[-1]
+    plain = onnxmerge.inspect(support.model(text.replace("MatMul(x, v)", "Tanh(x)")))
+    assert not any("If" in said for said in plain.warnings)
 
 
 def test_groups_that_somebody_spared_are_the_reason():

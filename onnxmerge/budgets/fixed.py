@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from onnxmerge.budgets.front import best_first
 from onnxmerge.candidates import allocate, budget_of, use_up
-from onnxmerge.channels import Channels
 from onnxmerge.data.holdout import Holdout
 from onnxmerge.errors import BudgetError
 from onnxmerge.outcomes import Choice
@@ -43,10 +42,9 @@ def refuse_impossible(study: Study, kind: str, value: float) -> None:
     if value == 0.0 if kind == "ratio" else value >= 1.0:
         return
     channels = study.analysis.channels
+    inside = f"; {study.explanation.not_analysed}" if study.explanation.branches else ""
     if kind == "macs" and not study.analysis.cost.macs:
-        raise BudgetError(
-            f"macs= cannot be met: the model has no multiplications that are counted{_inside(channels)}"
-        )
+        raise BudgetError(f"macs= cannot be met: the model has no multiplications that are counted{inside}")
     if not channels.groups:
         reasons = [entry.reason for entry in study.explanation.frozen] or ["no layer has stored weights"]
         if channels.left_whole:
@@ -58,16 +56,8 @@ def refuse_impossible(study: Study, kind: str, value: float) -> None:
             ]
         raise BudgetError(
             f"{kind}= cannot be met: nothing of the model can be removed; {'; '.join(reasons[:MOST_REASONS])}"
-            f"{_inside(channels)}"
+            f"{inside}"
         )
-
-
-def _inside(channels: Channels) -> str:
-    """What is to be said where layers are in subgraphs."""
-    nesting = sorted({node.op for node in channels.view if list(node.source.subgraphs())})
-    if not nesting:
-        return ""
-    return f"; what is inside of {' and '.join(nesting)} is not analysed: export the model without branches"
 
 
 def with_reasons(error: BudgetError, study: Study) -> BudgetError:

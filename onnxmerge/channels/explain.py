@@ -13,7 +13,7 @@ from onnxmerge.channels.depth import Depth
 from onnxmerge.channels.groups import Channels
 from onnxmerge.graph.view import Axis, GraphView, NodeView
 from onnxmerge.operators.relations import Freeze, Mix, Statement, Telling
-from onnxmerge.operators.table import lookup
+from onnxmerge.operators.table import is_contraction, lookup
 from onnxmerge.operators.unprunable import made_axis
 
 # How many axes and nodes are named as examples of one reason.
@@ -67,6 +67,7 @@ class Explanation:
     Attributes:
         reach: share (0..1) of the multiplications that goes when every group keeps one channel.
         unprunable: the reasons in ``frozen`` that are operators whose channels cannot be removed.
+        branches: the operators with layers in their subgraphs (If, Loop, ...), which are not analysed.
     """
 
     groups: tuple[GroupEntry, ...]
@@ -75,6 +76,15 @@ class Explanation:
     params: int
     reach: float
     unprunable: tuple[str, ...]
+    branches: tuple[str, ...] = ()
+
+    @property
+    def not_analysed(self) -> str | None:
+        """What is to be said where layers are in subgraphs."""
+        if not self.branches:
+            return None
+        inside = f"what is inside of {' and '.join(self.branches)} is not analysed"
+        return f"{inside}: export the model without branches"
 
 
 def explain(channels: Channels, cost: CostModel) -> Explanation:
@@ -88,7 +98,13 @@ def explain(channels: Channels, cost: CostModel) -> Explanation:
         params=cost.params,
         reach=1 - cost.macs_kept(least) / cost.macs if cost.macs else 0.0,
         unprunable=tuple(entry.reason for entry in frozen if entry.reason in unprunable),
+        branches=tuple(sorted({node.op for node in channels.view if _nests_layers(node)})),
     )
+
+
+def _nests_layers(node: NodeView) -> bool:
+    bodies = node.source.subgraphs(recursive=True)
+    return any(is_contraction(inner.op) for body in bodies for inner in body.nodes)
 
 
 def _groups(channels: Channels, cost: CostModel) -> Iterator[GroupEntry]:

@@ -78,9 +78,14 @@ def describe_inspection(study: Study) -> Inspection:
         groups=tuple(group for group in study.explanation.groups if group.name in scope),
         frozen=study.explanation.frozen,
         inputs=study.samples.fit.source,
-        warnings=study.source.warnings,
+        warnings=(*study.source.warnings, *_not_analysed(study)),
         seconds=seconds_of(study.clock),
     )
+
+
+def _not_analysed(study: Study) -> tuple[str, ...]:
+    found = study.explanation.not_analysed
+    return () if found is None else (found,)
 
 
 def describe_sweep(
