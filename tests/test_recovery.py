@@ -249,6 +249,47 @@ def test_outputs_are_matched_where_they_say_most():
     assert targets.outputs == ("y",)
 
 
+# Two corners out of expectations and sizes, and three scores.
+BOXES = """g (float[N,6] x) => (float[N,7] y) <float[6,24] w1, float[24,11] w2,
+        float[3] spans = {1, 2, 3}, int64[3] bins = {0, 2, 3}, int64[3] parts = {6, 2, 3}> {
+    a = MatMul(x, w1)
+    h = Relu(a)
+    raw = MatMul(h, w2)
+    shape, size, score = Split<axis = 1>(raw, parts)
+    binned = Reshape(shape, bins)
+    p = Softmax<axis = 2>(binned)
+    expected = MatMul(p, spans)
+    grown = Exp(size)
+    q = Sigmoid(score)
+    far = Add(expected, grown)
+    near = Sub(expected, grown)
+    y = Concat<axis = 1>(near, far, q) }"""
+
+
+def test_what_is_decoded_alike_is_matched_before_it_is_decoded():
+    module = OnnxModule(support.model(BOXES))
+    # This student expects something else of the same distribution: that has to be taught.
+    other = OnnxModule(support.model(BOXES.replace("{1, 2, 3}", "{1.1, 2, 3}")))
+    feed = {"x": torch.randn(4, 6)}
+    assert find_targets(module, module, feed).answers == ("raw",)
+    assert set(find_targets(module, other, feed).answers) == {"far", "near", "raw"}
+
+
+def test_what_is_hardly_read_does_not_stand_for_the_output():
+    text = """g (float[N,5,6] x) => (float[N,1,3] y)
+            <float[6,3] w1, int64[1] first = {0}, float scale = {2}> {
+        a = MatMul(x, w1)
+        b = Gather<axis = 1>(a, first)
+        y = Mul(b, scale) }"""
+    some, every = (
+        OnnxModule(support.model(one))
+        for one in (text, text.replace("int64[1] first = {0}", "int64[4] first = {0, 1, 2, 4}"))
+    )
+    feed = {"x": torch.randn(2, 5, 6)}
+    assert find_targets(some, some, feed).answers == ("y",)
+    assert find_targets(every, every, feed).answers == ("a",)
+
+
 def test_every_version_of_an_image_is_answered_once():
     teacher = OnnxModule(support.model(PICTURES.replace("BATCH", "0").replace("float[0,", "float[N,")))
     data = pictures(12, 0)

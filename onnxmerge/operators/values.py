@@ -42,6 +42,8 @@ _HANDS_ON = {
     **dict.fromkeys(("ArgMax", "Dropout", "Identity", "Transpose"), 1),
     "Concat": -1,
 }
+# Numbers are turned into others one by one, and hardly one of them is lost.
+_RECODING = frozenset(("Add", "Cast", "Div", "Exp", "Mul", "Neg", "Pow", "Sqrt", "Sub"))
 _NO_TENSORS = frozenset(
     (
         *("CastMap", "Optional", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert"),
@@ -121,6 +123,21 @@ def operands_that_say_all(op: str, operands: list[str]) -> list[str]:
     """The operands that say more than an operator's result, or the same; empty where none do."""
     count = _HANDS_ON.get(op, 0)
     return operands if count < 0 else operands[:count]
+
+
+def recodes(op: str) -> bool:
+    """Whether an operator turns numbers into others one by one, or leaves some of them out."""
+    return op in _RECODING or op in _SELECTING
+
+
+def competes(op: str) -> bool:
+    """Whether an operator turns scores into probabilities that add up to 1."""
+    return op == "Softmax"
+
+
+def moves_or_selects(op: str) -> bool:
+    """Whether the values of an operator's first input are found in its outputs, or some of them."""
+    return op in _MOVING
 
 
 def is_logistic(node: onnx.NodeProto) -> bool:

@@ -2,8 +2,8 @@
 
 Two kinds of tensors are matched, each in units of its own variance over the data:
 
-- the *answers*: the outputs or, where an output is a Softmax, a Sigmoid, an ArgMax or a Concat of several,
-  what these are made of, for a saturated probability and a whole number teach nothing. Of class scores the
+- the *answers*: the outputs or, where these are decoded from others (by a Softmax, an ArgMax, arithmetic with
+  stored numbers), what they are made of, see ``train.answers``. Of class scores the
   numbers themselves are matched, not the softened distribution (Hinton et al. 2015): on 448 training images
   of a ResNet-20 at half its MACs the error of the scores fell from 0.130 to 0.101 of their variance with the
   numbers, and rose to 0.146 with cross-entropy at a temperature of 2, after 150 steps at the same rate.
@@ -24,9 +24,8 @@ from torch.autograd.function import once_differentiable
 
 from onnxmerge.errors import ModelError
 from onnxmerge.operators.table import is_contraction
-from onnxmerge.operators.values import operands_that_say_all
+from onnxmerge.train.answers import answers_of
 from onnxmerge.train.executor import OnnxModule
-from onnxmerge.train.executor.module import Step
 
 # A tensor that varies by less than this, as a share of its mean square, is taken for a constant.
 _CONSTANT = 1e-12
@@ -84,11 +83,10 @@ def find_targets(teacher: OnnxModule, student: OnnxModule, feed: Mapping[str, Te
         and found[name].requires_grad
     }
     makers, sums = teacher.makers, set(teacher.sums)
-    behind = _behind(makers, fits)
-    answers = list(dict.fromkeys(name for output in teacher.outputs for name in behind.get(output, ())))
+    answers, follow = answers_of(teacher, student, found, fits)
     if not answers:
         raise ModelError("nothing can be taught: no output is made of floats that weights have a part in")
-    open_ones = [name for name in common if name in fits and name not in answers]
+    open_ones = [name for name in common if name in fits and name not in answers and name not in follow]
     inner = [name for name in open_ones if name in sums] or [
         name for name in open_ones if is_contraction(makers[name].op)
     ]
@@ -97,25 +95,6 @@ def find_targets(teacher: OnnxModule, student: OnnxModule, feed: Mapping[str, Te
         tuple(inner),
         tuple(name for name in teacher.outputs if name in fits),
     )
-
-
-def _behind(makers: Mapping[str, Step], fits: set[str]) -> dict[str, list[str]]:
-    """What tensors are made of, as far back as it says all and can be matched; empty where nothing can.
-
-    Args:
-        makers: the steps by what they make, in the order of the graph.
-    """
-    behind: dict[str, list[str]] = {}
-    for name, step in makers.items():
-        found = [
-            behind.get(operand, [operand] if operand in fits else [])
-            for operand in operands_that_say_all(step.op, step.inputs)
-        ]
-        if found and (all(found) or (name not in fits and any(found))):
-            behind[name] = [one for several in found for one in several]
-        else:
-            behind[name] = [name] if name in fits else []
-    return behind
 
 
 class Errors:
