@@ -453,3 +453,40 @@ def test_two_nodes_that_are_one_layer_learn_as_two_do(proto, inner):
     assert gradients.keys() == expected.keys()
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-4)
+
+
+def test_arithmetic_with_lengths_is_done_once_for_every_shape(monkeypatch):
+    """Values, weights and random numbers are worked out every time."""
+    proto = model(
+        """g (float[N,6] x) => (float[N,2,3] y, float[M] noise) <float[2] factor, int64[1] last = {3}> {
+        zero = Constant<value_ints = [0]>()
+        one = Constant<value_ints = [1]>()
+        minus = Constant<value_ints = [-1]>()
+        shape = Shape(x)
+        count = Slice(shape, zero, one)
+        parts = Mul(count, one)
+        target = Concat<axis = 0>(parts, minus, last)
+        plain = Reshape(x, target)
+        filled = ConstantOfShape(parts)
+        noise = RandomNormalLike(filled)
+        number = Cast<to = 1>(parts)
+        scale = Mul(number, factor)
+        total = ReduceSum<keepdims = 0>(scale)
+        y = Add(plain, total) }"""
+    )
+    calls = []
+    for name in ("Shape", "Slice", "Reshape"):
+        function = FUNCTIONS[name]
+        monkeypatch.setitem(
+            FUNCTIONS, name, lambda call, *x, f=function, n=name: (calls.append(n), f(call, *x))[1]
+        )
+    module = OnnxModule(proto)
+    for rows, asked in ((4, 3), (4, 1), (5, 3), (5, 1)):
+        calls.clear()
+        x = torch.randn(rows, 6)
+        y, noise = module(x)
+        y.sum().backward()
+        expected = RUNTIME.session(proto).run({"x": x.numpy()}, ["y"])["y"]
+        np.testing.assert_allclose(y.detach().numpy(), expected, rtol=1e-5)
+        assert len(calls) == asked and len(noise) == rows
+    assert not torch.equal(noise, module(x)[1])

@@ -79,10 +79,15 @@ class Residual(nn.Module):
 
 def resnet20(width: float) -> nn.Module:
     """Three stages of three residual blocks each, at 1, 2 and 4 times ``width`` channels."""
+    return resnet(width, 3)
+
+
+def resnet(width: float, blocks: int) -> nn.Module:
+    """Three stages of so many residual blocks each, at 1, 2 and 4 times ``width`` channels."""
     channels = round(width)
     layers = _conv(3, channels)
     for stage in (1, 2, 4):
-        for block in range(3):
+        for block in range(blocks):
             layers.append(Residual(channels, round(width * stage), 2 if stage > 1 and block == 0 else 1))
             channels = round(width * stage)
     return _head(layers, channels)

@@ -19,9 +19,9 @@ its repository, not run) copy weights into torch.nn modules: the way back into t
 weight that two nodes share becomes two, stored operands of sums and products become buffers that nothing
 trains, BatchNormalization before opset 9 and several operators of real files (ScatterElements, OneHot,
 RandomNormalLike, Upsample) have no converter, and inner tensors need hooks. Speed would be no reason, either:
-a step forth and back through the executor took 0.90 times that of the same ResNet-56 in torch.nn, for a
-convolution and its normalisation are one there, and 1.13 times that of a small transformer (median of
-processor time, taking turns, batches of 32, one thread). bfloat16, on a processor with AMX, saved another
+a step forth and back through the executor took 0.92 times that of the same ResNet-56 in torch.nn, for a
+convolution and its normalisation are one there, and 1.17 times that of a small transformer
+(``tools/results/step_speed.md``). bfloat16, on a processor with AMX, saved another
 quarter of a step on a ResNet-20 and lost more than that: 500 steps led to an error of 0.075, and to 0.070 in
 float32.
 """

@@ -18,6 +18,8 @@ def _from_front(index: Tensor, length: int) -> Tensor:
 
 def _gather(call: Call, x: Tensor, index: Tensor) -> Tensor:
     axis = call("axis", 0) % max(x.ndim, 1)
+    if not index.ndim and index.device.type == "cpu":
+        return x.select(axis, int(index))  # nothing is copied
     index = _from_front(index.to(x.device), x.shape[axis])
     chosen = x.index_select(axis, index.flatten())
     return chosen.reshape([*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]])

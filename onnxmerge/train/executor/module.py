@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import is_
+from typing import Any
 
 import numpy as np
 import onnx
@@ -42,10 +44,17 @@ _WEIGHTS = {
     **dict.fromkeys(("GRU", "LSTM", "RNN"), (1, 2, 3)),
 }
 _AFFINE = {"Add", "Sub", "Mul", "Div"}
+# Operators that read the lengths of a tensor, and none of its values.
+_MEASURING = {"Shape", "Size"}
+_RANDOM = {"RandomNormalLike", "RandomUniformLike"}
 
 
 class Step(nn.Module):
-    """One node; its weights are parameters ``constant_<input>``, its other constants buffers."""
+    """One node; its weights are parameters ``constant_<input>``, its other constants buffers.
+
+    Attributes:
+        of_lengths: whether it computes with lengths alone, and so the same for every feed of one shape.
+    """
 
     def __init__(self, node: gs.Node, opset: int, batch_statistics: bool):
         super().__init__()
@@ -59,14 +68,32 @@ class Step(nn.Module):
             "" if constant_tensor(x) is None else f"constant_{i}" for i, x in enumerate(node.inputs)
         ]
         self.outputs = [y.name for y in node.outputs]
+        self.of_lengths = False
+        self._last: tuple[list[Any], tuple[Tensor, ...]] = [], ()
 
     def forward(self, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         operands = [
             getattr(self, slot) if slot else values[name] if name else None
             for name, slot in zip(self.inputs, self.slots, strict=True)
         ]
+        if self.of_lengths:
+            return self._remembered(operands)
         result = self.call(*operands)
         return (result,) if isinstance(result, Tensor) else result
+
+    def _remembered(self, operands: list[Tensor | None]) -> tuple[Tensor, ...]:
+        """What came of the same operands the last time, or of a tensor of the same lengths."""
+        asked: list[Any]
+        if self.op in _MEASURING:
+            asked = [x.shape for x in operands if x is not None]
+            known = asked == self._last[0]
+        else:
+            asked = operands
+            known = len(asked) == len(self._last[0]) and all(map(is_, asked, self._last[0]))
+        if not known:
+            result = self.call(*operands)
+            self._last = asked, (result,) if isinstance(result, Tensor) else result
+        return self._last[1]
 
     def call(self, *operands: Tensor | None) -> Result:
         """What the node makes of any operands."""
@@ -137,6 +164,22 @@ class OnnxModule(nn.Module):
         for name, i in last_use.items():
             self._done_with[i].append(name)
         self._layers = layers(self._steps)
+        self._find_lengths()
+
+    def _find_lengths(self) -> None:
+        """Mark what computes with lengths alone."""
+        lengths: set[str] = set()
+        for step in self._steps:
+            read = [name for name, slot in zip(step.inputs, step.slots, strict=True) if name and not slot]
+            computed = [name for name in read if name not in self._constants]
+            step.of_lengths = step.op in _MEASURING or (
+                bool(computed)
+                and lengths.issuperset(computed)
+                and step.op not in _RANDOM
+                and next(step.parameters(), None) is None
+            )
+            if step.of_lengths:
+                lengths.update(step.outputs)
 
     def _register(self, node: gs.Node, step: Step, made: dict[str, Tensor]) -> None:
         """Put a node's constants into its step; one that several nodes use is one parameter."""
