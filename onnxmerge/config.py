@@ -56,7 +56,8 @@ class Recovery:
         steps: at most so many updates of the weights, those of the trials of rates included; None: no bound.
         seconds: at most so long, everything included; None: no bound, or whatever the caller finds right
             where ``steps`` is None, too.
-        batch: samples in a step. A model with a fixed batch takes the whole batches that come nearest.
+        batch: samples in a step; None: 32, or 16 or 8 where the bound in time leaves few such steps. A model
+            with a fixed batch takes the whole batches that come nearest.
         rate: the largest learning rate; None: found by short trials on inputs that are held out.
         inner: the weight of inner tensors beside the answers; 0: the answers alone are matched.
         augment: whether images are mirrored and shifted where the caller says which inputs are images.
@@ -67,7 +68,7 @@ class Recovery:
 
     steps: int | None = None
     seconds: float | None = None
-    batch: int = 32
+    batch: int | None = None
     rate: float | None = None
     inner: float = 50.0
     augment: bool = True
@@ -80,7 +81,8 @@ class Recovery:
                 "seconds", self.seconds, "a time above 0, in seconds", lambda v: v > 0 and isfinite(v)
             )
             object.__setattr__(self, "seconds", seconds)
-        object.__setattr__(self, "batch", whole("batch", self.batch, 1))
+        if self.batch is not None:
+            object.__setattr__(self, "batch", whole("batch", self.batch, 1))
         if self.rate is not None:
             rate = number("rate", self.rate, "a learning rate above 0", lambda v: v > 0 and isfinite(v))
             object.__setattr__(self, "rate", rate)

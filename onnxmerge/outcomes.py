@@ -106,6 +106,7 @@ class RecoveryFacts:
         error_before, error_after: on inputs held out from the steps: the mean squared difference from the
             original's answers in units of their variance.
         steps: updates of the weights, those that found the learning rate included.
+        batch: samples in a step.
         learning_rate: relative to the size of each weight tensor.
         stopped: why: ``time``, ``steps``, ``no better``, ``interrupted``, ``too few inputs`` to hold any out.
         taught_on, held_out: numbers of samples.
@@ -115,6 +116,7 @@ class RecoveryFacts:
     error_before: float
     error_after: float
     steps: int
+    batch: int
     seconds: float
     learning_rate: float
     stopped: str

@@ -31,7 +31,7 @@ def taught(
     assert recovery is not None, "nobody asked for it"
     teach, held_out = holdout.fit.split(*CHECKING, seed=study.config.seed)
     if held_out is teach:
-        return student, RecoveryFacts(False, nan, nan, 0, 0.0, nan, "too few inputs", len(teach), 0)
+        return student, RecoveryFacts(False, nan, nan, 0, 0, 0.0, nan, "too few inputs", len(teach), 0)
     if recovery.steps is None and recovery.seconds is None:
         spent = sum(seconds for stage, seconds in study.clock.seconds.items() if stage != "recover")
         recovery = replace(recovery, seconds=min(RECOVERY_TIMES * spent, MOST_RECOVERY_SECONDS) / among)
@@ -48,7 +48,7 @@ def taught(
             device=study.runtime.device,
             progress=study.clock.step,
         )
-    names = ("taken", "error_before", "error_after", "steps", "seconds", "learning_rate", "stopped")
+    names = ("taken", "error_before", "error_after", "steps", "batch", "seconds", "learning_rate", "stopped")
     facts = {name: getattr(found, name) for name in names}
     outcome = RecoveryFacts(**facts, taught_on=len(teach), held_out=len(held_out))
     return (replace(student, model=found.model) if found.taken else student), outcome

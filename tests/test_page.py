@@ -106,7 +106,7 @@ def crowded(result) -> Report:
         emptied="12 of 31 groups that may go left altogether, and their layers with them",
         warnings=(EVIL, "another"),
         parity=replace(report.parity, stand_in=True, outputs=(replace(report.parity.outputs[0], name=EVIL),)),
-        recovery=RecoveryFacts(True, 0.2, 0.05, 500, 33.0, 1e-3, "steps", 400, 64),
+        recovery=RecoveryFacts(True, 0.2, 0.05, 500, 32, 33.0, 1e-3, "steps", 400, 64),
         config={**report.config, "only": [EVIL]},
         command=f"onnxmerge {EVIL}",
     )
@@ -183,7 +183,7 @@ def test_what_is_there_only_sometimes_is_said(result, inspection):
             shapes=(TriedShape("deep", 2, 0.01, 0.02), TriedShape("wide", 0, 0.02, 0.03)),
             latency=replace(report.latency, sessions=(0.5, 0.7), predicted_ratio=0.55),
             calibration=replace(report.calibration, conventions=(convention,)),
-            recovery=RecoveryFacts(False, 0.2, 0.2, 10, 3.0, 1e-3, "no better", 400, 64),
+            recovery=RecoveryFacts(False, 0.2, 0.2, 10, 32, 3.0, 1e-3, "no better", 400, 64),
         ).to_html()
     )
     text = " ".join(page.text.split())
@@ -202,7 +202,7 @@ def test_what_is_there_only_sometimes_is_said(result, inspection):
             frozen=(),
             shapes=(),
             search=SearchFacts(1.0, 0.0, 0.0, "nothing", 0),
-            recovery=RecoveryFacts(False, 0.0, 0.0, 0, 0.0, 0.0, "too few inputs", 0, 0),
+            recovery=RecoveryFacts(False, 0.0, 0.0, 0, 0, 0.0, 0.0, "too few inputs", 0, 0),
             input=replace(report.input, name=None),
         ).to_html()
     ).text

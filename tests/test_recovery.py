@@ -15,6 +15,7 @@ from onnxmerge.config import Recovery  # noqa: E402
 from onnxmerge.data import Dataset  # noqa: E402
 from onnxmerge.errors import ModelError, UsageError  # noqa: E402
 from onnxmerge.train.augmentation import VERSIONS, Augmentation  # noqa: E402
+from onnxmerge.train.descent import Descent  # noqa: E402
 from onnxmerge.train.executor import FUNCTIONS, OnnxModule  # noqa: E402
 from onnxmerge.train.lessons import Lessons  # noqa: E402
 from onnxmerge.train.recovery import Recovered, recover  # noqa: E402
@@ -207,6 +208,24 @@ def test_a_bound_in_time_is_kept():
     assert (found.stopped, found.taken) == ("time", True)
     assert found.seconds < 2 and len(seen) == found.steps
     assert {(stage, total) for stage, _, total in seen} == {("recover", 1)}
+
+
+@pytest.mark.parametrize(("pause", "options", "batch"), [
+    (0.0, Recovery(seconds=60.0, steps=20), 32),
+    (0.02, Recovery(seconds=0.5), 8),
+    (0.02, Recovery(seconds=60.0, steps=20), 32),
+    (0.02, Recovery(seconds=0.5, batch=5), 5),
+    (0.02, Recovery(steps=20), 32),
+])  # fmt: skip
+def test_where_time_leaves_few_steps_they_are_small(monkeypatch, pause, options, batch):
+    step = Descent.step
+
+    def slow(self, feeds, rate):
+        time.sleep(pause)
+        return step(self, feeds, rate)
+
+    monkeypatch.setattr(Descent, "step", slow)
+    assert taught(TABLE, table(64, 0), table(32, 1), options).batch == batch
 
 
 def test_models_that_do_not_go_together():

@@ -193,7 +193,8 @@ def recovery_line(found: RecoveryFacts) -> str:
     if not found.steps:
         return f"recovery: the model was not taught ({found.stopped})"
     early = f", {found.stopped}" if found.stopped in ("interrupted", "no better") else ""
-    how = f"{found.steps} steps in {found.seconds:.0f} s, rate {found.learning_rate:.2g}{early}"
+    steps = f"{found.steps} steps of {found.batch} in {found.seconds:.0f} s"
+    how = f"{steps}, rate {found.learning_rate:.2g}{early}"
     if not found.taken:
         return f"recovery: no better on {found.held_out} held-out inputs ({how}); the weights stay"
     return (

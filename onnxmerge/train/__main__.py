@@ -72,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
         "says little where the student was made with the same data",
     )
     teach.add_argument("--bound", default="10m", help="time (90s, 2m, 1h), or a number of steps")
-    teach.add_argument("--batch", type=int, default=Recovery.batch, help="samples in a step")
+    teach.add_argument(
+        "--batch", type=int, help="samples in a step (without it 32, fewer where the time leaves few steps)"
+    )
     teach.add_argument("--rate", type=float, help="learning rate, relative; without it trials find one")
     teach.add_argument("--outputs-only", action="store_true", help="do not match what is inside")
     teach.add_argument("--no-augment", action="store_true", help="neither shift nor mirror images")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from math import inf
 
 Progress = Callable[[str, int, int], None]
 
@@ -40,6 +41,11 @@ class Bound:
         if self._seconds is not None:
             parts.append(self.elapsed / self._seconds)
         return max(parts)
+
+    @property
+    def left(self) -> float:
+        """Seconds until the bound in time; infinite without one."""
+        return inf if self._seconds is None else self._seconds - self.elapsed
 
     @property
     def reached(self) -> str | None:

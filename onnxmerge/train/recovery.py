@@ -45,6 +45,11 @@ from onnxmerge.train.lessons import Lessons
 from onnxmerge.train.pair import Pair, paired
 from onnxmerge.train.targets import Errors
 
+# Samples in a step: the largest number of which the time allows so many steps, for few steps teach more of few
+# samples each. Of runs that took as long, 400 steps of 8 and 100 of 32 left a MobileNetV2 at 0.7 of its MACs
+# wrong by 0.264 and 0.277 (0.313 before), and a detector by 0.0147 and 0.0173 (0.0227); 450 of 8 and 150 of 32
+# a ResNet-56 by 0.0272 and 0.0265 (0.0413). One run each, on held-out inputs.
+_BATCHES, _ENOUGH_STEPS = (32, 16, 8), 400
 # The rates that are tried, in this order, until one is not much worse than the next.
 _RATES = (0.03, 0.01, 0.003, 0.001)
 # A rate is taken whose error is at most this multiple of the student's, and of a smaller rate's.
@@ -91,6 +96,7 @@ class Recovered:
         error_before, error_after: the mean over the held-out inputs and the answers of |y' - y|^2 in units of
             the answer's variance: of the student, and of the best weights that were found.
         steps: updates of the weights, those of trials included.
+        batch: samples in a step.
         seconds: all the time that was spent.
         learning_rate: the one chosen, relative to the size of each tensor; nan where none was.
         stopped: why: ``time``, ``steps``, ``no better`` or ``interrupted``.
@@ -102,6 +108,7 @@ class Recovered:
     error_before: float
     error_after: float
     steps: int
+    batch: int
     seconds: float
     learning_rate: float
     stopped: str
@@ -112,8 +119,8 @@ class Recovered:
         kept = "taken" if self.taken else "not taken: no better than by chance"
         return (
             f"recovery: held-out error {self.error_before:.4g} > {self.error_after:.4g}, {kept} "
-            f"({self.steps} steps, {self.seconds:.0f} s, learning rate {self.learning_rate:g}, "
-            f"ended by {_ENDED[self.stopped]})"
+            f"({self.steps} steps of {self.batch}, {self.seconds:.0f} s, "
+            f"learning rate {self.learning_rate:g}, ended by {_ENDED[self.stopped]})"
         )
 
 
@@ -163,7 +170,7 @@ def recover(
         pair = paired(teacher, student, fit, held_out, torch.device(device))
         return _Recovery(pair, options, images or {}, seed, bound).run()
     except KeyboardInterrupt:  # before there was anything to keep
-        return Recovered(student, False, nan, nan, 0, bound.elapsed, nan, "interrupted")
+        return Recovered(student, False, nan, nan, 0, 0, bound.elapsed, nan, "interrupted")
     finally:
         torch.set_num_threads(before)
 
@@ -185,6 +192,7 @@ class _Recovery:
         self._trials: dict[float, float] = {}
         self._rate = nan
         self._number = 0  # of the next lesson
+        self._batch = options.batch or _BATCHES[0]
 
     def run(self) -> Recovered:
         try:
@@ -197,9 +205,8 @@ class _Recovery:
         if taken:
             self._descent.put(self._best)
             model = self._pair.to_model()
-        work = self._bound
-        trials = tuple(self._trials.items())
-        return Recovered(model, taken, before, after, work.steps, work.elapsed, self._rate, stopped, trials)
+        done = self._bound.steps, self._batch, self._bound.elapsed
+        return Recovered(model, taken, before, after, *done, self._rate, stopped, tuple(self._trials.items()))
 
     def _work(self) -> str:
         names = self._pair.targets.names
@@ -210,6 +217,8 @@ class _Recovery:
         self._before = self._after = self._judged()
         if not float(self._before[0].mean()) > _NOTHING:
             return "no better"
+        if self._options.batch is None and self._bound.left < inf:
+            self._batch = self._affordable()
         self._rate = self._options.rate or self._tried_rate(self._best)
         for _ in range(_MOST_RETURNS + 1):
             stopped = self._learn(self._rate, 1.0, self._best, _CHECKS)
@@ -217,6 +226,16 @@ class _Recovery:
                 return stopped
             self._rate /= _FACTOR
         return "no better"
+
+    def _affordable(self) -> int:
+        """The largest batch of which the time allows enough steps; they take as long as their samples."""
+        least = _BATCHES[-1]
+        for number in range(2):  # the first one takes longer
+            begin = self._bound.elapsed
+            self._descent.step(self._lessons.step(number, least), 0.0)
+            seconds = self._bound.elapsed - begin
+        steps = min(_ENOUGH_STEPS, self._options.steps or _ENOUGH_STEPS)
+        return next((n for n in _BATCHES if steps * seconds * n / least <= self._bound.left), least)
 
     def _tried_rate(self, start: Weights) -> float:
         """The largest rate that does no harm in a short run: see above."""
@@ -254,7 +273,7 @@ class _Recovery:
                 break
             self._bound.begin()
             falling = 0.5 + 0.5 * cos(pi * min(part, 1.0))
-            feeds = self._lessons.step(self._number, self._options.batch)
+            feeds = self._lessons.step(self._number, self._batch)
             loss = self._descent.step(feeds, rate * falling * min(1.0, (count + 1) / _WARM_STEPS))
             self._bound.end()
             self._number += 1
