@@ -19,6 +19,7 @@ from onnx import helper, numpy_helper
 
 from onnxmerge.cli import main
 from onnxmerge.cli.given import config_of
+from onnxmerge.cli.main import VERBS
 from onnxmerge.cli.options import optimize_parser
 from onnxmerge.config import Config
 
@@ -435,6 +436,15 @@ def test_sweep_measures_a_curve(tmp_path, capsys):
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert "MACs kept" in capsys.readouterr().out
     assert leftovers(tmp_path) == ["curve.png", "r.json"]
+
+
+@pytest.mark.parametrize("verb", [[], *([name] for name in VERBS)], ids=lambda v: "".join(v) or "optimize")
+def test_every_verb_shows_both_of_its_helps(capsys, verb):
+    for flag in ("--help", "--help-all"):
+        with pytest.raises(SystemExit) as stop:
+            main([*verb, flag])
+        assert stop.value.code == 0
+        assert "--report FILE" in capsys.readouterr().out
 
 
 def test_a_file_named_like_a_verb_is_a_file(tmp_path, monkeypatch):
