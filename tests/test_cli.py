@@ -336,7 +336,29 @@ def test_the_input_is_never_the_output(tmp_path, capsys):
         assert run(source, tmp_path / target, "--ratio", 0.5) == 2
     assert run(source, tmp_path / "o.onnx", "--ratio", 0.5, "--report", tmp_path / "soft.onnx") == 2
     assert source.read_bytes() == DIGITS.read_bytes()
-    assert "is the input file" in capsys.readouterr().err
+    assert "is an input file" in capsys.readouterr().err
+
+
+def test_no_output_falls_on_data_or_code(tmp_path, capsys):
+    data, code = tmp_path / "x.npz", tmp_path / "score.py"
+    data.write_bytes(CALIB.read_bytes())
+    code.write_text("def score(session): return 1.0")
+    for name, flags in ((data, ("--calib", data)), (data, ("--eval-calib", data)),
+                        (code, ("--eval", f"{code}:score"))):  # fmt: skip
+        before = name.read_bytes()
+        assert run(DIGITS, name, "--ratio", 0.5, *flags) == 2
+        assert run("sweep", DIGITS, "--report", name, *flags) == 2
+        assert "is an input file" in capsys.readouterr().err and name.read_bytes() == before
+
+
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path, capsys):
+    """As /dev/null was, for those who may write into /dev."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for arguments in ((pipe,), (tmp_path / "out.onnx", "--report", pipe)):
+        assert run(DIGITS, *arguments, "--ratio", 0.5) == 7
+        assert "it is a device or a pipe" in capsys.readouterr().err
+    assert pipe.is_fifo() and leftovers(tmp_path) == ["pipe"]
 
 
 def test_no_clobber_and_replacement(out):

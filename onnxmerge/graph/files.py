@@ -37,6 +37,7 @@ class LoadedModel:
         bytes: size on disk, external data included.
         self_contained: whether one file holds everything.
         scratch: where weights may be put; None for small models, which are in memory.
+        beside: the files of its external data.
     """
 
     proto: onnx.ModelProto
@@ -45,6 +46,7 @@ class LoadedModel:
     sha256: str
     self_contained: bool = True
     scratch: Scratch | None = None
+    beside: frozenset[Path] = frozenset()
 
     @property
     def large(self) -> bool:
@@ -107,7 +109,8 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto) -> LoadedModel:
     for place in outside:
         _attach(place, path, digest, scratch if id(place.tensor) in big else None)
     _open_lengths(proto.graph)
-    return LoadedModel(proto, path, total, digest.hexdigest(), not outside, scratch)
+    beside = frozenset(place.file for place in outside)
+    return LoadedModel(proto, path, total, digest.hexdigest(), not outside, scratch, beside)
 
 
 def _given(model: onnx.ModelProto) -> LoadedModel:
