@@ -289,6 +289,29 @@ def test_images_that_cannot_be_used(tmp_path, monkeypatch):
         read_calibration(tmp_path, PICTURE)
 
 
+@pytest.mark.parametrize("values", [np.uint16, np.int32, np.float32])
+def test_deep_images_are_refused_rather_than_cut_off_at_255(tmp_path, values):
+    Image.fromarray(np.linspace(0, 60000, 64).reshape(8, 8).astype(values)).save(tmp_path / "a.tif")
+    with pytest.raises(CalibrationError, match="more than 8 bits"):
+        read_calibration(tmp_path, PICTURE)
+
+
+@pytest.mark.parametrize(
+    "options, most",
+    [
+        ({"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}, "1111"),
+        ({"mean": 0.5}, "254"),
+        ({"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "scale": 1 / 255}, None),
+        ({"mean": 127.5, "std": 127.5}, None),
+        ({"std": 255}, None),
+        ({"order": "bgr"}, None),
+    ],
+)
+def test_numbers_for_pixels_of_0_to_1_are_asked_about(options, most):
+    found = ImageOptions(**options).doubt
+    assert found is None if most is None else f"up to {most} of them" in found
+
+
 @pytest.mark.parametrize(
     "options",
     [{"std": (0.0,)}, {"scale": 0.0}, {"mean": (1.0, 2.0)}, {"layout": "chw"}, {"resize": (0, 3)}],

@@ -452,12 +452,16 @@ def test_sweep_measures_a_curve(tmp_path, capsys):
     report, plot = tmp_path / "r.json", tmp_path / "curve.png"
     arguments = ("--calib", CALIB, "--compensation", "bias", "--criterion", "l1", "--steps", "0.9,0.5,0.0001")
     assert run("sweep", DIGITS, *arguments, "--report", report, "--plot", plot) == 0
+    printed = capsys.readouterr()
+    assert "left out, for it cannot be reached: 0.0001 (" in printed.err and "MACs kept" in printed.out
     points = json.loads(report.read_text())["points"]
     assert [round(p["macs"], 1) for p in points] == [0.9, 0.5], "what cannot be reached is left out"
     assert points[0]["change"] < points[1]["change"]
     assert plot.read_bytes().startswith(b"\x89PNG")
-    assert "MACs kept" in capsys.readouterr().out
     assert leftovers(tmp_path) == ["curve.png", "r.json"]
+    for percent in ("50,70", "0.5,0", "nan"):
+        assert run("sweep", DIGITS, *arguments[:-1], percent) == 2
+        assert "shares of MACs kept, above 0 and at most 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", [[], *([name] for name in VERBS)], ids=lambda v: "".join(v) or "optimize")

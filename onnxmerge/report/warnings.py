@@ -48,6 +48,7 @@ def warnings_of(study: Study, decision: Decision, proof: Proof) -> Iterator[str]
 def of_data(study: Study) -> Iterator[str]:
     """What is to be known of the data that a run was made with."""
     found = study.plausible
+    yield from study.samples.notes
     if study.samples.kind != "given":
         yield (
             f"no data was given: {study.samples.fit.source} were used; a change measured on them proves "
