@@ -445,7 +445,25 @@ def test_inspect_shows_groups_and_reasons(tmp_path, capsys):
     assert content["reach"] > 0.99
     assert any("graph output" in entry["reason"] for entry in content["frozen"])
     printed = capsys.readouterr().out
-    assert "/stem/Conv" in printed and "reach" in printed and "may go" in printed
+    assert "/stem/Conv, /Relu, /block1/conv1/Conv and 8 more" in printed, "in a pipe nothing is cut off"
+    assert "reach" in printed and "may go" in printed
+
+
+def test_names_with_brackets_and_colons_are_names(out, tmp_path, capsys):
+    proto = tabular()
+    for node, name in zip(proto.graph.node, ("fc[bold]", "a[/b]:smile:", "[x]"), strict=True):
+        node.name = name
+    proto.graph.output[0].name = proto.graph.node[-1].output[0] = "y[/z]"
+    source = tmp_path / "in.onnx"
+    onnx.save(proto, source)
+    assert run("inspect", source) == 0
+    printed = capsys.readouterr().out
+    assert "fc[bold], a[/b]:smile:, [x]" in printed and "graph output 'y[/z]'" in printed
+    options = ("--ratio", 0.5, "--compensation", "none", "--tolerance", 9, "-v", "--threads", 1)
+    assert run(source, out, *options, "--only", "fc[bold]") == 0
+    assert "fc[bold]" in capsys.readouterr().out
+    assert run(source, out, *options, "--only", "fc[bald]") == 2
+    assert "did you mean 'fc[bold]'?" in capsys.readouterr().err
 
 
 def test_sweep_measures_a_curve(tmp_path, capsys):
