@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError, Message
 from onnx.external_data_helper import uses_external_data
 
 from onnxmerge import limits
-from onnxmerge.errors import ModelError
+from onnxmerge.errors import ModelError, UsageError
 from onnxmerge.graph import external_weights, wire_format
 from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.graph.output import measured, serialize
@@ -73,9 +73,15 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto) -> LoadedModel:
     Raises:
         ModelError: the file is missing, is no ONNX file, or its external data is missing,
             truncated or outside of the model's folder.
+        UsageError: what is given is neither a path nor a model.
     """
     if isinstance(model, onnx.ModelProto):
         return _given(model)
+    if not isinstance(model, str | os.PathLike):
+        raise UsageError(
+            f"a model is a path or an onnx.ModelProto, not {type(model).__name__} "
+            "(onnx.load_from_string makes one of bytes)"
+        )
     path = Path(model)
     places: dict[str, tuple[int, int]] = {}
     digest = hashlib.sha256()
