@@ -104,7 +104,7 @@ def test_a_model_is_a_path_or_a_model(model):
 
 @pytest.mark.parametrize("plan", ["plan.toml", {"groups": []}])
 def test_a_plan_is_no_path_and_no_table(plan):
-    with pytest.raises(UsageError, match="plan= is a Plan, which Plan.load reads"):
+    with pytest.raises(UsageError, match=r"plan= is a Plan, which Plan\.load reads"):
         onnxmerge.optimize(DIGITS, plan=plan)
 
 
