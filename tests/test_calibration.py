@@ -172,6 +172,7 @@ def test_inputs_without_a_batch_axis_are_shared():
         (np.ones((2, 6)), [info("ids", "int64", "N", 6)], "convert it first"),
         (np.full((2, 6), 2**40), [info("ids", "int32", "N", 6)], "cannot hold"),
         ({"x": np.ones((2, 4)), "ids": np.ones((3, 6), int)}, PAIR, "different numbers|expects"),
+        ({"x": np.ones((2, 4)), "ids": np.ones((3, 6), int)}, PAIR, r"samples \(x 2, ids 3\), .* \('N'\)"),
         (["a.png", "b.png"], VECTOR, "is a str, not a dict"),
         ([(np.ones((2, 4)),)], PAIR, "1 entries, and the model has 2 inputs: x, ids"),
         ([np.ones((2, 4))], PAIR, "is a ndarray, not a dict of arrays by input name or a tuple of x, ids"),
