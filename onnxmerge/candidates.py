@@ -153,7 +153,7 @@ def shortfall(study: Study, budget: Budget, selection: Selection) -> Shortfall |
     alignment = _any_alignment(study)
     ladders = replace(alignment, step=1) if study.config.align == "auto" else alignment
     wider = next_wider(channels, selection, ladders.ladders(channels), budget)
-    return None if wider is None else Shortfall(budget.kind, budget.value, kept, *wider)
+    return Shortfall(budget.kind, budget.value, kept, *(wider or (None, 1.0)))
 
 
 @dataclass(frozen=True, eq=False)

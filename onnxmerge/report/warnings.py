@@ -178,7 +178,7 @@ def _of_sessions(latency: Latency) -> str:
 def _in_words(shortfall: Shortfall, align: int | str) -> str:
     what = {"macs": "multiplications", "params": "parameters"}[shortfall.kind]
     why = "" if align == "auto" else f"; widths are multiples of {align}, as align asks for"
-    return (
-        f"{shortfall.kept:.4g} of the {what} are kept where {shortfall.asked:.4g} were asked for: the next "
-        f"wider step of '{shortfall.group}' would keep {shortfall.wider:.4g}{why}"
-    )
+    said = f"{shortfall.kept:.4g} of the {what} are kept where {shortfall.asked:.4g} were asked for: "
+    if shortfall.group is None:
+        return f"{said}some layers left altogether, and all others are as wide as they were{why}"
+    return f"{said}the next wider step of '{shortfall.group}' would keep {shortfall.wider:.4g}{why}"
