@@ -202,11 +202,13 @@ def test_samples_that_come_twice_are_not_called_held_out():
     assert weights.report.headline.answers.endswith("given to measure on.")
 
 
-def test_options_of_images_that_nothing_reads_are_named():
+def test_options_of_data_that_nothing_reads_are_named():
+    options = FAST | {"images": SCALED, "shapes": {"image": [2, 1, 8, 8]}}
     report = onnxmerge.optimize(
-        support.narrow_digits(), ratio=0.2, calibration=CALIB, threads=1, samples=64, images=SCALED, **FAST
+        support.narrow_digits(), ratio=0.2, calibration=CALIB, threads=1, samples=64, **options
     ).report
-    assert any(warning.startswith("scale= had no effect") for warning in report.warnings)
+    for name in ("scale", "shapes"):
+        assert any(warning.startswith(f"{name}= had no effect") for warning in report.warnings)
 
 
 def test_a_sweep_marks_what_stands_in():

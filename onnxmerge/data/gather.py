@@ -65,7 +65,7 @@ def gather(
         ModelError: the model does not run on data that stand in.
     """
     samples, plausible, target = _to_fit(proto, session, runtime, calibration, class_scores, reading)
-    samples = replace(samples, notes=tuple(_doubts(calibration, evaluation, samples.kind, reading.images)))
+    samples = replace(samples, notes=tuple(_doubts(calibration, evaluation, samples.kind, reading)))
     if evaluation is None:
         return samples, plausible
     judged = _read(session, evaluation, reading, None)
@@ -109,8 +109,11 @@ def _to_fit(
     return Samples(fit, "made up", fresh), None, None
 
 
-def _doubts(calibration: Any, evaluation: Any, kind: str, options: ImageOptions | None) -> Iterator[str]:
-    """Whether what was said of images can have been meant so."""
+def _doubts(calibration: Any, evaluation: Any, kind: str, reading: Reading) -> Iterator[str]:
+    """Whether what was said of data can have been meant so."""
+    options = reading.images
+    if reading.shapes and calibration is not None:
+        yield "shapes= had no effect: that is for made-up inputs, and data were given"
     if options is None or not options.stated:
         return
     given = [what for what in (calibration, evaluation) if what is not None]
