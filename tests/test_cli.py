@@ -477,6 +477,8 @@ def test_sweep_measures_a_curve(tmp_path, capsys):
     assert points[0]["change"] < points[1]["change"]
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert leftovers(tmp_path) == ["curve.png", "r.json"]
+    assert run("sweep", tmp_path / "nothing.onnx", "--plot", tmp_path / "curve.docx") == 2, "before any work"
+    assert "a picture is .png" in capsys.readouterr().err
     for percent in ("50,70", "0.5,0", "nan"):
         assert run("sweep", DIGITS, *arguments[:-1], percent) == 2
         assert "shares of MACs kept, above 0 and at most 1" in capsys.readouterr().err

@@ -111,6 +111,10 @@ def sweep(options: argparse.Namespace) -> None:
     from onnxmerge.pipeline import sweep
 
     terminal = _prepared(options, plot=options.plot)
+    if options.plot is not None:
+        from onnxmerge.cli.plot import ensure_drawn, save_curve
+
+        ensure_drawn(Path(options.plot))
     evaluate = evaluator(options.evaluate)
     with incoming(options.model) as source, terminal.progress() as progress:
         report = sweep(
@@ -124,8 +128,6 @@ def sweep(options: argparse.Namespace) -> None:
         )
     _save(report, options)
     if options.plot is not None:
-        from onnxmerge.cli.plot import save_curve
-
         save_curve(report, Path(options.plot))
     terminal.curve(report)
 
