@@ -74,7 +74,8 @@ class Result:
         """
         for source in (self.original.path, *self.original.beside):
             check_output(source, Path(path), clobber=True)
-        if self.unchanged_file is not None:
+        # What came through a pipe is there once.
+        if self.unchanged_file is not None and self.unchanged_file.is_file():
             copy_file(self.unchanged_file, path)
         else:
             save(self.model, path, external=self.external)

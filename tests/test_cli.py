@@ -203,6 +203,15 @@ def tabular() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
+def test_what_came_through_a_pipe_is_written_unchanged(out):
+    read, write = os.pipe()
+    os.write(write, tabular().SerializeToString())
+    os.close(write)
+    assert run(f"/dev/fd/{read}", out, "--ratio", 0, "--compensation", "none", "--threads", 1) == 0
+    os.close(read)
+    assert onnx.load(out) == tabular()
+
+
 def test_skip_and_only(out, tmp_path):
     report = tmp_path / "r.json"
     base = (DIGITS, out, "--ratio", 0.5, "--calib", CALIB, "-q", "--report", report, *FAST)
