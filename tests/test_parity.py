@@ -139,6 +139,7 @@ def test_nan_of_the_original_is_said_and_nothing_else_is_refused():
     for kind in ("values", "classes"):
         with pytest.raises(ModelError, match="nothing but NaN"):
             one(np.full((3, 4), np.nan), np.full((3, 4), np.nan), kind)
+    assert one(x[:, 2:] / 9, x[:, 2:] / 9 + 1e-9, "probabilities").said.startswith("Less than 0.1% of the")
     assert "beyond all measure (NaN, infinity" in one(x, np.full_like(x, np.inf), "values").said
 
 

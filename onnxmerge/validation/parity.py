@@ -115,7 +115,8 @@ class Parity:
             return ""
         # Outputs that are read together change together.
         together = all(one.found is worst.found for one in self.outputs)
-        return worst.said("" if together else f" of output '{worst.name}'")
+        said = worst.said("" if together else f" of output '{worst.name}'")
+        return said[:1].upper() + said[1:]
 
     @property
     def clause(self) -> str:
