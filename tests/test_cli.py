@@ -203,6 +203,19 @@ def tabular() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
+@pytest.mark.parametrize("wrong", [np.nan, 3e38])
+def test_numbers_that_are_not_finite_inside_are_said_and_where(out, tmp_path, capsys, wrong):
+    proto = tabular()
+    weights = numpy_helper.to_array(proto.graph.initializer[0]).copy()
+    weights[2, 3] = wrong
+    proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights, "w1"))
+    onnx.save(proto, tmp_path / "in.onnx")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((64, 7)).astype(np.float32) * 9)
+    data = ("--calib", tmp_path / "x.npy", "--threads", 1)
+    assert run(tmp_path / "in.onnx", out, "--macs", 0.5, *data) == 3
+    assert "NaN or infinite at the groups 'first'" in capsys.readouterr().err and not out.exists()
+
+
 def test_what_came_through_a_pipe_is_written_unchanged(out):
     read, write = os.pipe()
     os.write(write, tabular().SerializeToString())
