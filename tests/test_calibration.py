@@ -189,6 +189,7 @@ def test_inputs_without_a_batch_axis_are_shared():
         ([], VECTOR, "no feeds"),
         (7, VECTOR, "not <class 'int'>"),
         ("no/such/file.npz", VECTOR, "no calibration data at"),
+        ("", VECTOR, "path of the data is empty"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(what, inputs, words):

@@ -42,6 +42,8 @@ def read_calibration(
     """
     inputs = tuple(session_inputs)
     options = images or ImageOptions()
+    if isinstance(what, str) and not what.strip():
+        raise CalibrationError("the path of the data is empty: was a variable of the shell not set?")
     if isinstance(what, str | os.PathLike):
         data = _from_path(Path(what), inputs, options, samples, seed, run)
     elif isinstance(what, Dataset):
