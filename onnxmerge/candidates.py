@@ -45,7 +45,7 @@ def score(study: Study, data: Dataset) -> Scores:
         statistics = collected(study, data) if criterion.needs is Needs.DENSE else None
         with study.clock("score"):
             found = criterion(study.analysis.channels, statistics)
-    _refuse_endless(found)
+    _refuse_not_finite(found)
     if statistics is not None and found.curves and worth_probing(study):
         with study.clock("probe"):
             found = weighed(study, found, statistics, data)
@@ -54,7 +54,7 @@ def score(study: Study, data: Dataset) -> Scores:
     return found
 
 
-def _refuse_endless(scores: Scores) -> None:
+def _refuse_not_finite(scores: Scores) -> None:
     # A channel of infinite worth stays; a cost that is infinite cannot be spent.
     groups = [name for name, values in scores.values.items() if np.isnan(values).any()]
     groups += [name for name, costs in scores.curves.items() if not np.isfinite(costs).all()]

@@ -194,6 +194,7 @@ def test_samples_that_come_twice_are_not_called_held_out():
     twice = onnxmerge.optimize(model, calibration=np.concatenate([images] * 8), **options)
     said = twice.report.headline.answers
     assert "of which 52 have the same values as samples that were fitted, which flatters" in said
+    assert twice.report.parity.repeated == 52
     given = onnxmerge.optimize(model, calibration=images, evaluation=digits()[60:100].copy(), **options)
     assert "given to measure on, of which 4 have the same values" in given.report.headline.answers
     # Where nothing is fitted, a sample may judge that was there before.

@@ -169,6 +169,7 @@ def parity_facts(parity: Parity, holdout: Holdout) -> ParityFacts:
         samples=parity.samples,
         source=parity.source,
         basis=holdout.basis,
+        repeated=holdout.repeated,
         stand_in=holdout.stands_in,
         convention=parity.convention,
         conventions=tuple(
