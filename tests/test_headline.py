@@ -204,12 +204,13 @@ def test_samples_that_come_twice_are_not_called_held_out():
 
 
 def test_options_of_data_that_nothing_reads_are_named():
-    options = FAST | {"images": SCALED, "shapes": {"image": [2, 1, 8, 8]}}
+    options = FAST | {"images": SCALED, "shapes": {"image": [2, 1, 8, 8]}, "tolerance": 5}
     report = onnxmerge.optimize(
         support.narrow_digits(), ratio=0.2, calibration=CALIB, threads=1, samples=64, **options
     ).report
     for name in ("scale", "shapes"):
         assert any(warning.startswith(f"{name}= had no effect") for warning in report.warnings)
+    assert "tolerance= is a share: 5 allows a change of 500%; 5% is 0.05" in report.warnings
 
 
 def test_a_sweep_marks_what_stands_in():

@@ -225,6 +225,8 @@ def test_compare_is_a_check_for_pipelines(made, tmp_path, monkeypatch, capsys):
     assert content["second"]["bytes"] == (made / "out.onnx").stat().st_size
     assert content["second"]["macs"] < content["first"]["macs"]
     assert f"{content['second']['macs']:,}" in printed.out and "of the first model's time" in printed.out
+    assert run(*command, "--max-change", 2, "-q") == 2
+    assert "nothing here can change by more than 1: 2% is 0.02" in capsys.readouterr().err
     assert run(*command, "--max-change", 0.0001, "--json", "-q") == 6
     printed = capsys.readouterr()
     content_printed = json.loads(printed.out)

@@ -88,7 +88,10 @@ def of_own_measure(study: Study) -> Iterator[str]:
 
 
 def _of_measuring(study: Study, decision: Decision, proof: Proof) -> Iterator[str]:
-    change = proof.parity.change
+    change, allowed = proof.parity.change, study.config.tolerance
+    if allowed is not None and allowed > 1:
+        percent = f"{allowed:.4g}% is {allowed / 100:.4g}"
+        yield f"tolerance= is a share: {allowed:.4g} allows a change of {allowed:.0%}; {percent}"
     if study.own is not None and study.searches_by_score and proof.score is not None:
         drop = study.own.drop(proof.score)
         if drop > study.tolerance:
