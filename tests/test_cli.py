@@ -383,6 +383,24 @@ def test_what_is_no_file_is_not_replaced_by_one(tmp_path, capsys):
     assert pipe.is_fifo() and leftovers(tmp_path) == ["pipe"]
 
 
+def test_paths_that_the_system_refuses_are_one_sentence(out, tmp_path, capsys):
+    """As it refuses those in a folder that may not be looked into, and these for everybody."""
+    refused = tmp_path / ("x" * 300) / "x"
+    for code, arguments in (
+        (7, (DIGITS, refused)),
+        (7, (DIGITS, out, "--report", refused)),
+        (3, (refused, out)),
+        (4, (DIGITS, out, "--calib", refused)),
+        (4, ("compare", DIGITS, DIGITS, "--calib", refused)),
+        (2, (DIGITS, out, "--eval", f"{refused}.py:score")),
+        (2, (DIGITS, out, "--config", refused)),
+        (2, ("apply", DIGITS, refused, out)),
+    ):
+        assert run(*arguments) == code, arguments
+        assert capsys.readouterr().err.count("\n") == 1
+    assert leftovers(tmp_path) == []
+
+
 def test_no_clobber_and_replacement(out):
     out.write_text("old")
     assert run(DIGITS, out, "--ratio", 0.5, "--calib", CALIB, "--no-clobber", "-q", *FAST) == 2

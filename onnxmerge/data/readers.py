@@ -45,7 +45,10 @@ def read_calibration(
     if isinstance(what, str) and not what.strip():
         raise CalibrationError("the path of the data is empty: was a variable of the shell not set?")
     if isinstance(what, str | os.PathLike):
-        data = _from_path(Path(what), inputs, options, samples, seed, run)
+        try:
+            data = _from_path(Path(what), inputs, options, samples, seed, run)
+        except OSError as error:
+            raise CalibrationError(f"cannot read {what}: {error.strerror or error}") from error
     elif isinstance(what, Dataset):
         # Checked against these inputs as anything else is: it may have been made for another model.
         given = what.arrays if what.ready is None else list(what.ready)
@@ -72,8 +75,11 @@ def holds_images(what: Any) -> bool:
     if not isinstance(what, str | os.PathLike):
         return False
     path = Path(what)
-    if path.is_dir():
-        return not _array_files(path) and bool(find_images(path))
+    try:
+        if path.is_dir():
+            return not _array_files(path) and bool(find_images(path))
+    except OSError:  # who reads it says so
+        return False
     return path.suffix.lower() in SUFFIXES
 
 

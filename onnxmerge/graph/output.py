@@ -44,13 +44,14 @@ def check_output(source: Path | None, target: Path, *, clobber: bool) -> None:
     """
     if source is not None and same_file(source, target):
         raise UsageError(f"the output {target} is an input file; name another file")
-    if target.exists() and not clobber:
+    # Unlike those of Path, these say False, and do not raise, where a folder may not be looked into.
+    if os.path.exists(target) and not clobber:
         raise UsageError(f"{target} exists and --no-clobber was given; name another file")
-    if target.is_dir():
+    if os.path.isdir(target):
         raise OutputError(f"{target} is a folder; name a file")
     _refuse_special(target)
     folder = target.parent
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise OutputError(f"cannot write {target}: the folder {folder} does not exist")
     if not os.access(folder, os.W_OK):
         raise OutputError(f"cannot write {target}: no permission to write into {folder}")
