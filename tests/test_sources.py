@@ -342,8 +342,9 @@ def test_recordings_that_cannot_begin(tmp_path):
     assert not (tmp_path / "new").exists()
     with pytest.raises(UsageError, match="limit="):
         onnxmerge.record(inner, tmp_path, limit=0)
-    with pytest.raises(OutputError, match="cannot make the folder"):
-        onnxmerge.record(inner, tmp_path / "file" / "below")
+    for folder in (tmp_path / "file" / "below", tmp_path / ("x" * 300) / "below"):
+        with pytest.raises(OutputError, match="cannot make the folder"):
+            onnxmerge.record(inner, folder)
     assert "run" not in vars(inner) and Recording.__name__ == "Recording"
 
 

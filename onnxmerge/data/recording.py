@@ -65,7 +65,7 @@ def record(
         )
     folder = Path(path)
     limits = whole("limit", limit, 1), whole("most_bytes", most_bytes, 1)
-    if folder.exists() and not folder.is_dir():
+    if os.path.exists(folder) and not os.path.isdir(folder):
         raise UsageError(f"{folder} is a file: a recording is a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
