@@ -17,7 +17,7 @@ from onnxmerge.arguments import made
 from onnxmerge.compensation import COMPENSATIONS, BlendingCompensation, Compensation, PairedCompensation
 from onnxmerge.criteria import CRITERIA, Criterion, choosing_again
 from onnxmerge.data.dataset import Dataset
-from onnxmerge.errors import BudgetError
+from onnxmerge.errors import BudgetError, ModelError
 from onnxmerge.graph import external_weights
 from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.outcomes import Candidate, Shortfall
@@ -34,17 +34,38 @@ from onnxmerge.validation.places import Places
 
 
 def score(study: Study, data: Dataset) -> Scores:
-    """What every channel is worth, by the criterion; it collects the statistics that it needs."""
+    """What every channel is worth, by the criterion; it collects the statistics that it needs.
+
+    Raises:
+        ModelError: the model makes numbers that are not finite, of which no channel can be told from another.
+    """
     criterion = _criterion(study)
-    statistics = collected(study, data) if criterion.needs is Needs.DENSE else None
-    with study.clock("score"):
-        found = criterion(study.analysis.channels, statistics)
+    # What is not finite is said below, with the groups that it is at.
+    with np.errstate(over="ignore", invalid="ignore"):
+        statistics = collected(study, data) if criterion.needs is Needs.DENSE else None
+        with study.clock("score"):
+            found = criterion(study.analysis.channels, statistics)
+    _refuse_not_finite(found)
     if statistics is not None and found.curves and worth_probing(study):
         with study.clock("probe"):
             found = weighed(study, found, statistics, data)
     del statistics
     external_weights.trim()
     return found
+
+
+def _refuse_not_finite(scores: Scores) -> None:
+    # A channel of infinite worth stays; a cost that is infinite cannot be spent.
+    groups = [name for name, values in scores.values.items() if np.isnan(values).any()]
+    groups += [name for name, costs in scores.curves.items() if not np.isfinite(costs).all()]
+    groups = list(dict.fromkeys(groups))
+    if groups:
+        named = ", ".join(map(repr, groups[:3])) + (f" and {len(groups) - 3} more" if groups[3:] else "")
+        raise ModelError(
+            f"numbers inside of the model are NaN or infinite at the groups {named}, so that their channels "
+            "cannot be compared: look at the range of the inputs, the weights, and float16, which overflows; "
+            "skip= leaves groups whole"
+        )
 
 
 def _criterion(study: Study) -> Criterion:
@@ -153,7 +174,7 @@ def shortfall(study: Study, budget: Budget, selection: Selection) -> Shortfall |
     alignment = _any_alignment(study)
     ladders = replace(alignment, step=1) if study.config.align == "auto" else alignment
     wider = next_wider(channels, selection, ladders.ladders(channels), budget)
-    return None if wider is None else Shortfall(budget.kind, budget.value, kept, *wider)
+    return Shortfall(budget.kind, budget.value, kept, *(wider or (None, 1.0)))
 
 
 @dataclass(frozen=True, eq=False)

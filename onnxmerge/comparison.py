@@ -119,7 +119,7 @@ def compare(
         holdout,
         plausible,
         config.as_dict() | {"samples": most} | asdict(DataPaths.of(calibration, None)),
-        [*notes, *reference.warnings, *other.warnings, *runtime.notes],
+        [*notes, *reference.warnings, *other.warnings, *runtime.notes, *samples.notes],
         clock,
     )
 

@@ -86,14 +86,14 @@ class Shortfall:
     Attributes:
         kind: ``macs`` or ``params``.
         asked, kept: shares of the model.
-        group: the one whose next wider step costs the least.
+        group: the one whose next wider step costs the least; None: what did not leave altogether is whole.
         wider: the share that is kept with it.
     """
 
     kind: str
     asked: float
     kept: float
-    group: str
+    group: str | None
     wider: float
 
 

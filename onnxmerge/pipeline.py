@@ -136,7 +136,7 @@ def sweep(
     """The trade-off curve: for shares of MACs kept the measured change and latency; writes no model.
 
     Without evaluation data the change is measured on a part of the data that is held out. Shares that
-    cannot be reached are left out. ``evaluate`` is as for ``optimize``.
+    cannot be reached are left out, and a warning names them. ``evaluate`` is as for ``optimize``.
 
     Raises:
         OnnxMergeError: one of its subclasses, see ``onnxmerge.errors``.
@@ -148,19 +148,22 @@ def sweep(
         raise UsageError("a sweep shows the score at every budget: leave max_drop= out, or take optimize")
     if config.precision is not None:
         raise UsageError("a sweep compares widths alone: leave precision= out, or take optimize")
-    listed = numbers("steps", steps, "shares of MACs kept, above 0 and at most 1", lambda s: bool(s))
+    what = "shares of MACs kept, above 0 and at most 1"
+    listed = numbers("steps", steps, what, lambda s: bool(s) and all(0 < share <= 1 for share in s))
     clock, shares = Clock(progress), sorted(set(listed), reverse=True)
     own = OwnMeasure.of(evaluate, config, clock, len(shares) * (1 if config.recovery is None else 2))
     study = analysed(model, calibration, evaluation, config, clock, own=own)
     holdout = study.holdout_of_sweep()
     scores, builder = score(study, holdout.fit), Builder.of(study, holdout.fit)
     points: list[tuple[Decision, Proof, Recovered | None]] = []
+    beyond: dict[float, BudgetError] = {}
     teaches = config.recovery is not None
     for number, share in enumerate(shares):
         study.clock.step("sweep", number, len(shares))
         try:
             selection = budgets.filled(study, scores, "macs", share)
-        except BudgetError:
+        except BudgetError as error:
+            beyond[share] = error
             continue
         candidate = builder.of_widths(selection)
         decision = decision_of(study, Choice(selection, holdout), candidate, candidate, "rest")
@@ -168,7 +171,7 @@ def sweep(
         if teaches and not decision.unchanged:
             after, teaches = _after_teaching(study, decision, proof, among=len(shares))
         points.append((decision, proof, after))
-    return describe_sweep(study, holdout, points)
+    return describe_sweep(study, holdout, points, beyond)
 
 
 def _after_teaching(study: Study, decision: Decision, proof: Proof, among: int) -> tuple[Recovered, bool]:

@@ -69,11 +69,13 @@ class Result:
         A large model whose input had external data, and any above 2 GB, gets its weights in ``<path>.data``.
 
         Raises:
-            UsageError: the path is that of the input, which is never changed.
+            UsageError: the path is that of the input or of its weights, which are never changed.
             OutputError: the file cannot be written.
         """
-        check_output(self.original.path, Path(path), clobber=True)
-        if self.unchanged_file is not None:
+        for source in (self.original.path, *self.original.beside):
+            check_output(source, Path(path), clobber=True)
+        # What came through a pipe is there once.
+        if self.unchanged_file is not None and self.unchanged_file.is_file():
             copy_file(self.unchanged_file, path)
         else:
             save(self.model, path, external=self.external)

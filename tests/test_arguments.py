@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import onnxmerge
@@ -92,6 +93,19 @@ def test_wrong_image_options_name_the_argument(name, value):
     with pytest.raises(UsageError, match=f"^{name}= is ") as error:
         ImageOptions(**{name: value})
     assert "--" not in str(error.value)
+
+
+@pytest.mark.parametrize("model", [None, 5, b"bytes", onnx.GraphProto()], ids=lambda m: type(m).__name__)
+def test_a_model_is_a_path_or_a_model(model):
+    for call in (onnxmerge.optimize, onnxmerge.inspect, lambda m: onnxmerge.compare(DIGITS, m)):
+        with pytest.raises(UsageError, match=f"or an onnx.ModelProto, not {type(model).__name__}"):
+            call(model)
+
+
+@pytest.mark.parametrize("plan", ["plan.toml", {"groups": []}])
+def test_a_plan_is_no_path_and_no_table(plan):
+    with pytest.raises(UsageError, match=r"plan= is a Plan, which Plan\.load reads"):
+        onnxmerge.optimize(DIGITS, plan=plan)
 
 
 def test_a_message_says_what_is_taken_and_what_was_given():

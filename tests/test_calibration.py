@@ -162,6 +162,14 @@ def test_inputs_without_a_batch_axis_are_shared():
         ({"x": np.ones((2, 4))}, PAIR, "x, ids"),
         (np.ones((2, 4)), PAIR, "one array without a name"),
         (np.ones(4), VECTOR, "add the batch axis"),
+        (
+            np.ones((2, 8, 8)),
+            [info("x", "float32", "N", 1, 8, 8)],
+            r"np\.expand_dims\(array, 1\) adds the axis",
+        ),
+        (np.ones((2, 8, 8, 3)), PICTURE, r"channels are last, array\.transpose\(0, 3, 1, 2\) moves them"),
+        (np.ones((2, 3, 8, 8)), [info("x", "float32", "N", "h", "w", 3)], r"transpose\(0, 2, 3, 1\)"),
+        (np.ones((2, 1, 8, 8)), PICTURE, r"expects \[N, 3, 8, 8\]$"),
         (np.ones((2, 5)), VECTOR, r"expects \[N, 4\]"),
         (np.ones((2, 4), np.complex64), VECTOR, "complex64"),
         (np.array([["a"] * 4]), VECTOR, "expects float32"),
@@ -172,6 +180,7 @@ def test_inputs_without_a_batch_axis_are_shared():
         (np.ones((2, 6)), [info("ids", "int64", "N", 6)], "convert it first"),
         (np.full((2, 6), 2**40), [info("ids", "int32", "N", 6)], "cannot hold"),
         ({"x": np.ones((2, 4)), "ids": np.ones((3, 6), int)}, PAIR, "different numbers|expects"),
+        ({"x": np.ones((2, 4)), "ids": np.ones((3, 6), int)}, PAIR, r"samples \(x 2, ids 3\), .* \('N'\)"),
         (["a.png", "b.png"], VECTOR, "is a str, not a dict"),
         ([(np.ones((2, 4)),)], PAIR, "1 entries, and the model has 2 inputs: x, ids"),
         ([np.ones((2, 4))], PAIR, "is a ndarray, not a dict of arrays by input name or a tuple of x, ids"),
@@ -180,6 +189,7 @@ def test_inputs_without_a_batch_axis_are_shared():
         ([], VECTOR, "no feeds"),
         (7, VECTOR, "not <class 'int'>"),
         ("no/such/file.npz", VECTOR, "no calibration data at"),
+        ("", VECTOR, "path of the data is empty"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(what, inputs, words):
@@ -287,6 +297,29 @@ def test_images_that_cannot_be_used(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(b"no image")
     with pytest.raises(CalibrationError, match="not a readable image"):
         read_calibration(tmp_path, PICTURE)
+
+
+@pytest.mark.parametrize("values", [np.uint16, np.int32, np.float32])
+def test_deep_images_are_refused_rather_than_cut_off_at_255(tmp_path, values):
+    Image.fromarray(np.linspace(0, 60000, 64).reshape(8, 8).astype(values)).save(tmp_path / "a.tif")
+    with pytest.raises(CalibrationError, match="more than 8 bits"):
+        read_calibration(tmp_path, PICTURE)
+
+
+@pytest.mark.parametrize(
+    "options, most",
+    [
+        ({"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}, "1111"),
+        ({"mean": 0.5}, "254"),
+        ({"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "scale": 1 / 255}, None),
+        ({"mean": 127.5, "std": 127.5}, None),
+        ({"std": 255}, None),
+        ({"order": "bgr"}, None),
+    ],
+)
+def test_numbers_for_pixels_of_0_to_1_are_asked_about(options, most):
+    found = ImageOptions(**options).doubt
+    assert found is None if most is None else f"up to {most} of them" in found
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from onnx import helper, numpy_helper
 
 from onnxmerge.cli import main
 from onnxmerge.cli.given import config_of
+from onnxmerge.cli.main import VERBS
 from onnxmerge.cli.options import optimize_parser
 from onnxmerge.config import Config
 
@@ -202,6 +203,28 @@ def tabular() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
+@pytest.mark.parametrize("wrong", [np.nan, 3e38])
+def test_numbers_that_are_not_finite_inside_are_said_and_where(out, tmp_path, capsys, wrong):
+    proto = tabular()
+    weights = numpy_helper.to_array(proto.graph.initializer[0]).copy()
+    weights[2, 3] = wrong
+    proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights, "w1"))
+    onnx.save(proto, tmp_path / "in.onnx")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((64, 7)).astype(np.float32) * 9)
+    data = ("--calib", tmp_path / "x.npy", "--threads", 1)
+    assert run(tmp_path / "in.onnx", out, "--macs", 0.5, *data) == 3
+    assert "NaN or infinite at the groups 'first'" in capsys.readouterr().err and not out.exists()
+
+
+def test_what_came_through_a_pipe_is_written_unchanged(out):
+    read, write = os.pipe()
+    os.write(write, tabular().SerializeToString())
+    os.close(write)
+    assert run(f"/dev/fd/{read}", out, "--ratio", 0, "--compensation", "none", "--threads", 1) == 0
+    os.close(read)
+    assert onnx.load(out) == tabular()
+
+
 def test_skip_and_only(out, tmp_path):
     report = tmp_path / "r.json"
     base = (DIGITS, out, "--ratio", 0.5, "--calib", CALIB, "-q", "--report", report, *FAST)
@@ -335,7 +358,47 @@ def test_the_input_is_never_the_output(tmp_path, capsys):
         assert run(source, tmp_path / target, "--ratio", 0.5) == 2
     assert run(source, tmp_path / "o.onnx", "--ratio", 0.5, "--report", tmp_path / "soft.onnx") == 2
     assert source.read_bytes() == DIGITS.read_bytes()
-    assert "is the input file" in capsys.readouterr().err
+    assert "is an input file" in capsys.readouterr().err
+
+
+def test_no_output_falls_on_data_or_code(tmp_path, capsys):
+    data, code = tmp_path / "x.npz", tmp_path / "score.py"
+    data.write_bytes(CALIB.read_bytes())
+    code.write_text("def score(session): return 1.0")
+    for name, flags in ((data, ("--calib", data)), (data, ("--eval-calib", data)),
+                        (code, ("--eval", f"{code}:score"))):  # fmt: skip
+        before = name.read_bytes()
+        assert run(DIGITS, name, "--ratio", 0.5, *flags) == 2
+        assert run("sweep", DIGITS, "--report", name, *flags) == 2
+        assert "is an input file" in capsys.readouterr().err and name.read_bytes() == before
+
+
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path, capsys):
+    """As /dev/null was, for those who may write into /dev."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for arguments in ((pipe,), (tmp_path / "out.onnx", "--report", pipe)):
+        assert run(DIGITS, *arguments, "--ratio", 0.5) == 7
+        assert "it is a device or a pipe" in capsys.readouterr().err
+    assert pipe.is_fifo() and leftovers(tmp_path) == ["pipe"]
+
+
+def test_paths_that_the_system_refuses_are_one_sentence(out, tmp_path, capsys):
+    """As it refuses those in a folder that may not be looked into, and these for everybody."""
+    refused = tmp_path / ("x" * 300) / "x"
+    for code, arguments in (
+        (7, (DIGITS, refused)),
+        (7, (DIGITS, out, "--report", refused)),
+        (3, (refused, out)),
+        (4, (DIGITS, out, "--calib", refused)),
+        (4, ("compare", DIGITS, DIGITS, "--calib", refused)),
+        (2, (DIGITS, out, "--eval", f"{refused}.py:score")),
+        (2, (DIGITS, out, "--config", refused)),
+        (2, ("apply", DIGITS, refused, out)),
+    ):
+        assert run(*arguments) == code, arguments
+        assert capsys.readouterr().err.count("\n") == 1
+    assert leftovers(tmp_path) == []
 
 
 def test_no_clobber_and_replacement(out):
@@ -422,19 +485,52 @@ def test_inspect_shows_groups_and_reasons(tmp_path, capsys):
     assert content["reach"] > 0.99
     assert any("graph output" in entry["reason"] for entry in content["frozen"])
     printed = capsys.readouterr().out
-    assert "/stem/Conv" in printed and "reach" in printed and "may go" in printed
+    assert "/stem/Conv, /Relu, /block1/conv1/Conv and 8 more" in printed, "in a pipe nothing is cut off"
+    assert "reach" in printed and "may go" in printed
+
+
+def test_names_with_brackets_and_colons_are_names(out, tmp_path, capsys):
+    proto = tabular()
+    for node, name in zip(proto.graph.node, ("fc[bold]", "a[/b]:smile:", "[x]"), strict=True):
+        node.name = name
+    proto.graph.output[0].name = proto.graph.node[-1].output[0] = "y[/z]"
+    source = tmp_path / "in.onnx"
+    onnx.save(proto, source)
+    assert run("inspect", source) == 0
+    printed = capsys.readouterr().out
+    assert "fc[bold], a[/b]:smile:, [x]" in printed and "graph output 'y[/z]'" in printed
+    options = ("--ratio", 0.5, "--compensation", "none", "--tolerance", 9, "-v", "--threads", 1)
+    assert run(source, out, *options, "--only", "fc[bold]") == 0
+    assert "fc[bold]" in capsys.readouterr().out
+    assert run(source, out, *options, "--only", "fc[bald]") == 2
+    assert "did you mean 'fc[bold]'?" in capsys.readouterr().err
 
 
 def test_sweep_measures_a_curve(tmp_path, capsys):
     report, plot = tmp_path / "r.json", tmp_path / "curve.png"
     arguments = ("--calib", CALIB, "--compensation", "bias", "--criterion", "l1", "--steps", "0.9,0.5,0.0001")
     assert run("sweep", DIGITS, *arguments, "--report", report, "--plot", plot) == 0
+    printed = capsys.readouterr()
+    assert "left out, for it cannot be reached: 0.0001 (" in printed.err and "MACs kept" in printed.out
     points = json.loads(report.read_text())["points"]
     assert [round(p["macs"], 1) for p in points] == [0.9, 0.5], "what cannot be reached is left out"
     assert points[0]["change"] < points[1]["change"]
     assert plot.read_bytes().startswith(b"\x89PNG")
-    assert "MACs kept" in capsys.readouterr().out
     assert leftovers(tmp_path) == ["curve.png", "r.json"]
+    assert run("sweep", tmp_path / "nothing.onnx", "--plot", tmp_path / "curve.docx") == 2, "before any work"
+    assert "a picture is .png" in capsys.readouterr().err
+    for percent in ("50,70", "0.5,0", "nan"):
+        assert run("sweep", DIGITS, *arguments[:-1], percent) == 2
+        assert "shares of MACs kept, above 0 and at most 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", [[], *([name] for name in VERBS)], ids=lambda v: "".join(v) or "optimize")
+def test_every_verb_shows_both_of_its_helps(capsys, verb):
+    for flag in ("--help", "--help-all"):
+        with pytest.raises(SystemExit) as stop:
+            main([*verb, flag])
+        assert stop.value.code == 0
+        assert "--report FILE" in capsys.readouterr().out
 
 
 def test_a_file_named_like_a_verb_is_a_file(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxmerge
 from onnxmerge import limits
 from onnxmerge.cli import main
-from onnxmerge.errors import ModelError
+from onnxmerge.errors import ModelError, UsageError
 from onnxmerge.graph import external_weights, load
 from onnxmerge.runtime import Runtime
 
@@ -246,6 +246,8 @@ def test_what_is_written_has_no_mark_and_onnx_loads_it(path):
     rng = np.random.default_rng(1)
     data = rng.standard_normal((32, 16), dtype=np.float32)
     result = onnxmerge.optimize(path, calibration=data, params=0.8)
+    with pytest.raises(UsageError, match="is an input file"):
+        result.save(path.with_name("in.bin"))
     # A result is an input as well, with its references.
     again = onnxmerge.optimize(result.model, calibration=data, params=0.8)
     for number, made in enumerate((result, again)):

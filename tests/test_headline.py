@@ -188,6 +188,31 @@ def test_the_last_lines_of_the_terminal_are_the_headline(tmp_path, capsys):
     assert lines[-3:] == list(json.loads(report.read_text())["headline"].values())
 
 
+def test_samples_that_come_twice_are_not_called_held_out():
+    images, options = digits()[:64], {"macs": 0.8, "threads": 1, "compensation": "bias"}
+    model = support.narrow_digits()
+    twice = onnxmerge.optimize(model, calibration=np.concatenate([images] * 8), **options)
+    said = twice.report.headline.answers
+    assert "of which 52 have the same values as samples that were fitted, which flatters" in said
+    assert twice.report.parity.repeated == 52
+    given = onnxmerge.optimize(model, calibration=images, evaluation=digits()[60:100].copy(), **options)
+    assert "given to measure on, of which 4 have the same values" in given.report.headline.answers
+    # Where nothing is fitted, a sample may judge that was there before.
+    options |= FAST
+    weights = onnxmerge.optimize(model, calibration=images, evaluation=digits()[60:100].copy(), **options)
+    assert weights.report.headline.answers.endswith("given to measure on.")
+
+
+def test_options_of_data_that_nothing_reads_are_named():
+    options = FAST | {"images": SCALED, "shapes": {"image": [2, 1, 8, 8]}, "tolerance": 5}
+    report = onnxmerge.optimize(
+        support.narrow_digits(), ratio=0.2, calibration=CALIB, threads=1, samples=64, **options
+    ).report
+    for name in ("scale", "shapes"):
+        assert any(warning.startswith(f"{name}= had no effect") for warning in report.warnings)
+    assert "tolerance= is a share: 5 allows a change of 500%; 5% is 0.05" in report.warnings
+
+
 def test_a_sweep_marks_what_stands_in():
     model, options = support.narrow_digits(), {"steps": (0.8,), "threads": 1}
     stand_in = onnxmerge.sweep(model, samples=64, images=SCALED, **options)

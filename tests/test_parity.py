@@ -131,6 +131,18 @@ def test_the_model_changes_as_much_as_its_worst_output():
     assert [o.name for o in parity.outputs] == ["a", "b"]
 
 
+def test_nan_of_the_original_is_said_and_nothing_else_is_refused():
+    x = np.array([[1.0, np.nan, 2.0, 4.0]])
+    parity = one(x, x * 2, "values")
+    assert parity.change == 1.0 and any("NaN in 25.0% of output 'y'" in note for note in parity.notes)
+    assert not one(x[:, 2:], x[:, 2:], "values").notes
+    for kind in ("values", "classes"):
+        with pytest.raises(ModelError, match="nothing but NaN"):
+            one(np.full((3, 4), np.nan), np.full((3, 4), np.nan), kind)
+    assert one(x[:, 2:] / 9, x[:, 2:] / 9 + 1e-9, "probabilities").said.startswith("Less than 0.1% of the")
+    assert "beyond all measure (NaN, infinity" in one(x, np.full_like(x, np.inf), "values").said
+
+
 def test_nan_and_infinity():
     x = np.array([[1.0, np.nan, np.inf, -np.inf]])
     assert one(x, x.copy(), "values").change == 0

@@ -208,6 +208,7 @@ def test_recover_may_stand_anywhere(arguments, recovery):
         (("a.onnx",), "required: OUT"),
         (("--skip", "x", *IN_OUT), "stand behind them"),
         ((*IN_OUT, "--mcas", "1"), "there is no option --mcas; did you mean '--macs'?"),
+        ((*IN_OUT, "--calibration", "x"), "no option --calibration; did you mean '--calib'?"),
         ((*IN_OUT, "more"), "'more' is one argument too many"),
         ((*IN_OUT, "--macs"), "--macs: expected one argument"),
         ((*IN_OUT, "--macs", "half"), "--macs: invalid float value: 'half'"),

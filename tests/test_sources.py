@@ -337,10 +337,14 @@ def test_recordings_that_cannot_begin(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file: a recording is a folder"):
         onnxmerge.record(inner, tmp_path / "file")
+    with pytest.raises(UsageError, match=r"session= is an onnxruntime\.InferenceSession"):
+        onnxmerge.record("net.onnx", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
     with pytest.raises(UsageError, match="limit="):
         onnxmerge.record(inner, tmp_path, limit=0)
-    with pytest.raises(OutputError, match="cannot make the folder"):
-        onnxmerge.record(inner, tmp_path / "file" / "below")
+    for folder in (tmp_path / "file" / "below", tmp_path / ("x" * 300) / "below"):
+        with pytest.raises(OutputError, match="cannot make the folder"):
+            onnxmerge.record(inner, folder)
     assert "run" not in vars(inner) and Recording.__name__ == "Recording"
 
 

@@ -135,6 +135,15 @@ def test_an_alignment_that_was_asked_for_stays_and_is_named():
     assert "multiples of 32" in warning and "would keep" in warning
 
 
+def test_what_layers_that_left_leave_over_is_said_too():
+    options = {"calibration": MODELS / "digits_calib.npz", "samples": 32, "patches": 500, "threads": 1}
+    report = onnxmerge.optimize(MODELS / "digits.onnx", macs=0.4, align=64, **options).report
+    assert report.emptied is not None and all(g.after in (0, g.before) for g in report.groups)
+    [said] = [w for w in report.warnings if "were asked for" in w]
+    assert said.startswith(f"{report.reached.macs:.4g} of the multiplications are kept where 0.4 were")
+    assert "some layers left altogether, and all others are as wide as they were" in said
+
+
 def test_a_ratio_is_what_it_is():
     report = onnxmerge.optimize(MODELS / "digits.onnx", ratio=0.3, **FAST).report
     assert not below(report)

@@ -203,7 +203,7 @@ def test_a_plan_that_is_not_there_or_not_text(tmp_path, capsys):
     assert run("plan", DIGITS) == 2
     assert "--save" in capsys.readouterr().err
     assert run("plan", DIGITS, "--save", DIGITS, "--ratio", 0.5) == 2
-    assert "is the input file" in capsys.readouterr().err
+    assert "is an input file" in capsys.readouterr().err
     plan = plan_of_net()
     with pytest.raises(UsageError, match="no group 'x'"):
         plan.with_widths({"x": 1})
@@ -225,6 +225,8 @@ def test_compare_is_a_check_for_pipelines(made, tmp_path, monkeypatch, capsys):
     assert content["second"]["bytes"] == (made / "out.onnx").stat().st_size
     assert content["second"]["macs"] < content["first"]["macs"]
     assert f"{content['second']['macs']:,}" in printed.out and "of the first model's time" in printed.out
+    assert run(*command, "--max-change", 2, "-q") == 2
+    assert "nothing here can change by more than 1: 2% is 0.02" in capsys.readouterr().err
     assert run(*command, "--max-change", 0.0001, "--json", "-q") == 6
     printed = capsys.readouterr()
     content_printed = json.loads(printed.out)
@@ -354,7 +356,7 @@ def test_a_plan_goes_through_a_pipe(tmp_path, capsys):
     config.write_text("macs = 0.5")
     assert run("inspect", source, "--config", config, "--report", config) == 2
     assert run(source, tmp_path / "out.onnx", "--config", config, "--report", config) == 2
-    assert "is the input file" in capsys.readouterr().err and config.read_text() == "macs = 0.5"
+    assert "is an input file" in capsys.readouterr().err and config.read_text() == "macs = 0.5"
 
 
 def test_streams_that_cannot_be(tmp_path, monkeypatch, capsys):

@@ -52,7 +52,7 @@ def refuse_impossible(study: Study, kind: str, value: float) -> None:
         elif study.explanation.groups:
             reasons = [
                 "what is normalised or averaged together keeps its width where nothing is refitted: give "
-                "inputs with --calib, or say --compensation lstsq"
+                "inputs with calibration=, or say compensation= lstsq"
             ]
         raise BudgetError(
             f"{kind}= cannot be met: nothing of the model can be removed; {'; '.join(reasons[:MOST_REASONS])}"

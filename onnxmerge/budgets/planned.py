@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxmerge.arguments import nearest
+from onnxmerge.arguments import nearest, refused
 from onnxmerge.config import Config, Recovery
 from onnxmerge.data import ImageOptions
 from onnxmerge.errors import UsageError
@@ -155,6 +155,8 @@ def config_of_plan(config: Config, plan: Plan, given: Collection[str] = ()) -> C
     if config.budget is not None:
         raise UsageError(f"a plan takes the place of a budget: give the plan or {config.budget[0]}, not both")
     usual = {f.name: f.default for f in fields(config)}
+    if not isinstance(plan, Plan):
+        raise refused("plan", "a Plan, which Plan.load reads from a file", plan)
     own: dict[str, Any] = {name: value for name, value in plan.method.items() if name in _RECORDED}
     try:
         taught = own.pop("recover", None)

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
+from onnxmerge.arguments import nearest
 from onnxmerge.channels.groups import Channels
 from onnxmerge.errors import UsageError
 
@@ -28,17 +29,23 @@ def in_scope(
     names = _names(channels)
     everything = {name for group in names for name in group} | {node.name for node in channels.view}
     for pattern in (*skip, *only):
-        if not any(fnmatchcase(name, pattern) for name in everything):
-            raise UsageError(f"'{pattern}' matches no node and no tensor that carries channels")
+        if not any(_matches(name, pattern) for name in everything):
+            close = nearest(pattern, sorted(everything))
+            raise UsageError(f"'{pattern}' matches no node and no tensor that carries channels{close}")
     kept = tuple(
         group
         for group, touched in zip(channels.groups, names, strict=True)
         if (scope != "chain" or group.chain)
-        and not any(fnmatchcase(name, p) for p in skip for name in touched)
-        and (not only or any(fnmatchcase(name, p) for p in only for name in touched))
+        and not any(_matches(name, p) for p in skip for name in touched)
+        and (not only or any(_matches(name, p) for p in only for name in touched))
     )
     others = tuple(group for group in channels.groups if group not in kept)
     return replace(channels, groups=kept, left_whole=channels.left_whole + others)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether a glob matches; a name matches itself, also where it holds brackets."""
+    return name == pattern or fnmatchcase(name, pattern)
 
 
 def without_statistics(channels: Channels) -> Channels:

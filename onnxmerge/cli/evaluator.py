@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -30,7 +31,7 @@ def evaluator(text: str | None) -> Callable[[Any], Any] | None:
         raise UsageError(f"--eval {text}: name a function as module:function or path/to/file.py:function")
     path = Path(place)
     by_path = path.suffix == ".py"
-    if by_path and not path.is_file():
+    if by_path and not os.path.isfile(path):
         raise UsageError(f"--eval {text}: there is no file {place}")
     module = _imported(text, place, path if by_path else None)
     found: Any = module

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from onnxmerge.cli import options as parsers
 from onnxmerge.cli import verbs
@@ -64,7 +64,7 @@ def _meant(error: OnnxMergeError, arguments: Sequence[str]) -> str:
     """What was taken for a model, and looks like a verb."""
     if not isinstance(error, UsageError | ModelError) or not arguments:
         return ""
-    if arguments[0] in VERBS or Path(arguments[0]).exists():
+    if arguments[0] in VERBS or os.path.lexists(arguments[0]):
         return ""
     from onnxmerge.arguments import nearest
 

@@ -141,7 +141,7 @@ def sweep_parser() -> Parser:
         "Measure change and latency over a range of budgets; writes no model.",
         first=("--steps", "--plot", *_FIRST[_FIRST.index("--calib") :]),
     )
-    _add(parser, "--steps", "shares of MACs kept (default %(default)s)", type=numbers,
+    _add(parser, "--steps", "shares of MACs kept (default 0.9,0.8,0.7,0.6,0.5,0.4,0.3)", type=numbers,
          default=(0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3), metavar="0.9,0.8,...")  # fmt: skip
     _add(parser, "--plot", "write the curve as a picture (.png, .svg or .pdf)", default=None, metavar="FILE")
     _add_method(parser)

@@ -90,7 +90,9 @@ class Parser(argparse.ArgumentParser):
         if not name.startswith("-"):
             self.error(f"'{name}' is one argument too many")
         known = [f"--{option}" for option in self.options()]
-        self.error(f"there is no option {name}{nearest(name, known)}")
+        shorter = [option for option in known if name.startswith(option)]
+        hint = f"; did you mean '{shorter[0]}'?" if shorter else nearest(name, known)
+        self.error(f"there is no option {name}{hint}")
 
 
 class _Help(argparse.Action):

@@ -9,17 +9,29 @@ from onnxmerge.graph.output import atomic_write
 from onnxmerge.report import Sweep
 
 
+def ensure_drawn(path: Path) -> None:
+    """Before any work: raise UsageError where matplotlib is not installed, or does not know the suffix."""
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError as error:
+        raise UsageError('--plot needs matplotlib: pip install "onnxmerge[plot]"') from error
+    known = FigureCanvasBase.get_supported_filetypes()
+    if _format(path) not in known:
+        raise UsageError(f"--plot {path}: a picture is .png, .svg, .pdf or another of {', '.join(known)}")
+
+
+def _format(path: Path) -> str:
+    return path.suffix.removeprefix(".").lower() or "png"
+
+
 def save_curve(report: Sweep, path: Path) -> None:
     """Change and latency against the share of MACs kept, in the format of the file's suffix.
 
     Raises:
-        UsageError: matplotlib is not installed, or it does not know the suffix.
         OutputError: the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UsageError('--plot needs matplotlib: pip install "onnxmerge[plot]"') from error
+    from matplotlib.figure import Figure
+
     points = sorted(report["points"], key=lambda point: point["macs"])
     shares = [point["macs"] for point in points]
     scored = report.score is not None
@@ -49,7 +61,4 @@ def save_curve(report: Sweep, path: Path) -> None:
         score.set_ylabel(f"score by {report.measure}")
         score.legend()
     with atomic_write(path) as part:
-        try:
-            figure.savefig(part, format=path.suffix.removeprefix(".") or "png")
-        except ValueError as error:
-            raise UsageError(f"--plot {path}: {error}") from error
+        figure.savefig(part, format=_format(path))

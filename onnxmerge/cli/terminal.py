@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,10 +18,18 @@ from onnxmerge.report.facts import LatencyFacts, ModelFacts, PrecisionFacts, Ste
 from onnxmerge.validation import percent
 
 _ROWS = (("MACs", "macs"), ("parameters", "params"), ("bytes", "bytes"), ("operators", "nodes"))
+# Columns of a table that goes to a file or a pipe, where a row is looked for by line.
+_WIDE = 240
 
 
 class _Console(Console):
     """A console that does not decide how the program ends when nobody reads it any more."""
+
+    def __init__(self, *, stderr: bool) -> None:
+        # Names of nodes and files are shown as they are, with whatever brackets and colons they have.
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        if not self.is_terminal and "COLUMNS" not in os.environ:
+            self.width = _WIDE
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
@@ -54,8 +63,8 @@ class Terminal:
         self._json = json
         self._command = command
         self._words = words
-        self._out = _Console(stderr=aside or json, highlight=False, soft_wrap=True)
-        self._err = _Console(stderr=True, highlight=False, soft_wrap=True)
+        self._out = _Console(stderr=aside or json)
+        self._err = _Console(stderr=True)
 
     @contextmanager
     def progress(self) -> Iterator[Callable[[str, int, int], None] | None]:
@@ -72,7 +81,7 @@ class Terminal:
         if self._quiet:
             return
         self._facts(report)
-        self._out.print(f"wrote {'standard output' if target == STREAM else target}", markup=False)
+        self._out.print(f"wrote {'standard output' if target == STREAM else target}")
         self._headline(report)
 
     def planned(self, report: Report, target: str) -> None:
@@ -82,7 +91,7 @@ class Terminal:
             return
         self._facts(report)
         place = "on standard output" if target == STREAM else target
-        self._out.print(f"wrote the plan {place}, and no model", markup=False)
+        self._out.print(f"wrote the plan {place}, and no model")
         self._headline(report)
 
     def comparison(self, report: Comparison) -> None:
@@ -93,7 +102,7 @@ class Terminal:
         titles = ("", "first", "second", "share")
         self._out.print(side_by_side(titles, report.first, report.second, report.latency))
         for output in report.parity.outputs:
-            self._out.print(f"{output.name}: change {output.change:.4g}, {output.judged}", markup=False)
+            self._out.print(f"{output.name}: change {output.change:.4g}, {output.judged}")
         self._warn(report)
         self._headline(report)
 
@@ -103,7 +112,7 @@ class Terminal:
 
     def _headline(self, report: Report | Comparison) -> None:
         for sentence in report["headline"].values():
-            self._out.print(sentence, markup=False)
+            self._out.print(sentence)
 
     def _facts(self, report: Report) -> None:
         table = side_by_side(("", "before", "after", "kept"), report.input, report.output, report.latency)
@@ -113,15 +122,14 @@ class Terminal:
         latency = report["latency"]
         if latency["predicted_ratio"] is not None:
             self._out.print(
-                f"latency: {latency['predicted_ratio']:.1%} predicted, {latency['ratio']:.1%} measured",
-                markup=False,
+                f"latency: {latency['predicted_ratio']:.1%} predicted, {latency['ratio']:.1%} measured"
             )
         if report.precision is not None:
-            self._out.print(precision_line(report.precision), markup=False)
+            self._out.print(precision_line(report.precision))
         if report.recovery is not None:
-            self._out.print(recovery_line(report.recovery), markup=False)
+            self._out.print(recovery_line(report.recovery))
         if report["emptied"] is not None:
-            self._out.print(report["emptied"], markup=False)
+            self._out.print(report["emptied"])
         if self._verbose:
             self._out.print(_groups(report))
             self._out.print(_frozen(report))
@@ -132,7 +140,7 @@ class Terminal:
         self._print_json(report)
         if self._quiet:
             return
-        table = Table("group", "channels", "MACs each", "parameters each", "may go", "nodes")
+        table = _table("group", "channels", "MACs each", "parameters each", "may go", "nodes")
         for group in report["groups"]:
             nodes = group["nodes"] if self._verbose else group["nodes"][:3]
             more = f" and {len(group['nodes']) - len(nodes)} more" if len(nodes) < len(group["nodes"]) else ""
@@ -141,10 +149,7 @@ class Terminal:
             table.add_row(group["name"], str(group["channels"]), *shares, may_go, ", ".join(nodes) + more)
         self._out.print(table)
         self._out.print(_frozen(report))
-        self._out.print(
-            f"reach: {report['reach']:.1%} of the MACs go with one channel in every group",
-            markup=False,
-        )
+        self._out.print(f"reach: {report['reach']:.1%} of the MACs go with one channel in every group")
         self._warn(report)
 
     def curve(self, report: Sweep) -> None:
@@ -164,15 +169,15 @@ class Terminal:
             table.add_row(*(f"{figure:.2%}" for figure in row), *scores)
         self._out.print(table)
         if report.measure is not None:
-            self._out.print(f"the input's score by {report.measure} is {report.score:.6g}", markup=False)
-        self._out.print(f"change measured on {report['source']}", markup=False)
+            self._out.print(f"the input's score by {report.measure} is {report.score:.6g}")
+        self._out.print(f"change measured on {report['source']}")
         if report["judged"]:
-            self._out.print(f"change: {report['judged']}", markup=False)
+            self._out.print(f"change: {report['judged']}")
         self._warn(report)
 
     def _warn(self, report: Report | Inspection | Sweep | Comparison) -> None:
         for warning in report["warnings"]:
-            self._err.print(f"onnxmerge: warning: {self._words(warning)}", markup=False)
+            self._err.print(f"onnxmerge: warning: {self._words(warning)}")
 
 
 def precision_line(found: PrecisionFacts) -> str:
@@ -218,15 +223,23 @@ def side_by_side(
     return table
 
 
+def _table(*titles: str) -> Table:
+    """A table of names, which are there to be given to --skip: where they are long they go on below."""
+    table = Table(*titles)
+    for column in table.columns:
+        column.overflow = "fold"
+    return table
+
+
 def _groups(report: Report) -> Table:
-    table = Table("group", "before", "after")
+    table = _table("group", "before", "after")
     for group in report["groups"]:
         table.add_row(group["name"], str(group["before"]), str(group["after"]))
     return table
 
 
 def _frozen(report: Report | Inspection) -> Table:
-    table = Table("frozen because", "channels", "for example")
+    table = _table("frozen because", "channels", "for example")
     for entry in report["frozen"]:
         table.add_row(entry["reason"], str(entry["count"]), "\n".join(entry["examples"]))
     return table

@@ -111,6 +111,10 @@ def sweep(options: argparse.Namespace) -> None:
     from onnxmerge.pipeline import sweep
 
     terminal = _prepared(options, plot=options.plot)
+    if options.plot is not None:
+        from onnxmerge.cli.plot import ensure_drawn, save_curve
+
+        ensure_drawn(Path(options.plot))
     evaluate = evaluator(options.evaluate)
     with incoming(options.model) as source, terminal.progress() as progress:
         report = sweep(
@@ -124,8 +128,6 @@ def sweep(options: argparse.Namespace) -> None:
         )
     _save(report, options)
     if options.plot is not None:
-        from onnxmerge.cli.plot import save_curve
-
         save_curve(report, Path(options.plot))
     terminal.curve(report)
 
@@ -146,9 +148,7 @@ def _prepared(
     from onnxmerge.graph.leftovers import remove_folders
     from onnxmerge.graph.output import check_output, same_file
 
-    # No report must fall on the file that says what to do.
-    named = (options.model, *also, getattr(options, "config", STREAM))
-    read = [Path(name) for name in named if name != STREAM]
+    read = [Path(name) for name in (options.model, *also, *_other_files(options)) if name != STREAM]
     taken: list[Path] = []
     if output is not None:
         ensure_pipe(output, printed=options.json)
@@ -174,6 +174,17 @@ def _prepared(
         command=options.command,
         words=in_flags,
     )
+
+
+def _other_files(options: argparse.Namespace) -> Iterator[str]:
+    """What is read beside models and plans, data and code of the user, and is not to be written over."""
+    for name in ("config", "calib", "eval_calib"):
+        path = getattr(options, name, None)
+        if path is not None:
+            yield path
+    code = (getattr(options, "evaluate", None) or "").rpartition(":")[0]
+    if code.endswith(".py"):
+        yield code
 
 
 def _save(report: Report | Inspection | Sweep | Comparison, options: argparse.Namespace) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,7 @@ def gather(
         ModelError: the model does not run on data that stand in.
     """
     samples, plausible, target = _to_fit(proto, session, runtime, calibration, class_scores, reading)
+    samples = replace(samples, notes=tuple(_doubts(calibration, evaluation, samples.kind, reading)))
     if evaluation is None:
         return samples, plausible
     judged = _read(session, evaluation, reading, None)
@@ -106,6 +107,21 @@ def _to_fit(
         for s in (seed, seed + 1)
     )
     return Samples(fit, "made up", fresh), None, None
+
+
+def _doubts(calibration: Any, evaluation: Any, kind: str, reading: Reading) -> Iterator[str]:
+    """Whether what was said of data can have been meant so."""
+    options = reading.images
+    if reading.shapes and calibration is not None:
+        yield "shapes= had no effect: that is for made-up inputs, and data were given"
+    if options is None or not options.stated:
+        return
+    given = [what for what in (calibration, evaluation) if what is not None]
+    if kind == "made up" or (given and not any(map(holds_images, given))):
+        names = ", ".join(f"{name}=" for name in options.stated)
+        yield f"{names} had no effect: no images were read, and arrays are taken as they are"
+    elif options.doubt is not None:
+        yield options.doubt
 
 
 def _undeclared(what: Any, reading: Reading) -> bool:

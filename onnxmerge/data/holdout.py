@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
 
 from onnxmerge.data.dataset import Dataset
 
@@ -25,6 +30,7 @@ class Samples:
             what was put aside; None: a part of ``fit`` will be.
         evaluation_given: whether the user gave them.
         evaluation_fitted: whether they are the same that are fitted.
+        notes: what a user should know of how they were read.
     """
 
     fit: Dataset
@@ -32,6 +38,7 @@ class Samples:
     evaluation: Dataset | None = None
     evaluation_given: bool = False
     evaluation_fitted: bool = False
+    notes: tuple[str, ...] = ()
 
 
 # By the kind of the data, what is measured on samples that were put aside before anything began.
@@ -50,12 +57,14 @@ class Holdout:
             asked for), ``photographs`` (those shipped with the package) or ``made up``. The last two stand
             in for real data.
         choosing: what a search compares candidates on.
+        learns: whether anything is fitted to the values of ``fit``.
     """
 
     fit: Dataset
     judged: Dataset
     basis: str
     choosing: Dataset | None = None
+    learns: bool = False
 
     @staticmethod
     def of(samples: Samples, seed: int, *, fits: bool, share: tuple[float, int, float] = JUDGED) -> Holdout:
@@ -70,11 +79,11 @@ class Holdout:
             basis = "evaluation" if samples.evaluation_given else _BASES[samples.kind]
             if samples.evaluation_fitted and fits:
                 basis = "fit"
-            return Holdout(data, samples.evaluation, basis)
+            return Holdout(data, samples.evaluation, basis, learns=fits)
         if not fits:
             return Holdout(data, data, "calibration")
         fit, held_out = data.split(*share, seed=seed)
-        return Holdout(fit, held_out, "fit" if held_out is fit else "held out")
+        return Holdout(fit, held_out, "fit" if held_out is fit else "held out", learns=True)
 
     def for_search(self, seed: int) -> Holdout:
         """The same with a part of what is fitted set aside, to choose among candidates by.
@@ -86,7 +95,36 @@ class Holdout:
         judged = fit if self.basis == "calibration" else self.judged
         return replace(self, fit=fit, choosing=choosing, judged=judged)
 
+    @cached_property
+    def repeated(self) -> int:
+        """How many samples that judge have the values of others that were fitted, or chose."""
+        if not self.learns or self.basis not in ("held out", "evaluation"):
+            return 0
+        # Every convention of a mixture has the same samples.
+        judged = list(_marks(self.judged.parts()[0]))
+        used = {mark for data in (self.fit, self.choosing) if data is not None for mark in _marks(data)}
+        return sum(mark in used for mark in judged)
+
     @property
     def stands_in(self) -> bool:
         """Whether the change is measured on anything but data of the model's own kind."""
         return self.basis in ("photographs", "made up")
+
+
+def _marks(data: Dataset) -> Iterator[bytes]:
+    """A digest of the values of every sample; of ready-made feeds, of every feed."""
+    for feed in data.feeds():
+        own = {name: values for name, values in sorted(feed.items()) if name not in data.shared}
+        if data.ready is not None:
+            yield _digest(list(own.values()))
+        else:
+            yield from map(_digest, zip(*own.values(), strict=True))
+
+
+def _digest(arrays: Sequence[np.ndarray]) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for values in map(np.asarray, arrays):
+        plain = values.astype(np.str_) if values.dtype.hasobject else values
+        digest.update(f"{plain.dtype}{plain.shape}".encode())
+        digest.update(plain.tobytes())
+    return digest.digest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +66,23 @@ class ImageOptions:
     def states_numbers(self) -> bool:
         """Whether anything is said of the numbers that the model expects, and not of sizes alone."""
         return any(value is not None for value in (self.mean, self.std, self.scale, self.order))
+
+    @property
+    def stated(self) -> tuple[str, ...]:
+        """The names of what is stated."""
+        return tuple(f.name for f in fields(self) if getattr(self, f.name) is not None)
+
+    @property
+    def doubt(self) -> str | None:
+        """What to ask where these are most likely numbers for pixels of 0..1; they count for 0..255."""
+        mean, std = (max(map(abs, values), default=0.0) for values in (self.mean or (), self.std or ()))
+        if self.scale is not None or not (0 < std < 1 or (0 < mean <= 1 and std <= 1)):
+            return None
+        most = (255 - mean) / (std or 1)
+        return (
+            f"without scale= pixels are 0..255, and mean= and std= make numbers of up to {most:.0f} of them: "
+            "if they are for pixels of 0..1, give scale= of 0.00392157, too"
+        )
 
     def convention(self, channels: int) -> Convention:
         """The same as a convention for inputs of so many colour channels."""
@@ -173,6 +190,11 @@ def _load(path: Path, frame: _Frame, options: ImageOptions) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as opened:
+                if opened.mode.startswith(("I", "F")):
+                    raise CalibrationError(
+                        f"{path} has grey values of more than 8 bits, which would be cut off at 255: turn "
+                        "your images into 8 bits as the model expects them, or give its inputs as .npy"
+                    )
                 image = opened.convert("RGB" if frame.channels == 3 else "L")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as failure:
         raise CalibrationError(f"{path} is refused: {failure}") from failure

@@ -49,17 +49,38 @@ def _check_shape(array: np.ndarray, info: TensorInfo, where: str, whole: bool) -
     if info.shape is None:
         return
     expected = "[" + ", ".join("?" if d is None else str(d) for d in info.shape) + "]"
+    hint = _hint(array.shape, info.shape)
     if array.ndim != len(info.shape):
-        hint = ": add the batch axis in front" if array.ndim == len(info.shape) - 1 else ""
         raise CalibrationError(
             f"{where} has shape {list(array.shape)}, and the model expects the {len(info.shape)} axes "
             f"{expected}{hint}"
         )
-    pairs = list(zip(array.shape, info.shape, strict=True))
-    if any(isinstance(want, int) and have != want for have, want in (pairs if whole else pairs[1:])):
-        raise CalibrationError(f"{where} has shape {list(array.shape)}, and the model expects {expected}")
+    if not (_fits(array.shape, info.shape) if whole else _fits(array.shape[1:], info.shape[1:])):
+        raise CalibrationError(
+            f"{where} has shape {list(array.shape)}, and the model expects {expected}{hint}"
+        )
     if array.size == 0:
         raise CalibrationError(f"{where} is empty: its shape is {list(array.shape)}")
+
+
+def _fits(shape: Sequence[int], wanted: Sequence[int | str | None]) -> bool:
+    return len(shape) == len(wanted) and all(
+        have == want or not isinstance(want, int) for have, want in zip(shape, wanted, strict=True)
+    )
+
+
+def _hint(shape: tuple[int, ...], wanted: Sequence[int | str | None]) -> str:
+    """What may have gone wrong where an array does not fit."""
+    if _fits(shape, wanted[1:]):
+        return ": add the batch axis in front"
+    for place in [i for i, want in enumerate(wanted) if want == 1 and i > 0]:
+        rest = [want for i, want in enumerate(wanted) if i != place]
+        if _fits(shape[1:], rest[1:]) and len(shape) == len(rest):
+            return f": np.expand_dims(array, {place}) adds the axis that is missing"
+    for order, are in (((0, 3, 1, 2), "last"), ((0, 2, 3, 1), "first")):
+        if len(shape) == len(wanted) == 4 and _fits([shape[i] for i in order[1:]], wanted[1:]):
+            return f": its channels are {are}, array.transpose{order} moves them"
+    return ""
 
 
 def _cast(array: np.ndarray, dtype: np.dtype, where: str) -> np.ndarray:

@@ -42,8 +42,13 @@ def read_calibration(
     """
     inputs = tuple(session_inputs)
     options = images or ImageOptions()
+    if isinstance(what, str) and not what.strip():
+        raise CalibrationError("the path of the data is empty: was a variable of the shell not set?")
     if isinstance(what, str | os.PathLike):
-        data = _from_path(Path(what), inputs, options, samples, seed, run)
+        try:
+            data = _from_path(Path(what), inputs, options, samples, seed, run)
+        except OSError as error:
+            raise CalibrationError(f"cannot read {what}: {error.strerror or error}") from error
     elif isinstance(what, Dataset):
         # Checked against these inputs as anything else is: it may have been made for another model.
         given = what.arrays if what.ready is None else list(what.ready)
@@ -70,8 +75,11 @@ def holds_images(what: Any) -> bool:
     if not isinstance(what, str | os.PathLike):
         return False
     path = Path(what)
-    if path.is_dir():
-        return not _array_files(path) and bool(find_images(path))
+    try:
+        if path.is_dir():
+            return not _array_files(path) and bool(find_images(path))
+    except OSError:  # who reads it says so
+        return False
     return path.suffix.lower() in SUFFIXES
 
 
@@ -209,6 +217,7 @@ def _from_arrays(
     shared = _shared(arrays, inputs)
     counts = {len(a) for name, a in arrays.items() if name not in shared}
     if len(counts) > 1:
+        _refuse_unequal(arrays, inputs, shared, source)
         # Inputs such as the nodes and edges of a graph have no axis in common: together they are one feed.
         return Dataset(source, ready=(_fit(arrays, inputs, source, whole=True),))
     data = Dataset(source, arrays=arrays, batch=batch, shared=shared)
@@ -217,6 +226,20 @@ def _from_arrays(
     assert data.arrays is not None
     arrays = {name: np.asarray(values) for name, values in data.arrays.items()}
     return Dataset(source, arrays=_fit(arrays, inputs, source), batch=batch, shared=shared)
+
+
+def _refuse_unequal(
+    arrays: Mapping[str, np.ndarray], inputs: Sequence[TensorInfo], shared: frozenset[str], source: str
+) -> None:
+    """Raise CalibrationError where inputs differ in a number of samples that the model gives one name."""
+    for name in dict.fromkeys(info.shape[0] for info in inputs if info.shape and info.name not in shared):
+        together = [info.name for info in inputs if info.shape and info.shape[0] == name]
+        if isinstance(name, str) and len({len(arrays[one]) for one in together}) > 1:
+            counts = ", ".join(f"{one} {len(arrays[one])}" for one in together)
+            raise CalibrationError(
+                f"{source}: the inputs have different numbers of samples ({counts}), and are as many in the "
+                f"model ({name!r}): give every input an entry per sample"
+            )
 
 
 def _shared(arrays: Mapping[str, np.ndarray], inputs: Sequence[TensorInfo]) -> frozenset[str]:

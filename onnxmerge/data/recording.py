@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
-from onnxmerge.arguments import whole
+from onnxmerge.arguments import refused, whole
 from onnxmerge.errors import OutputError, UsageError
 
 
@@ -56,12 +56,16 @@ def record(
         seed: of the choice.
 
     Raises:
-        UsageError: ``path`` is a file, or limits that are no numbers.
+        UsageError: ``session`` is none, ``path`` is a file, or limits that are no numbers.
         OutputError: the folder cannot be made or written into.
     """
+    if not all(callable(getattr(session, name, None)) for name in ("run", "get_inputs")):
+        raise refused(
+            "session", "an onnxruntime.InferenceSession, or what has its run and get_inputs", session
+        )
     folder = Path(path)
     limits = whole("limit", limit, 1), whole("most_bytes", most_bytes, 1)
-    if folder.exists() and not folder.is_dir():
+    if os.path.exists(folder) and not os.path.isdir(folder):
         raise UsageError(f"{folder} is a file: a recording is a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)

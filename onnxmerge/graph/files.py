@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError, Message
 from onnx.external_data_helper import uses_external_data
 
 from onnxmerge import limits
-from onnxmerge.errors import ModelError
+from onnxmerge.errors import ModelError, UsageError
 from onnxmerge.graph import external_weights, wire_format
 from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.graph.output import measured, serialize
@@ -37,6 +37,7 @@ class LoadedModel:
         bytes: size on disk, external data included.
         self_contained: whether one file holds everything.
         scratch: where weights may be put; None for small models, which are in memory.
+        beside: the files of its external data.
     """
 
     proto: onnx.ModelProto
@@ -45,6 +46,7 @@ class LoadedModel:
     sha256: str
     self_contained: bool = True
     scratch: Scratch | None = None
+    beside: frozenset[Path] = frozenset()
 
     @property
     def large(self) -> bool:
@@ -71,9 +73,15 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto) -> LoadedModel:
     Raises:
         ModelError: the file is missing, is no ONNX file, or its external data is missing,
             truncated or outside of the model's folder.
+        UsageError: what is given is neither a path nor a model.
     """
     if isinstance(model, onnx.ModelProto):
         return _given(model)
+    if not isinstance(model, str | os.PathLike):
+        raise UsageError(
+            f"a model is a path or an onnx.ModelProto, not {type(model).__name__} "
+            "(onnx.load_from_string makes one of bytes)"
+        )
     path = Path(model)
     places: dict[str, tuple[int, int]] = {}
     digest = hashlib.sha256()
@@ -107,7 +115,8 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto) -> LoadedModel:
     for place in outside:
         _attach(place, path, digest, scratch if id(place.tensor) in big else None)
     _open_lengths(proto.graph)
-    return LoadedModel(proto, path, total, digest.hexdigest(), not outside, scratch)
+    beside = frozenset(place.file for place in outside)
+    return LoadedModel(proto, path, total, digest.hexdigest(), not outside, scratch, beside)
 
 
 def _given(model: onnx.ModelProto) -> LoadedModel:

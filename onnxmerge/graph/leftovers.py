@@ -66,7 +66,7 @@ def new_folder() -> tuple[Path, int | None]:
 def remove_folders() -> None:
     """Remove the temporary folders of killed processes; what cannot be removed stays, without a word."""
     for folder in _entries(Path(tempfile.gettempdir()), FOLDER_PREFIX, ""):
-        if folder.is_dir() and not folder.is_symlink() and (folder / _MARK).exists():
+        if folder.is_dir() and not folder.is_symlink() and os.path.exists(folder / _MARK):
             _remove_unlocked(folder)
 
 

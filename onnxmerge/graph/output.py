@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -39,16 +40,18 @@ def check_output(source: Path | None, target: Path, *, clobber: bool) -> None:
 
     Raises:
         UsageError: the output is the input (also through links), or exists and may not be replaced.
-        OutputError: the folder does not exist or is not writable.
+        OutputError: the folder does not exist or is not writable, or the target is no regular file.
     """
     if source is not None and same_file(source, target):
-        raise UsageError(f"the output {target} is the input file; name another file")
-    if target.exists() and not clobber:
+        raise UsageError(f"the output {target} is an input file; name another file")
+    # Unlike those of Path, these say False, and do not raise, where a folder may not be looked into.
+    if os.path.exists(target) and not clobber:
         raise UsageError(f"{target} exists and --no-clobber was given; name another file")
-    if target.is_dir():
+    if os.path.isdir(target):
         raise OutputError(f"{target} is a folder; name a file")
+    _refuse_special(target)
     folder = target.parent
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise OutputError(f"cannot write {target}: the folder {folder} does not exist")
     if not os.access(folder, os.W_OK):
         raise OutputError(f"cannot write {target}: no permission to write into {folder}")
@@ -56,7 +59,12 @@ def check_output(source: Path | None, target: Path, *, clobber: bool) -> None:
 
 @contextmanager
 def atomic_write(target: Path) -> Iterator[Path]:
-    """A temporary path beside ``target`` that replaces it when the block ends without an error."""
+    """A temporary path beside ``target`` that replaces it when the block ends without an error.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    _refuse_special(target)
     leftovers.remove_parts(target)
     try:
         part, lock = _new_part(target)
@@ -72,6 +80,19 @@ def atomic_write(target: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
         if lock is not None:
             os.close(lock)
+
+
+def _refuse_special(target: Path) -> None:
+    """Refuse devices and pipes: what is written is renamed, and a file would be in the place of /dev/null."""
+    try:
+        mode = target.stat().st_mode
+    except OSError:  # most often it is not there; what else is wrong shows where it is written
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OutputError(
+            f"cannot write {target}: it is a device or a pipe, which a file would replace; name a file "
+            "(on the command line - is standard output, and --json prints the report there)"
+        )
 
 
 def _new_part(target: Path) -> tuple[Path, int | None]:

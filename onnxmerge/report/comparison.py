@@ -10,7 +10,7 @@ from typing import Any
 from onnxmerge.arguments import number
 from onnxmerge.data.generic import Plausible
 from onnxmerge.data.holdout import Holdout
-from onnxmerge.errors import LatencyExceeded, ToleranceExceeded
+from onnxmerge.errors import LatencyExceeded, ToleranceExceeded, UsageError
 from onnxmerge.progress import Clock
 from onnxmerge.report.describe import parity_facts, seconds_of
 from onnxmerge.report.document import SCHEMA_VERSION, Document
@@ -60,7 +60,7 @@ class Comparison(Document):
         Raises:
             ToleranceExceeded: the answers change more.
             LatencyExceeded: they do not, but the second model takes longer.
-            UsageError: limits that are no numbers of at least 0.
+            UsageError: limits that are no numbers of at least 0, or a change that there cannot be.
         """
         change, ratio = self.parity.change, self.latency.ratio
         slow = None
@@ -70,6 +70,12 @@ class Comparison(Document):
                 slow = f"one run takes {ratio:.2f} of the first model's time, above the {most:.4g} allowed"
         if max_change is not None:
             most = number("max_change", max_change, "a number of at least 0", lambda v: v >= 0)
+            if 1 < most <= 100 and all(output.kind != "values" for output in self.parity.outputs):
+                # A gate that nothing could fail is no gate; larger numbers stand for none.
+                raise UsageError(
+                    f"max_change= is a share, and nothing here can change by more than 1: {most:.4g}% is "
+                    f"{most / 100:.4g}"
+                )
             if not change <= most:
                 found = f"{change:.4g}" if isfinite(change) else "beyond all numbers"
                 raise ToleranceExceeded(

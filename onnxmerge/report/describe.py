@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 from onnxmerge.data.holdout import Holdout
@@ -89,9 +89,16 @@ def _not_analysed(study: Study) -> tuple[str, ...]:
 
 
 def describe_sweep(
-    study: Study, holdout: Holdout, points: Sequence[tuple[Decision, Proof, Recovered | None]]
+    study: Study,
+    holdout: Holdout,
+    points: Sequence[tuple[Decision, Proof, Recovered | None]],
+    beyond: Mapping[float, Exception],
 ) -> Sweep:
-    """The trade-off curve: one entry per budget."""
+    """The trade-off curve: one entry per budget.
+
+    Args:
+        beyond: the shares that cannot be reached, and why.
+    """
     return Sweep(
         schema_version=SCHEMA_VERSION,
         input=_input(study),
@@ -102,7 +109,7 @@ def describe_sweep(
         source=measured_on(points[0][1].parity, holdout) if points else study.samples.fit.source,
         stand_in=holdout.stands_in,
         config=study.options,
-        warnings=_of_sweep(study, points),
+        warnings=(*_of_sweep(study, points), *_left_out(beyond)),
         seconds=seconds_of(study.clock),
     )
 
@@ -116,6 +123,13 @@ def _judged(points: Sequence[tuple[Decision, Proof, Recovered | None]]) -> str:
 def _of_sweep(study: Study, points: Sequence[tuple[Decision, Proof, Recovered | None]]) -> tuple[str, ...]:
     notes = [note for _, proof, _ in points for note in proof.parity.notes]
     return tuple(dict.fromkeys([*study.source.warnings, *notes, *of_data(study), *of_own_measure(study)]))
+
+
+def _left_out(beyond: Mapping[float, Exception]) -> Iterator[str]:
+    """What a curve does not show."""
+    if beyond:
+        shares = ", ".join(f"{share:.4g}" for share in beyond)
+        yield f"left out, for it cannot be reached: {shares} ({next(iter(beyond.values()))})"
 
 
 def _input(study: Study) -> ModelFacts:
@@ -160,6 +174,7 @@ def parity_facts(parity: Parity, holdout: Holdout) -> ParityFacts:
         samples=parity.samples,
         source=parity.source,
         basis=holdout.basis,
+        repeated=holdout.repeated,
         stand_in=holdout.stands_in,
         convention=parity.convention,
         conventions=tuple(

@@ -95,6 +95,7 @@ class ParityFacts:
         change: that of the output that changes most.
         change_upper_90: its upper 90% confidence bound.
         basis: what it was measured on, see ``data.holdout.Holdout``.
+        repeated: how many of these samples have the values of others that were fitted.
         stand_in: whether that is anything but data of the model's own kind.
         conventions: the figures under each input convention, where several are plausible.
     """
@@ -107,6 +108,7 @@ class ParityFacts:
     samples: int
     source: str
     basis: str
+    repeated: int
     stand_in: bool
     convention: str | None
     conventions: tuple[ConventionParity, ...]

@@ -152,9 +152,10 @@ def measured_on(parity: Parity, holdout: Holdout) -> str:
     count = f"{parity.samples} samples"
     match holdout.basis:
         case "held out":
-            found = f"{count} of {parity.source} that were held out: nothing was fitted to them"
+            found = f"{count} of {parity.source} that were held out"
+            found += _repeated(holdout) or ": nothing was fitted to them"
         case "evaluation":
-            found = f"{count} of {parity.source}, given to measure on"
+            found = f"{count} of {parity.source}, given to measure on{_repeated(holdout)}"
         case "compared":
             found = f"{count} of {parity.source}; whether a model was fitted to them is not known here"
         case "calibration":
@@ -169,6 +170,13 @@ def measured_on(parity: Parity, holdout: Holdout) -> str:
         several = len(parity.others) + 1
         return f"{found}, under the worst of the {several} plausible input conventions ({parity.convention})"
     return f"{found}, under the convention {parity.convention}" if parity.convention else found
+
+
+def _repeated(holdout: Holdout) -> str:
+    """That some of the samples that judge were fitted all the same; nothing where none were."""
+    if not holdout.repeated:
+        return ""
+    return f", of which {holdout.repeated} have the same values as samples that were fitted, which flatters"
 
 
 def time_taken(latency: Latency, other: str) -> str:

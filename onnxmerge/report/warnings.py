@@ -48,6 +48,7 @@ def warnings_of(study: Study, decision: Decision, proof: Proof) -> Iterator[str]
 def of_data(study: Study) -> Iterator[str]:
     """What is to be known of the data that a run was made with."""
     found = study.plausible
+    yield from study.samples.notes
     if study.samples.kind != "given":
         yield (
             f"no data was given: {study.samples.fit.source} were used; a change measured on them proves "
@@ -87,7 +88,10 @@ def of_own_measure(study: Study) -> Iterator[str]:
 
 
 def _of_measuring(study: Study, decision: Decision, proof: Proof) -> Iterator[str]:
-    change = proof.parity.change
+    change, allowed = proof.parity.change, study.config.tolerance
+    if allowed is not None and allowed > 1:
+        percent = f"{allowed:.4g}% is {allowed / 100:.4g}"
+        yield f"tolerance= is a share: {allowed:.4g} allows a change of {allowed:.0%}; {percent}"
     if study.own is not None and study.searches_by_score and proof.score is not None:
         drop = study.own.drop(proof.score)
         if drop > study.tolerance:
@@ -177,7 +181,7 @@ def _of_sessions(latency: Latency) -> str:
 def _in_words(shortfall: Shortfall, align: int | str) -> str:
     what = {"macs": "multiplications", "params": "parameters"}[shortfall.kind]
     why = "" if align == "auto" else f"; widths are multiples of {align}, as align asks for"
-    return (
-        f"{shortfall.kept:.4g} of the {what} are kept where {shortfall.asked:.4g} were asked for: the next "
-        f"wider step of '{shortfall.group}' would keep {shortfall.wider:.4g}{why}"
-    )
+    said = f"{shortfall.kept:.4g} of the {what} are kept where {shortfall.asked:.4g} were asked for: "
+    if shortfall.group is None:
+        return f"{said}some layers left altogether, and all others are as wide as they were{why}"
+    return f"{said}the next wider step of '{shortfall.group}' would keep {shortfall.wider:.4g}{why}"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from onnxmerge.errors import ModelError
 from onnxmerge.validation.judgement import Judgement
 from onnxmerge.validation.kinds import KINDS, Found, Numbers, Tally
+from onnxmerge.validation.kinds.protocol import percent
 
 Outputs = Mapping[str, Any]
 Kinds = Mapping[str, Judgement | str]
@@ -113,7 +115,8 @@ class Parity:
             return ""
         # Outputs that are read together change together.
         together = all(one.found is worst.found for one in self.outputs)
-        return worst.said("" if together else f" of output '{worst.name}'")
+        said = worst.said("" if together else f" of output '{worst.name}'")
+        return said[:1].upper() + said[1:]
 
     @property
     def clause(self) -> str:
@@ -165,6 +168,16 @@ class _Compared:
         self.tally.add([x for x, _ in pairs], [y for _, y in pairs], rows)
         return None
 
+    def unknown(self) -> Iterator[str]:
+        """What to know of numbers that the reference does not give."""
+        for name, numbers in self.numbers.items():
+            if numbers.unknown:
+                share = percent(numbers.unknown / numbers.count)
+                yield (
+                    f"the original answers NaN in {share} of output {name!r}; where both answer it, that "
+                    "counts as no change"
+                )
+
     def results(self, words: Mapping[str, str]) -> list[OutputParity]:
         """The comparison of every output; where its kind found nothing to judge, its numbers are judged."""
         together, results = self.tally.found(), []
@@ -186,6 +199,16 @@ class _Compared:
         return results
 
 
+def _refuse_unanswered(compared: Iterable[_Compared], source: str) -> None:
+    """Raise ModelError where the reference gives no number at all: NaN beside NaN would be no change."""
+    counted = [numbers for one in compared for numbers in one.numbers.values() if numbers.count]
+    if counted and all(numbers.unknown == numbers.count for numbers in counted):
+        raise ModelError(
+            f"the model answers nothing but NaN to {source}, so there is nothing to hold others to: look "
+            "at the inputs (their range), the weights, and float16, which overflows"
+        )
+
+
 def collect(triples: Iterable[tuple[Outputs, Outputs, int]], kinds: Kinds, source: str) -> Parity:
     """The comparison of (reference outputs, candidate outputs, samples) of every feed."""
     judgements = {n: Judgement(KINDS[kind]()) if isinstance(kind, str) else kind for n, kind in kinds.items()}
@@ -201,6 +224,7 @@ def collect(triples: Iterable[tuple[Outputs, Outputs, int]], kinds: Kinds, sourc
             if unread is not None:
                 note = f"the output {unread!r} holds no numbers and was not compared"
                 notes |= dict.fromkeys(one.names, note)
+    _refuse_unanswered(compared.values(), source)
     words = {name: judged.words for name, judged in judgements.items()}
     found = {o.name: o for one in compared.values() for o in one.results(words) if o.name not in notes}
     outputs = tuple(found[name] for name in judgements if name in found)
@@ -210,6 +234,7 @@ def collect(triples: Iterable[tuple[Outputs, Outputs, int]], kinds: Kinds, sourc
         if o.agreement is not None and o.kind != "values" and judgements[o.name].how.of_classes
     ]
     said = [note for o in outputs for note in o.found.notes]
+    said += [note for one in compared.values() for note in one.unknown()]
     return Parity(
         relative_error=max((o.relative_error for o in outputs if o.relative_error is not None), default=0.0),
         max_abs_error=max((o.max_abs_error for o in outputs if o.max_abs_error is not None), default=0.0),

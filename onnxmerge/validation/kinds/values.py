@@ -47,14 +47,18 @@ class Unjudged:
 
 @dataclass(eq=False)
 class Numbers:
-    """How the numbers of one output differ, whatever its kind."""
+    """How the numbers of one output differ, whatever its kind; NaN beside NaN is no difference."""
 
     squares: list[np.ndarray] = field(default_factory=list)  # [rows, 2]: squared difference and reference
     largest: float = 0.0
+    count: int = 0  # of the reference, and how many of them are NaN
+    unknown: int = 0
 
     def add(self, before: np.ndarray, after: np.ndarray, rows: int) -> None:
         """Count one feed."""
         rows = samples_of(before, rows)
+        self.count += before.size
+        self.unknown += int(np.isnan(before).sum()) if before.dtype.kind == "f" else 0
         if before.shape != after.shape:
             self.squares.append(np.array([[math.inf, 1.0]] * rows))
             self.largest = math.inf
@@ -72,6 +76,9 @@ class Numbers:
         """The finding where the numbers are judged."""
         measure = self.relative
         said = f"The numbers{{of}} change by {percent(measure.value)} of their size"
+        if not math.isfinite(measure.value):
+            why = "NaN, infinity or a shape in one model only, or numbers that were all 0"
+            said = f"The numbers{{of}} change beyond all measure ({why})"
         return Found((measure,), said, distance=measure.value)
 
 
