@@ -139,7 +139,8 @@ class Config:
         align: widths are multiples of this where a group is that wide; ``auto``: of what the target
             computes without waste, and of less in narrow groups. A ``ratio`` is never aligned.
         target: ``cpu``, ``cuda`` or ``tensorrt``: what the model is aligned for; ``auto``: the device.
-        samples: most calibration samples used.
+        samples: most calibration samples that are fitted; where more are given, a quarter as many others, or
+            48, judge, and else a part of them.
         patches: rows per layer for least squares, spread over the samples.
         shapes: input shapes for made-up inputs.
         images: how images become numbers; None: as they are for folders, inferred for generic images.

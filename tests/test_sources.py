@@ -358,3 +358,27 @@ def test_a_dataset_is_calibration_data():
     assert [f["image"].shape[-1] for f in ready.feeds()] == [24, 40]
     with pytest.raises(CalibrationError, match="inputs are image"):
         read(LINES, onnxmerge.Dataset("steps of a run", {"x": x}))
+
+
+# --- more than is fitted ---------------------------------------------------------------------------
+
+
+def test_samples_that_are_not_fitted_judge():
+    x = RNG.standard_normal((300, 16)).astype(np.float32)
+    text = """g (float[N,16] x) => (float[N,4] y) <float[16,32] w1, float[32,4] w2> {
+        a = MatMul(x, w1)
+        h = Relu(a)
+        y = MatMul(h, w2) }"""
+    proto, options = model(text), {"macs": 0.6, "threads": 1}
+    found = {
+        (samples, given): onnxmerge.optimize(proto, calibration=x[:given], samples=samples, **options).report
+        for samples, given in ((200, 200), (200, 220), (200, 300), (40, 300))
+    }
+    counted = {key: (r.calibration.samples, r.parity.samples) for key, r in found.items()}
+    assert counted == {
+        (200, 200): (200, 48),
+        (200, 220): (200, 48),
+        (200, 300): (200, 50),
+        (40, 300): (40, 48),
+    }
+    assert {(r.parity.basis, r.parity.repeated) for r in found.values()} == {("held out", 0)}

@@ -252,7 +252,7 @@ def _add_shape(group: Group) -> None:
 
 def _add_data(parser: Parser) -> None:
     data = parser.add_argument_group("data")
-    _add_calibration(data, "use at most N samples (default 512)")
+    _add_calibration(data, "fit to at most N samples (default 512); of more, others judge")
     _add(data, "--patches", "rows per layer for least squares (default 40000)", type=int, metavar="N")
     _add_images(data)
 

@@ -22,6 +22,8 @@ from onnxmerge.runtime import Runtime, Session
 
 # Made-up inputs prove little; more of them would not prove more.
 MADE_UP_SAMPLES = 64
+# Where more was given than is fitted, others judge: a share of how many are fitted, and so many at least.
+_APART = (0.25, 48)
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,11 @@ def gather(
         CalibrationError: the data do not fit the model.
         ModelError: the model does not run on data that stand in.
     """
-    samples, plausible, target = _to_fit(proto, session, runtime, calibration, class_scores, reading)
+    apart = 0
+    if evaluation is None and reading.samples is not None:
+        share, fewest = _APART
+        apart = max(int(share * reading.samples), fewest)
+    samples, plausible, target = _to_fit(proto, session, runtime, calibration, apart, class_scores, reading)
     samples = replace(samples, notes=tuple(_doubts(calibration, evaluation, samples.kind, reading)))
     if evaluation is None:
         return samples, plausible
@@ -80,21 +86,32 @@ def _to_fit(
     session: Session,
     runtime: Runtime,
     calibration: Any,
+    apart: int,
     class_scores: Sequence[str],
     reading: Reading,
 ) -> tuple[Samples, Plausible | None, ImageInput | None]:
-    """What is fitted, the conventions it may follow, and the input that takes its images."""
+    """What is fitted, the conventions it may follow, and the input that takes its images.
+
+    Args:
+        apart: how many samples judge where so many are given beyond those that are fitted.
+    """
     inputs, seed = session.inputs, reading.seed
     if calibration is not None:
-        read = _read(session, calibration, reading, reading.samples)
-        if not _undeclared(calibration, reading):
-            return Samples(read, "given"), None, None
-        known = conventions_of(proto, inputs, runtime, reading.images, seed, class_scores)
+        most = None if reading.samples is None else reading.samples + apart
+        read = _read(session, calibration, reading, most)
+        enough = most is not None and apart > 0 and len(read) >= most
+        if not enough and reading.samples is not None:
+            read = read.take(reading.samples, seed)
+        share = (0.0, apart, 1.0) if enough else JUDGED
+        known = None
+        if _undeclared(calibration, reading):
+            known = conventions_of(proto, inputs, runtime, reading.images, seed, class_scores)
         if known is None:
-            return Samples(read, "given"), None, None
+            fit, held_out = read.split(*share, seed=seed) if enough else (read, None)
+            return Samples(fit, "given", None if held_out is fit else held_out), None, None
         plausible, target = known
-        fit, held_out = under_conventions(read, target, plausible, JUDGED, seed)
-        return Samples(fit, "given", held_out), plausible, target
+        mixed, held_out = under_conventions(read, target, plausible, share, seed)
+        return Samples(mixed, "given", held_out), plausible, target
     if reading.generic:
         most = MADE_UP_SAMPLES if reading.samples is None else reading.samples
         options = (reading.images, most, seed, reading.shapes, class_scores)
