@@ -182,7 +182,7 @@ def _gathered(
     """The data; ``most`` bounds the samples of those that were given."""
     # Of what stands in, only what would judge a run is used, and that has its own size.
     count = MADE_UP_SAMPLES if calibration is None else most
-    reading = Reading(config.images, count, config.shapes, config.seed)
+    reading = Reading(config.images, count, config.shapes, config.seed, apart=False)
     # Folders of images may have to be read under several conventions; then all of them are to judge.
     again = calibration if holds_images(calibration) else None
     loaded, session = reference.loaded, reference.session

@@ -36,6 +36,7 @@ class Reading:
         shapes: input shapes for made-up inputs, by name.
         seed: of the choice of samples and of made-up values.
         generic: whether generic photographs may stand in for data that were not given.
+        apart: whether of more than ``samples`` others judge.
     """
 
     images: ImageOptions | None = None
@@ -43,6 +44,7 @@ class Reading:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     seed: int = 0
     generic: bool = True
+    apart: bool = True
 
 
 def gather(
@@ -67,7 +69,7 @@ def gather(
         ModelError: the model does not run on data that stand in.
     """
     apart = 0
-    if evaluation is None and reading.samples is not None:
+    if reading.apart and evaluation is None and reading.samples is not None:
         share, fewest = _APART
         apart = max(int(share * reading.samples), fewest)
     samples, plausible, target = _to_fit(proto, session, runtime, calibration, apart, class_scores, reading)
