@@ -16,7 +16,7 @@ import onnxmerge
 from onnxmerge import recovery
 from onnxmerge.cli import main
 from onnxmerge.config import Config, Recovery
-from onnxmerge.errors import UsageError
+from onnxmerge.errors import ModelError, UsageError
 from onnxmerge.pipeline import analysed
 from onnxmerge.progress import Clock
 
@@ -140,3 +140,13 @@ def test_a_sweep_shows_both_curves():
     report = onnxmerge.sweep(DIGITS, steps=(0.6, 0.4), recover=20, **options)
     assert all(point.recovered_change is not None for point in report.points)
     assert report.points[-1].recovered_change <= report.points[-1].change
+
+
+def test_weights_of_other_types_are_refused_before_the_work():
+    text = "g (double[N,8] x) => (double[N,4] y) <double[8,4] w> { y = MatMul(x, w) }"
+    seen = []
+    with pytest.raises(ModelError, match="no weights of float32, and weights of other types are not trained"):
+        onnxmerge.optimize(
+            support.model(text), macs=0.5, recover=5, threads=1, progress=lambda stage, *_: seen.append(stage)
+        )
+    assert "statistics" not in seen

@@ -82,8 +82,12 @@ _ENDED = {
 
 
 def ensure_covered(teacher: onnx.ModelProto) -> None:
-    """Raise ModelError where a model has operators that cannot be executed here, and so not be taught."""
-    OnnxModule(teacher)
+    """Raise ModelError where a model cannot be taught: operators cannot be executed, or weights not trained."""
+    if next(OnnxModule(teacher).parameters(), None) is None:
+        raise ModelError(
+            "the model cannot be taught: it has no weights of float32, and weights of other types are not "
+            "trained: leave recover= out, or give the model in float32"
+        )
 
 
 @dataclass(frozen=True, eq=False)
