@@ -82,8 +82,13 @@ def test_stored_tensors_that_are_inputs_too(version: int):
 
 def test_tensors_that_no_node_of_the_main_graph_uses():
     proto = support.model(TEXT)
-    proto.graph.initializer.append(numpy_helper.from_array(np.ones(3, np.float32), "of_a_branch"))
-    assert "of_a_branch" in [tensor.name for tensor in round_trip(proto).graph.initializer]
+    stored = ("of_nobody", "of_a_default", "of_an_annotation")
+    proto.graph.initializer.extend(numpy_helper.from_array(np.ones(3, np.float32), name) for name in stored)
+    proto.graph.input.append(helper.make_tensor_value_info("of_a_default", TensorProto.FLOAT, [3]))
+    annotation = proto.graph.quantization_annotation.add(tensor_name="w")
+    annotation.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="of_an_annotation")
+    kept = [tensor.name for tensor in round_trip(proto).graph.initializer]
+    assert kept == ["w", "v", "of_a_default", "of_an_annotation"]
 
 
 def test_domains_of_new_operators_are_imported():

@@ -8,6 +8,8 @@ original when the graph is exported, so that a file keeps whatever was not chang
 * the signature: types of inputs and outputs, names of lengths, stored tensors that are inputs too;
 * stated types and shapes of tensors between;
 * stored tensors that only subgraphs use, sparse ones, and weights that stay in files.
+
+Stored tensors that nothing uses are left out.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxmerge.graph import external_weights
+from onnxmerge.graph.extract import reads
 
 G_LOGGER.severity = G_LOGGER.ERROR
 
@@ -164,9 +167,14 @@ def _export_constants(
             dense.append(external_weights.tensor_of(tensor.name, tensor._values))
         else:
             dense.append(OnnxExporter.export_tensor_proto(tensor))
-    # What no node of the main graph ever used belongs to a subgraph, or is an output itself.
+    # What no node of the main graph ever used stays where a subgraph reads it, or it is a part of the signature.
     used = {name for node in source.node for name in node.input} | tensors.keys()
-    dense += [tensor for tensor in source.initializer if tensor.name not in used]
+    wanted = {name for node in source.node for name in reads(node)}
+    wanted |= {value.name for value in (*source.input, *source.output)}
+    wanted |= {
+        pair.value for one in source.quantization_annotation for pair in one.quant_parameter_tensor_names
+    }
+    dense += [tensor for tensor in source.initializer if tensor.name in wanted - used]
     return dense, sparse
 
 

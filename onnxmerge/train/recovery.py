@@ -38,6 +38,7 @@ from torch import Tensor
 
 from onnxmerge.config import Recovery
 from onnxmerge.data import Dataset
+from onnxmerge.errors import ModelError
 from onnxmerge.train.bound import Bound, Progress
 from onnxmerge.train.descent import Descent, Weights
 from onnxmerge.train.executor import OnnxModule
