@@ -167,7 +167,7 @@ def _export_constants(
             dense.append(external_weights.tensor_of(tensor.name, tensor._values))
         else:
             dense.append(OnnxExporter.export_tensor_proto(tensor))
-    # What no node of the main graph ever used stays where a subgraph reads it, or it is a part of the signature.
+    # What no node of the main graph ever used stays where a subgraph reads it, or as a part of the signature.
     used = {name for node in source.node for name in node.input} | tensors.keys()
     wanted = {name for node in source.node for name in reads(node)}
     wanted |= {value.name for value in (*source.input, *source.output)}

@@ -83,7 +83,7 @@ _ENDED = {
 
 
 def ensure_covered(teacher: onnx.ModelProto) -> None:
-    """Raise ModelError where a model cannot be taught: operators cannot be executed, or weights not trained."""
+    """Raise ModelError where a model cannot be taught: operators or types of weights are not covered."""
     if next(OnnxModule(teacher).parameters(), None) is None:
         raise ModelError(
             "the model cannot be taught: it has no weights of float32, and weights of other types are not "
