@@ -35,6 +35,7 @@ BUDGETS: dict[str, Sequence[str]] = {
     "macs 0.5": ("--macs", "0.5", "--calib", "{calib}"),
     "macs 0.7, no data": ("--macs", "0.7"),
     "latency 0.85, recovery": ("--latency", "0.85", "--calib", "{calib}", "--recover", "3m"),
+    "latency 0.85, 10 minutes of recovery": ("--latency", "0.85", "--calib", "{calib}", "--recover", "10m"),
 }
 JUDGED = 300
 # Recorded and judged cases are drawn with these seeds.
