@@ -130,7 +130,7 @@ def _inputs(row: Row, bench: Bench, draw: int, args: argparse.Namespace) -> tupl
 
 
 def _facts(found: Recovered) -> dict[str, object]:
-    names = ("taken", "error_before", "error_after", "steps", "learning_rate", "stopped", "trials")
+    names = ("taken", "error_before", "error_after", "steps", "batch", "learning_rate", "stopped", "trials")
     return {name: getattr(found, name) for name in names}
 
 
@@ -146,6 +146,8 @@ class Other:
         return Path(self.path).stem
 
 
+# Samples in a step of runs that do not say it.
+_BATCH = 32
 # Of the photographs that they are given: some are large.
 SAMPLES = 96
 OTHERS = (
@@ -278,7 +280,7 @@ def table(runs: list[dict], split: str) -> str:
             f"{row.most:g}" + ("" if np.mean(lost) <= row.most else " (missed)"),
             "" if row.once is None else f"{row.once:g}",
             f"{mean(lambda d: d['minutes']):.1f}",
-            f"{mean(lambda d: d['steps']):.0f}",
+            f"{mean(lambda d: d['steps']):.0f} of {mean(lambda d: d.get('batch', _BATCH)):.0f}",
             f"{mean(lambda d: d['error_before']):.4f} > {mean(lambda d: d['error_after']):.4f}",
             f"{sum(d['taken'] for d in draws)} of {len(draws)}",
             str(len(draws)),
