@@ -475,7 +475,8 @@ def test_external_data_is_read(tmp_path):
     assert all(np.array_equal(values[0][name], values[1][name]) for name in values[0])
 
 
-def test_inspect_shows_groups_and_reasons(tmp_path, capsys):
+def test_inspect_shows_groups_and_reasons(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)  # who runs tests side by side has it set for their children
     report = tmp_path / "r.json"
     assert run("inspect", DIGITS, "--report", report) == 0
     content = json.loads(report.read_text())
@@ -489,7 +490,8 @@ def test_inspect_shows_groups_and_reasons(tmp_path, capsys):
     assert "reach" in printed and "may go" in printed
 
 
-def test_names_with_brackets_and_colons_are_names(out, tmp_path, capsys):
+def test_names_with_brackets_and_colons_are_names(out, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)  # who runs tests side by side has it set for their children
     proto = tabular()
     for node, name in zip(proto.graph.node, ("fc[bold]", "a[/b]:smile:", "[x]"), strict=True):
         node.name = name

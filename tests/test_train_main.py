@@ -57,7 +57,9 @@ def test_a_student_is_taught(pair, tmp_path):
     data = ["--data", str(tmp_path / "x.npy"), "--held-out", str(tmp_path / "unseen.npy")]
     done = run("distill", *files, *data, "--bound", "60", "--batch", "16", "--threads", "1")
     assert done.returncode == 0, done.stderr
-    assert re.fullmatch(r"recovery: held-out error [\d.]+ > [\d.]+, taken \(60 steps, .*\)\n", done.stdout)
+    assert re.fullmatch(
+        r"recovery: held-out error [\d.]+ > [\d.]+, taken \(60 steps of 16, .*\)\n", done.stdout
+    )
     taught, student = (onnx.load(tmp_path / name) for name in ("out.onnx", "student.onnx"))
     unseen = images(64, seed=6).numpy()
     expected = answers(pair[0], unseen)
