@@ -65,13 +65,14 @@ def _origins(
         learned = [x for x in dict.fromkeys(step.inputs) if x in values and values[x].requires_grad]
         handed = operands_that_say_all(step.op, step.inputs)
         parts = [origins.get(x, (x,) if x in fits else ()) for x in handed or learned]
-        if competes(step.op) or (moves_or_selects(step.op) and probabilities.issuperset(learned)):
+        of_probabilities = bool(learned) and probabilities.issuperset(learned)
+        if competes(step.op) or (moves_or_selects(step.op) and of_probabilities):
             probabilities.add(name)
         if handed:
             passes = all(parts) or (name not in fits and any(parts))
         else:
             same = bool(parts) and all(parts) and len(set(parts)) == 1
-            expects = is_contraction(step.op) and probabilities.issuperset(learned)
+            expects = is_contraction(step.op) and of_probabilities
             passes = decoded and same and (recodes(step.op) or expects) and _alike(step, pupils.get(name))
         own = (name,) if name in fits else ()
         origins[name] = tuple(dict.fromkeys(x for part in parts for x in part)) if passes else own
