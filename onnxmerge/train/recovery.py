@@ -49,7 +49,8 @@ from onnxmerge.train.targets import Errors
 # Samples in a step: the largest number of which the time allows so many steps, for few steps teach more of
 # few samples each. Of runs that took as long, 400 steps of 8 and 100 of 32 left a MobileNetV2 at 0.7 of its
 # MACs wrong by 0.264 and 0.277 (0.313 before), and a detector by 0.0147 and 0.0173 (0.0227); 450 of 8 and 150
-# of 32 a ResNet-56 by 0.0272 and 0.0265 (0.0413). One run each, on held-out inputs.
+# of 32 a ResNet-56 by 0.0272 and 0.0265 (0.0413). One run each, on held-out inputs; one of two longer ones
+# went the other way (tools/results/recovery.md).
 _BATCHES, _ENOUGH_STEPS = (32, 16, 8), 400
 # The rates that are tried, in this order, until one is not much worse than the next.
 _RATES = (0.03, 0.01, 0.003, 0.001)
