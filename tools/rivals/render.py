@@ -30,6 +30,8 @@ others used, so the second digit of a ratio is uncertain). Asked for are {shares
   ("global") l1 was left out.
 - In the picture the line of others is the best of their ways at every point, chosen by the same test
   images: that flatters them. Where a tool declines, the cell is its reason.
+- On pfld-106-lite at 0.7 of the multiplications onnxsim's pooled Wanda with l2 is level with onnxmerge and
+  takes half of its time: widths chosen by multiplications alone leave time lying there.
 
 {missing}`python tools/rivals run --shared FOLDER --out tools/results/rivals.jsonl`, then `python tools/rivals
 table tools/results/rivals.jsonl`, which writes this page.
