@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import cached_property
@@ -20,13 +21,13 @@ def is_page(path: str | Path) -> bool:
     return Path(path).suffix.lower() in (".html", ".htm")
 
 
-class Document:
+class Document(ABC):
     """Frozen values that are written as JSON or as a page; ``document["key"]`` reads the JSON's top level."""
 
     @property
+    @abstractmethod
     def sentences(self) -> tuple[str, ...]:
         """What a person wants to know first."""
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         # All values are pages long, and pictures are among them.
