@@ -12,7 +12,7 @@ import onnx
 
 from onnxmerge.data.dataset import Dataset
 from onnxmerge.data.generic import Plausible, conventions_of, generic_dataset, under_conventions, under_each
-from onnxmerge.data.holdout import JUDGED, Samples
+from onnxmerge.data.holdout import APART, JUDGED, Samples
 from onnxmerge.data.image_inputs import ImageInput
 from onnxmerge.data.images import ImageOptions
 from onnxmerge.data.readers import holds_images, read_calibration
@@ -22,8 +22,6 @@ from onnxmerge.runtime import Runtime, Session
 
 # Made-up inputs prove little; more of them would not prove more.
 MADE_UP_SAMPLES = 64
-# Where more was given than is fitted, others judge: a share of how many are fitted, and so many at least.
-_APART = (0.25, 48)
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,14 @@ class Reading:
     seed: int = 0
     generic: bool = True
     apart: bool = True
+
+    @property
+    def spare(self) -> int:
+        """How many samples judge where so many are given beyond those that are fitted; 0: none do."""
+        if not self.apart or self.samples is None:
+            return 0
+        share, fewest = APART
+        return max(int(share * self.samples), fewest)
 
 
 def gather(
@@ -68,11 +74,9 @@ def gather(
         CalibrationError: the data do not fit the model.
         ModelError: the model does not run on data that stand in.
     """
-    apart = 0
-    if reading.apart and evaluation is None and reading.samples is not None:
-        share, fewest = _APART
-        apart = max(int(share * reading.samples), fewest)
-    samples, plausible, target = _to_fit(proto, session, runtime, calibration, apart, class_scores, reading)
+    if evaluation is not None:
+        reading = replace(reading, apart=False)
+    samples, plausible, target = _to_fit(proto, session, runtime, calibration, class_scores, reading)
     samples = replace(samples, notes=tuple(_doubts(calibration, evaluation, samples.kind, reading)))
     if evaluation is None:
         return samples, plausible
@@ -88,31 +92,21 @@ def _to_fit(
     session: Session,
     runtime: Runtime,
     calibration: Any,
-    apart: int,
     class_scores: Sequence[str],
     reading: Reading,
 ) -> tuple[Samples, Plausible | None, ImageInput | None]:
-    """What is fitted, the conventions it may follow, and the input that takes its images.
-
-    Args:
-        apart: how many samples judge where so many are given beyond those that are fitted.
-    """
+    """What is fitted, the conventions it may follow, and the input that takes its images."""
     inputs, seed = session.inputs, reading.seed
     if calibration is not None:
-        most = None if reading.samples is None else reading.samples + apart
-        read = _read(session, calibration, reading, most)
-        enough = most is not None and apart > 0 and len(read) >= most
-        if not enough and reading.samples is not None:
-            read = read.take(reading.samples, seed)
-        share = (0.0, apart, 1.0) if enough else JUDGED
+        read, share = _given(session, calibration, reading)
         known = None
         if _undeclared(calibration, reading):
             known = conventions_of(proto, inputs, runtime, reading.images, seed, class_scores)
         if known is None:
-            fit, held_out = read.split(*share, seed=seed) if enough else (read, None)
+            fit, held_out = (read, None) if share is None else read.split(*share, seed=seed)
             return Samples(fit, "given", None if held_out is fit else held_out), None, None
         plausible, target = known
-        mixed, held_out = under_conventions(read, target, plausible, share, seed)
+        mixed, held_out = under_conventions(read, target, plausible, share or JUDGED, seed)
         return Samples(mixed, "given", held_out), plausible, target
     if reading.generic:
         most = MADE_UP_SAMPLES if reading.samples is None else reading.samples
@@ -126,6 +120,20 @@ def _to_fit(
         for s in (seed, seed + 1)
     )
     return Samples(fit, "made up", fresh), None, None
+
+
+def _given(session: Session, what: Any, reading: Reading) -> tuple[Dataset, tuple[float, int, float] | None]:
+    """Data that were given, and how to split off what judges, as ``Dataset.split`` takes it.
+
+    The latter is None where no more are there than are fitted.
+    """
+    if reading.samples is None:
+        return _read(session, what, reading, None), None
+    most = reading.samples + reading.spare
+    read = _read(session, what, reading, most)
+    if reading.spare and len(read) >= most:
+        return read, (0.0, reading.spare, 1.0)
+    return read.take(reading.samples, reading.seed), None
 
 
 def _doubts(calibration: Any, evaluation: Any, kind: str, reading: Reading) -> Iterator[str]:

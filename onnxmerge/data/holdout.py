@@ -15,6 +15,8 @@ from onnxmerge.data.dataset import Dataset
 # samples, the fewest, and the largest share.
 JUDGED = (0.1, 48, 0.25)
 CHOOSING = (0.25, 64, 0.5)
+# Where more was given than is fitted, others judge: a share of how many are fitted, and so many at least.
+APART = (0.25, 48)
 # The same of what a model is taught on: what decides what is learned.
 CHECKING = (1 / 8, 32, 0.25)
 
