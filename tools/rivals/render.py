@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 Row = dict
@@ -30,8 +31,6 @@ others used, so the second digit of a ratio is uncertain). Asked for are {shares
   ("global") l1 was left out.
 - In the picture the line of others is the best of their ways at every point, chosen by the same test
   images: that flatters them. Where a tool declines, the cell is its reason.
-- On pfld-106-lite at 0.7 of the multiplications onnxsim's pooled Wanda with l2 is level with onnxmerge and
-  takes half of its time: widths chosen by multiplications alone leave time lying there.
 
 {missing}`python tools/rivals run --shared FOLDER --out tools/results/rivals.jsonl`, then `python tools/rivals
 table tools/results/rivals.jsonl`, which writes this page.
@@ -99,7 +98,24 @@ def _section(network: str, rows: list[Row], shares: list[float]) -> str:
         if len({*cells.values()}) == 1 and next(iter(cells.values())).startswith("none"):
             cells = {shares[0]: next(iter(cells.values())), **dict.fromkeys(shares[1:], "none")}
         lines.append(f"| {way} | {' | '.join(cells.get(share, '') for share in shares)} |")
-    return "\n".join(lines) + "\n"
+    level = [*_level(rows)]
+    return "\n".join([*lines, *([""] if level else []), *level]) + "\n"
+
+
+def _level(rows: list[Row]) -> Iterator[str]:
+    """Where another tool's or method's way is as good as onnxmerge's defaults, and what time the two take."""
+    measured = [row for row in rows if "reason" not in row]
+    others = [row for row in measured if not row["way"].startswith("onnxmerge")]
+    for own in (row for row in measured if row["way"] == "onnxmerge"):
+        for row in (row for row in others if row["asked"] == own["asked"] and _loss(row) <= _loss(own)):
+            yield (
+                f"- At {row['asked']:g} {row['way']} is as good as onnxmerge, in {row['time']:.2f} of the "
+                f"network's time beside {own['time']:.2f}."
+            )
+
+
+def _loss(row: Row) -> float:
+    return float(-row["top1"] if "top1" in row else row["change"])
 
 
 def _cell(row: Row) -> str:
