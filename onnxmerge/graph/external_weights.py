@@ -38,6 +38,10 @@ from onnxmerge.errors import ModelError, OutputError
 from onnxmerge.graph.leftovers import new_folder
 
 _C_LIBRARY = ctypes.CDLL(None) if os.name == "posix" else None
+# Bytes that a process may grow by before freed memory is given back.
+_WORTH_TRIMMING = 64 << 20
+# What was in memory after that was done last.
+_after_trim = 0
 
 _roots: WeakValueDictionary[tuple[str, int, int], np.memmap] = WeakValueDictionary()
 
@@ -158,9 +162,25 @@ def release() -> None:
 
 
 def trim() -> None:
-    """Give freed memory back to the system; glibc would keep it for later."""
-    if _C_LIBRARY is not None and hasattr(_C_LIBRARY, "malloc_trim"):
+    """Give freed memory back to the system, where it may be much; glibc would keep it for later.
+
+    Less than ``_WORTH_TRIMMING`` stays: what is taken next would have to be cleared again, page by page.
+    """
+    global _after_trim
+    if _C_LIBRARY is None or not hasattr(_C_LIBRARY, "malloc_trim"):
+        return
+    if _resident() > _after_trim + _WORTH_TRIMMING:
         _C_LIBRARY.malloc_trim(0)
+        _after_trim = _resident()
+
+
+def _resident() -> int:
+    """The bytes of this process that are in memory; many where the system does not say."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * mmap.PAGESIZE
+    except OSError:
+        return 1 << 62
 
 
 @runtime_checkable
