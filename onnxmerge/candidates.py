@@ -219,7 +219,15 @@ def priced_by_time(study: Study, scores: Scores) -> Widths:
     step = _alignment(study).step
     with study.clock("latency table"):
         table = latency_table(study.analysis, study.runtime, study.feed, step, study.clock.step)
+        if study.analysis.lighter:
+            table = replace(table, whole=_share_of_all(study))
     return Widths(study, scores, "latency", table)
+
+
+def _share_of_all(study: Study) -> float:
+    """The time with all channels, as a share of the input's, whose parameters are stored in a slower way."""
+    everything = Builder.of(study, study.samples.fit).cut(Selection({}))
+    return min(study.latency_in_new_sessions(everything).ratio, 1.0)
 
 
 def _alignment(study: Study) -> Alignment:

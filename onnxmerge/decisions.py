@@ -93,10 +93,11 @@ def decision_of(
 def _is_input(study: Study, candidate: Candidate) -> bool:
     """Whether the input model stands for a candidate: nothing was removed, and nothing is gained otherwise.
 
-    Who asks for a share of the model, and gets all of it, gets it as it was; else fewer operators are faster.
+    Who asks for a share of the model, and gets all of it, gets it as it was; else fewer operators are faster,
+    and so are parameters that are stored well.
     """
     if study.analysis.removed(candidate.selection).any():
         return False
     kind = study.config.budget and study.config.budget[0]
     fewer = len(candidate.model.graph.node) < len(study.analysis.proto.graph.node)
-    return not (fewer and kind in (None, "latency"))
+    return not ((fewer or study.analysis.lighter) and kind in (None, "latency"))

@@ -134,3 +134,9 @@ def test_levels_are_whole_steps(study):
         for name, keep in selection.keep.items():
             assert len(keep) % 4 == 0, name
     assert all(len(keep) == 1 for keep in least.keep.values())
+
+
+def test_shares_are_those_of_the_input_where_all_channels_take_less_time_than_it(proportional, study):
+    lengths = study.analysis.channels.classes.size
+    assert proportional.share(lengths) == pytest.approx(1.0)
+    assert replace(proportional, whole=0.4).share(lengths) == pytest.approx(0.4)

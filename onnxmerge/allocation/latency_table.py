@@ -52,16 +52,18 @@ class LatencyTable:
         step: widths are padded to multiples of this.
         layers: node index of a linear layer -> seconds, one per level.
         rest: seconds of everything else, one per level.
+        whole: the time with all channels, as a share of the input model's.
     """
 
     analysis: Analysis
     step: int
     layers: Mapping[int, tuple[float, ...]]
     rest: tuple[float, ...]
+    whole: float = 1.0
 
     def share(self, lengths: np.ndarray) -> np.ndarray:
         """Predicted time at axis lengths [..., classes] as a share of the input model's; float64 [...]."""
-        return self.seconds(lengths) / max(self._whole, 1e-12)
+        return self.seconds(lengths) * self.whole / max(self._seconds_of_all, 1e-12)
 
     def seconds(self, lengths: np.ndarray) -> np.ndarray:
         """Predicted seconds of one run at axis lengths [..., classes]; float64 [...]."""
@@ -87,7 +89,7 @@ class LatencyTable:
         return found[which.reshape(-1)].reshape(*lengths.shape[:-1], count)
 
     @cached_property
-    def _whole(self) -> float:
+    def _seconds_of_all(self) -> float:
         return float(self.seconds(self.analysis.channels.classes.size))
 
     @cached_property
@@ -272,8 +274,8 @@ def _cache_path(analysis: Analysis, runtime: Runtime, step: int) -> Path:
         runtime_version = version("onnxruntime-gpu")
     groups = ",".join(group.name for group in analysis.channels.groups)
     machine = f"{platform.node()} {platform.processor()} {platform.machine()} {os.cpu_count()}"
-    sha256 = analysis.loaded.sha256
-    facts = [sha256, runtime.provider, runtime.threads, runtime_version, machine, step, groups]
+    model = analysis.loaded.sha256, analysis.denormals, len(analysis.freed)
+    facts = [*model, runtime.provider, runtime.threads, runtime_version, machine, step, groups]
     widths = [[len(keep) for keep in level.keep.values()] for level in levels(analysis.channels, step)]
     key = hashlib.sha256(repr((facts, widths)).encode()).hexdigest()[:32]
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

@@ -16,6 +16,7 @@ from onnxmerge.channels.groups import Channels, find_channels
 from onnxmerge.channels.sensitivity import output_sensitivity
 from onnxmerge.channels.sites import FoldSite, fold_sites
 from onnxmerge.graph import GraphView, LoadedModel, canonicalize, export_model, external_weights
+from onnxmerge.operators.layer_parameters import flush_denormals, needlessly_inputs
 from onnxmerge.plan import Selection
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -30,12 +31,16 @@ class Analysis:
         canonical: the working graph that rules and rewriting start from.
         proto: the canonical graph as a model.
         channels: channels, groups, and what is frozen.
+        denormals: numbers of the file's weights that were denormal, and are zero in ``canonical``.
+        freed: stored tensors that were inputs of the file's graph, too, and are none in ``proto``.
     """
 
     loaded: LoadedModel
     canonical: gs.Graph
     proto: onnx.ModelProto
     channels: Channels
+    denormals: int = 0
+    freed: frozenset[str] = frozenset()
 
     @staticmethod
     def of(loaded: LoadedModel, trace: Callable[[onnx.ModelProto], Shapes]) -> Analysis:
@@ -45,11 +50,18 @@ class Analysis:
             trace: gives the shapes of all tensors of a model for one sample, by their names.
         """
         graph = canonicalize(loaded.proto, loaded.scratch)
-        proto = export_model(graph, loaded.proto)
+        denormals = flush_denormals(graph, loaded.scratch)
+        freed = needlessly_inputs(loaded.proto, graph)
+        proto = export_model(graph, loaded.proto, freed)
         shapes = trace(proto)
         external_weights.release()
         external_weights.trim()
-        return Analysis(loaded, graph, proto, find_channels(GraphView(graph, shapes)))
+        return Analysis(loaded, graph, proto, find_channels(GraphView(graph, shapes)), denormals, freed)
+
+    @property
+    def lighter(self) -> bool:
+        """Whether the file is slower than it has to be, and ``proto`` is not."""
+        return self.denormals > 0 or bool(self.freed)
 
     @cached_property
     def cost(self) -> CostModel:

@@ -42,6 +42,15 @@ def is_sparse(tensor: gs.Tensor) -> bool:
     return isinstance(tensor, gs.Constant) and isinstance(tensor._values, SparseValues)
 
 
+def set_values(tensor: gs.Tensor, values: np.ndarray) -> None:
+    """Replace the values of a constant tensor for all of its users."""
+    if isinstance(tensor, gs.Constant):
+        tensor.values = values
+    else:
+        value = tensor.inputs[0].attrs["value"]  # of a Constant node
+        tensor.inputs[0].attrs["value"] = gs.Constant(value.name, values)
+
+
 def constant_values(tensor: gs.Tensor) -> np.ndarray | None:
     """The values of a constant tensor, or None."""
     stored = constant_tensor(tensor)

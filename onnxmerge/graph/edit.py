@@ -6,7 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import DTypeLike
 
-from onnxmerge.graph.constants import constant_values
+from onnxmerge.graph.constants import constant_values, set_values
 from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.graph.view import Axis, NodeView
 
@@ -57,11 +57,7 @@ class Editor:
         """Replace the values of a constant for all of its users."""
         if self._scratch is not None:
             values = self._scratch.store(values)
-        if isinstance(tensor, gs.Constant):
-            tensor.values = values
-        else:
-            value = tensor.inputs[0].attrs["value"]  # of a Constant node
-            tensor.inputs[0].attrs["value"] = gs.Constant(value.name, values)
+        set_values(tensor, values)
 
     def own_input(self, node: gs.Node, number: int) -> gs.Tensor:
         """The node's constant input, made its own first where other nodes use it too."""

@@ -14,7 +14,7 @@ Stored tensors that nothing uses are left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 import onnx
@@ -43,12 +43,16 @@ def import_model(proto: onnx.ModelProto) -> gs.Graph:
     return graph
 
 
-# Before this version of the file format every initializer had to be a graph input too.
-_FREE_INITIALIZERS = 4
+# Before this version of the file format every initializer had to be a graph input, too.
+FREE_INITIALIZERS = 4
 
 
-def export_model(graph: gs.Graph, original: onnx.ModelProto) -> onnx.ModelProto:
-    """The model of a working graph, with everything that was not changed as ``original`` has it."""
+def export_model(graph: gs.Graph, original: onnx.ModelProto, freed: Collection[str] = ()) -> onnx.ModelProto:
+    """The model of a working graph, with everything that was not changed as ``original`` has it.
+
+    Args:
+        freed: stored tensors that are inputs of the original, too, and shall be none any more.
+    """
     model = onnx.ModelProto()
     for field, value in original.ListFields():
         if field.name in ("graph", "functions"):
@@ -74,19 +78,14 @@ def export_model(graph: gs.Graph, original: onnx.ModelProto) -> onnx.ModelProto:
     by_name = {tensor.name: tensor for tensor in constants}
     stored = {tensor.name for tensor in source.initializer}
     for value in source.input:
-        if value.name in stored and value.name not in by_name:
-            continue  # a default value that is no longer used
+        if value.name in stored and (value.name not in by_name or value.name in freed):
+            continue
         kept = target.input.add()
         kept.CopyFrom(value)
         if value.name in by_name:
             _set_shape(kept, by_name[value.name].dims)
-    if original.ir_version < _FREE_INITIALIZERS:
-        listed = {value.name for value in target.input}
-        target.input.extend(
-            onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-            for tensor in constants
-            if tensor.name not in listed
-        )
+    if not by_name.keys() <= {value.name for value in target.input}:
+        model.ir_version = max(original.ir_version, FREE_INITIALIZERS)
     target.output.extend(source.output)
     _export_value_info(graph, source, target)
     return model

@@ -31,7 +31,7 @@ from onnxmerge.report.facts import (
 )
 from onnxmerge.report.headline import CONFIDENCE, headline, measured_on
 from onnxmerge.report.report import Inspection, Point, Report, Sweep
-from onnxmerge.report.warnings import of_data, of_own_measure, warnings_of
+from onnxmerge.report.warnings import of_data, of_own_measure, of_storage, warnings_of
 from onnxmerge.study import Study
 from onnxmerge.validation import Found, Parity
 
@@ -78,7 +78,7 @@ def describe_inspection(study: Study) -> Inspection:
         groups=tuple(group for group in study.explanation.groups if group.name in scope),
         frozen=study.explanation.frozen,
         inputs=study.samples.fit.source,
-        warnings=(*study.source.warnings, *_not_analysed(study)),
+        warnings=(*study.source.warnings, *of_storage(study), *_not_analysed(study)),
         seconds=seconds_of(study.clock),
     )
 
@@ -122,7 +122,8 @@ def _judged(points: Sequence[tuple[Decision, Proof, Recovered | None]]) -> str:
 
 def _of_sweep(study: Study, points: Sequence[tuple[Decision, Proof, Recovered | None]]) -> tuple[str, ...]:
     notes = [note for _, proof, _ in points for note in proof.parity.notes]
-    return tuple(dict.fromkeys([*study.source.warnings, *notes, *of_data(study), *of_own_measure(study)]))
+    of_study = (*of_storage(study), *of_data(study), *of_own_measure(study))
+    return tuple(dict.fromkeys([*study.source.warnings, *notes, *of_study]))
 
 
 def _left_out(beyond: Mapping[float, Exception]) -> Iterator[str]:

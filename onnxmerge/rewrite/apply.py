@@ -11,6 +11,7 @@ from onnxmerge.graph import export_model, external_weights
 from onnxmerge.graph.edit import Editor
 from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.graph.files import read_references
+from onnxmerge.operators.layer_parameters import flush_denormals
 from onnxmerge.plan import Selection
 from onnxmerge.rewrite.fold import Change, apply_folds
 from onnxmerge.rewrite.mask import mask
@@ -36,10 +37,11 @@ def pruned(
     resize(editor, analysis.channels, removed)
     vanish(editor, analysis.depth, removed)
     merge_scales(editor, analysis.channels.view.shapes)
-    model = export_model(editor.graph, analysis.loaded.proto)
+    flush_denormals(editor.graph, scratch)
+    model = export_model(editor.graph, analysis.loaded.proto, analysis.freed)
     if not analysis.loaded.large:
         read_references(model)
-        external_weights.release()
+    external_weights.release()
     return model
 
 
@@ -48,4 +50,4 @@ def masked(analysis: Analysis, selection: Selection, folds: Iterable[Change] = (
     editor = Editor(analysis.canonical)
     apply_folds(editor, folds)
     mask(editor, analysis.channels, analysis.removed(selection))
-    return export_model(editor.graph, analysis.loaded.proto)
+    return export_model(editor.graph, analysis.loaded.proto, analysis.freed)
