@@ -70,10 +70,10 @@ def main() -> None:
         "# Weights that are stored slowly",
         "",
         f"`python tools/storage.py FOLDER`: {len(rows)} of {len(paths)} files have denormal weights, or "
-        "weights that are inputs of the graph, too. *Time*: of the file written anew with all of its channels, "
-        "as a share of the file's own, one thread; runs of the two took turns. Writing a file anew also merges "
-        "scales into layers, which onnxruntime does while it loads where it may. *Largest difference* of any "
-        "output to one input, as a share of the output's largest value.",
+        "weights that are inputs of the graph, too. *Time*: of the file written anew with all of its "
+        "channels, as a share of the file's own, one thread; runs of the two took turns. Writing a file anew "
+        "also merges scales into layers, which onnxruntime does while it loads where it may. *Largest "
+        "difference* of any output to one input, as a share of the output's largest value.",
         "",
         *(f"| {' | '.join(cells)} |" for cells in (HEAD, ("---",) * len(HEAD), *rows)),
     ]
