@@ -13,6 +13,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 from support import analysed, check
 
 import onnxmerge
+from onnxmerge.channels.residual import destination
+from onnxmerge.channels.sites import fold_sites
 from onnxmerge.cli import main
 from onnxmerge.operators.grid import grid_of
 from onnxmerge.runtime import Runtime
@@ -159,3 +161,25 @@ def test_without_a_budget_and_without_data(quantized, tmp_path):
     out = str(tmp_path / "out.onnx")
     assert main([str(quantized), out, "--calib", str(tmp_path / "images.npy"), "-q"]) == 0
     assert main([str(quantized), out, "--ratio", "0.25", "--tolerance", "100", "-q"]) == 0
+
+
+SUM_OF_ROUNDED = """
+net (float[n, 3, 6, 6] x) => (float[n, 4, 6, 6] y) <float[4, 3, 1, 1] v, float[4, 4, 1, 1] w, float step> {
+    s = Conv (x, v)
+    c = Conv (s, w)
+    q = QuantizeLinear(c, step, zero)
+    d = DequantizeLinear(q, step, zero)
+    y = Add(s, d)
+}
+"""
+
+
+@pytest.mark.parametrize(("zero", "total", "other"), [(117, "y", "s"), (0, "c", None), (255, "c", None)])
+def test_what_is_only_rounded_goes_on_to_a_sum(zero, total, other):
+    """With zero at an end of the range, rounding cuts what lies beyond it, as a Relu does."""
+    proto = support.model(SUM_OF_ROUNDED)
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(zero, np.uint8), "zero"))
+    site = next(s for s in fold_sites(support.analysed(proto).channels) if s.data.tensor == "s")
+    to = destination(site)
+    assert (to.total, to.other) == (total, other)
+    assert (to.scale == 1).all() and not to.shift.any()

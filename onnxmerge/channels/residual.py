@@ -10,6 +10,7 @@ from onnxmerge.channels.sites import FoldSite
 from onnxmerge.graph.view import GraphView, NodeView, TensorView
 from onnxmerge.operators.parameters import affine
 from onnxmerge.operators.pointwise import adds
+from onnxmerge.operators.quantization import rounded
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +32,7 @@ class Destination:
 
 
 def destination(site: FoldSite) -> Destination:
-    """Follow the output of a site while it feeds a single per-channel affine operator or a sum.
+    """Follow the output of a site while it is rounded, or feeds one per-channel affine operator or a sum.
 
     ``site.output`` must not be None.
     """
@@ -46,6 +47,10 @@ def destination(site: FoldSite) -> Destination:
         if mapped is not None:
             scale, shift = mapped[0] * scale, mapped[0] * shift + mapped[1]
             tensor = user.y[0]
+            continue
+        read_back = rounded(view, user)
+        if read_back is not None:
+            tensor = read_back
             continue
         other = _other_operand(user, tensor)
         if other is None:

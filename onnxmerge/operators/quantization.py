@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxmerge.graph.view import NodeView
+import numpy as np
+
+from onnxmerge.graph.view import GraphView, NodeView, TensorView
 from onnxmerge.operators.pointwise import same_axes
 from onnxmerge.operators.relations import Freeze, Relation, Tie
 from onnxmerge.operators.traits import Node, name_of
@@ -20,6 +22,25 @@ def quantize(node: NodeView) -> Iterator[Relation]:
     for parameter in node.x[1:]:
         if parameter is not None and parameter.rank == 1 and parameter.shape[0] > 1:
             yield Tie(parameter[0], x[node.attr("axis", 1)])
+
+
+def rounded(view: GraphView, node: NodeView) -> TensorView | None:
+    """What a node's first input becomes where all that happens to it is rounding; None where more does.
+
+    A QuantizeLinear and the DequantizeLinear behind it only round, unless zero lies at an end of the range:
+    then they do what a Relu does, too.
+    """
+    tensor, zero = node.y[0], node.input(2)
+    if node.op != "QuantizeLinear" or zero is None or zero.constant is None or tensor is None:
+        return None
+    integers = np.asarray(zero.constant)
+    users = view.consumers(tensor.name)
+    if integers.dtype.kind not in "iu" or len(users) != 1 or users[0].op != "DequantizeLinear":
+        return None
+    ends = np.iinfo(integers.dtype)
+    inside = (integers > ends.min) & (integers < ends.max)
+    same = [x.name for x in users[0].x[1:] if x is not None] == [x.name for x in node.x[1:] if x is not None]
+    return users[0].y[0] if same and bool(inside.all()) else None
 
 
 def rounds(node: Node) -> bool:
