@@ -116,6 +116,13 @@ def test_weights_are_no_inputs_any_more_and_what_a_caller_may_replace_is():
     assert (y == 100).all()
 
 
+def test_where_everything_is_listed_nothing_is_for_a_caller_to_replace():
+    proto = support.model(TEXT)
+    proto = listed(proto, *(tensor.name for tensor in proto.graph.initializer))
+    result = onnxmerge.optimize(proto, macs=0.7, calibration=DATA)
+    assert [value.name for value in result.model.graph.input] == ["x"]
+
+
 def test_an_inspection_and_a_sweep_say_what_is_slow():
     proto = listed(with_denormals(), "w1")
     inspection = onnxmerge.inspect(proto)

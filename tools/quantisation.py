@@ -36,7 +36,8 @@ HEADING = """\
 suit int8 kernels, too: multiples of what the CPU computes at once, in which VNNI's steps fit. int8 is static,
 with ranges of 128 calibration samples ({why}).
 Accuracy is that of the test images, one draw of the calibration images; what has no labels shows the change
-of its answers, on photographs that stand in for real data, and says little about those.
+of its answers, on photographs that stand in for real data, and says little about those. The last row of each
+is what becomes of the int8 file where that is all there is.
 
 Time is CPU time of the thread, the median of 50 runs on one sample, for the machine was shared: waiting for
 other work does not count, but what that takes of the caches does.
@@ -105,10 +106,13 @@ def rows(
     """The lines of one model, and how it became int8."""
     fixed = {"precision": "int8", "threads": 1, "device": "cpu", "tolerance": 10.0} | options
     of_alone, of_both = Measure(bench), Measure(bench)
-    alone = onnxmerge.optimize(path, ratio=0.0, evaluate=of_alone, **fixed).report
+    made = onnxmerge.optimize(path, ratio=0.0, evaluate=of_alone, **fixed)
+    alone = made.report
     both = onnxmerge.optimize(path, macs=share, evaluate=of_both, **fixed).report
     assert alone.precision is not None and both.precision is not None and both.score is not None
     size = both.input.bytes
+    of_later = Measure(bench)
+    later = onnxmerge.optimize(made.model, macs=share, evaluate=of_later, **fixed | {"precision": None})
     # The input is evaluated twice, then what is written, then what it was in full precision.
     (_, dense, int8), (_, again, lowered, pruned) = of_alone.times, of_both.times
 
@@ -122,8 +126,19 @@ def rows(
         told(f"{share:g} of the MACs", both.precision.before, pruned / again),
         told("int8", alone.precision.after, int8 / dense),
         told(f"{share:g} of the MACs, int8", both.precision.after, lowered / again),
+        told(f"int8, {share:g} of its MACs", _beside(path, later, options), of_later.times[-1] / dense),
     ]
     return lines, alone.precision.why
+
+
+def _beside(path: Path, later: onnxmerge.Result, options: dict[str, Any]) -> StepFacts:
+    """What became of the int8 file, beside the file in full precision."""
+    facts, score = later.report.output, later.report.score
+    given = {key: options[key] for key in ("calibration",) if key in options}
+    parity = onnxmerge.compare(path, later.model, threads=1, device="cpu", **given).parity
+    ratio = later.report.latency.ratio
+    after = None if score is None else score.after
+    return StepFacts(facts.bytes, parity.change, parity.change_upper_90, ratio, after)
 
 
 if __name__ == "__main__":

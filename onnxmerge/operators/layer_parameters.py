@@ -69,7 +69,8 @@ def flush_denormals(graph: gs.Graph, scratch: Scratch | None = None) -> int:
 def needlessly_inputs(proto: onnx.ModelProto, graph: gs.Graph) -> frozenset[str]:
     """The stored tensors that are inputs of a model, too, but not for a caller to replace.
 
-    All of them, where the file format knew no others; else the parameters of layers.
+    All of them, where the file format knew no others, or where the parameters of all layers are: an exporter
+    listed whatever it stored. Else those among them that are parameters of layers.
 
     Args:
         graph: the working graph of the model.
@@ -78,7 +79,8 @@ def needlessly_inputs(proto: onnx.ModelProto, graph: gs.Graph) -> frozenset[str]
     listed = frozenset(value.name for value in proto.graph.input if value.name in stored)
     if not listed or proto.ir_version < FREE_INITIALIZERS:
         return listed
-    return listed & {tensor.name for _, _, tensor in layer_parameters(graph)}
+    parameters = {tensor.name for _, _, tensor in layer_parameters(graph)} & stored
+    return listed if parameters and parameters <= listed else listed & parameters
 
 
 def _is_layer(node: gs.Node) -> bool:
