@@ -20,6 +20,7 @@ class Limits:
         batch: the largest activation of a batch that is run for reconstruction.
         piece: the same of the pieces that such a batch is run in.
         observed_batch: the activations of a batch that statistics are taken of, together.
+        covariances: of all layers together, held in double precision; more are in single precision.
         compared: of large models, the outputs that are compared at a time (float64 copies are made).
         frontier, stored_frontier: activations that wait until later layers need them, of a large model the
             latter; the layers before a larger frontier run again instead.
@@ -36,6 +37,7 @@ class Limits:
     batch: int = 48 * _MIB
     piece: int = 12 * _MIB
     observed_batch: int = 96 * _MIB
+    covariances: int = 160 * _MIB
     compared: int = 32 * _MIB
     frontier: int = 400 * _MIB
     stored_frontier: int = 2048 * _MIB

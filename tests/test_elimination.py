@@ -10,7 +10,7 @@ from onnx import numpy_helper
 from onnxmerge.channels.sensitivity import output_sensitivity, row_weights
 from onnxmerge.channels.sites import fold_sites
 from onnxmerge.compensation.solvers import minimum_norm, ridge, ridge_rows
-from onnxmerge.criteria.elimination import TINY, Regression, eliminate
+from onnxmerge.criteria.elimination import TINY, Consumer, Regression, eliminate
 
 
 def explained(gram: np.ndarray, coefficients: np.ndarray, left: np.ndarray) -> float:
@@ -26,7 +26,7 @@ def test_costs_are_those_of_refitting(owner, monkeypatch):
     root = rng.standard_normal((6, 6))
     gram, coefficients = root @ root.T, rng.standard_normal((4, 6))
     count = owner.max() + 1
-    order, costs = eliminate([Regression(gram, coefficients, owner, 10**9)], count)
+    order, costs = eliminate([Regression(Consumer(gram, coefficients, 10**9), owner)], count)
     assert len(order) == count - 1
     everything = explained(gram, coefficients, np.arange(6))
     for number in range(len(order)):
@@ -68,9 +68,9 @@ def test_many_removals_are_those_of_plain_updates(each, outputs):
     owner = rng.permutation(np.concatenate([np.repeat(np.arange(100), each), [0, 5, 7], np.full(9, -1)]))
     gram = np.cov(rng.standard_normal((2 * len(owner), len(owner))).T)
     coefficients = rng.standard_normal((outputs, len(owner))) * rng.gamma(1.0, size=len(owner))
-    regression = Regression(gram, coefficients, owner, 2 * len(owner))
+    regression = Regression(Consumer(gram, coefficients, 2 * len(owner)), owner)
     order, costs = eliminate([regression], 100)
-    expected, expected_costs = plain_elimination(gram, coefficients, owner, regression.ridge)
+    expected, expected_costs = plain_elimination(gram, coefficients, owner, regression.consumer.ridge)
     np.testing.assert_array_equal(order, expected)
     np.testing.assert_allclose(costs, expected_costs, rtol=1e-9)
 
@@ -80,7 +80,7 @@ def test_copies_go_first_and_cost_nothing():
     features = rng.standard_normal((500, 10))
     features[:, 7] = 0.5 * features[:, 2]
     features[:, 4] = features[:, 0] - 2 * features[:, 9]
-    regression = Regression(np.cov(features.T), rng.standard_normal((3, 10)), np.arange(10), 500)
+    regression = Regression(Consumer(np.cov(features.T), rng.standard_normal((3, 10)), 500), np.arange(10))
     order, costs = eliminate([regression], 10)
     assert set(order[:2].tolist()) & {2, 7}
     assert set(order[:2].tolist()) & {0, 4, 9}
@@ -89,8 +89,8 @@ def test_copies_go_first_and_cost_nothing():
 
 def test_several_consumers_share_the_choice():
     gram, owner = np.eye(4), np.arange(4)
-    one = Regression(gram, np.diag([1.0, 5.0, 5.0, 5.0]), owner, 1000)
-    two = Regression(gram, np.diag([9.0, 1.0, 5.0, 5.0]), owner, 1000)
+    one = Regression(Consumer(gram, np.diag([1.0, 5.0, 5.0, 5.0]), 1000), owner)
+    two = Regression(Consumer(gram, np.diag([9.0, 1.0, 5.0, 5.0]), 1000), owner)
     assert eliminate([one], 4)[0][0] == 0
     assert eliminate([one, two], 4)[0][0] == 1
 
@@ -154,3 +154,19 @@ def test_output_sensitivity():
     )
     # The outputs of the model are read by nobody here: all count alike.
     np.testing.assert_array_equal(row_weights(last, sensitivity), np.ones(5))
+
+
+def test_a_consumer_of_several_groups_is_the_same_for_each_of_them():
+    rng = np.random.default_rng(4)
+    features = rng.standard_normal((200, 12)) @ rng.standard_normal((12, 12))
+    gram, coefficients = np.cov(features.T), rng.standard_normal((3, 12))
+    group = np.array([2, 0, 0, -1, 2, 2, 0, 1, 1, 2, 0, 1])
+    shared = Consumer(gram, coefficients, 200, group)
+    for number in range(3):
+        owner = np.full(12, -1)
+        owner[group == number] = np.arange(np.count_nonzero(group == number))
+        alone = Regression(Consumer(gram, coefficients, 200), owner)
+        count = int(owner.max()) + 1
+        expected, costs = eliminate([alone], count, 0)
+        order, shared_costs = eliminate([Regression(shared, owner)], count, 0)
+        assert np.array_equal(order, expected) and np.array_equal(shared_costs, costs)

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.linalg.blas import dgemm
 from scipy.linalg.lapack import dpotrf, dpotri
+
+from onnxmerge.statistics.moments import Symmetric
 
 # Before a covariance is inverted, this share of its mean variance is added to the diagonal while channels
 # that are copies of others are looked for.
@@ -31,39 +34,85 @@ _POSTPONED = 64
 
 
 @dataclass(frozen=True, eq=False)
-class Regression:
-    """One consumer of the channels that are compared.
+class Consumer:
+    """What reads the channels that are compared, and maybe those of other groups.
 
     Attributes:
-        gram: covariance of the features, float64 [F, F].
-        coefficients: float64 [O, F], scaled so that squared errors of all regressions can be added.
-        owner: the place of every feature's channel among the candidates, int64 [F], -1 for others.
+        covariance: of the features, [F, F].
+        coefficients: float64 [O, F], scaled so that squared errors of all consumers can be added.
         rows: how many rows the covariance is from.
+        group: the group of every feature's channel, int64 [F]; None: all are of one.
     """
 
-    gram: np.ndarray
+    covariance: np.ndarray | Symmetric
     coefficients: np.ndarray
-    owner: np.ndarray
     rows: int
+    group: np.ndarray | None = None
+
+    @property
+    def gram(self) -> np.ndarray:
+        """The covariance as a whole; of many features it is put together whenever it is asked for."""
+        whole = self.covariance
+        return whole if isinstance(whole, np.ndarray) else whole.square
+
+    @property
+    def features(self) -> int:
+        return len(self.covariance)
 
     @property
     def ridge(self) -> float:
         """How much the covariance is regularised: the more, the fewer rows there are per feature."""
-        return SHRINKAGE + len(self.gram) / max(self.rows, 1)
+        return SHRINKAGE + self.features / max(self.rows, 1)
 
-    @property
+    @cached_property
     def explained(self) -> float:
         """The summed variance of the targets."""
         return float(np.sum((self.coefficients @ self.gram) * self.coefficients))
+
+    def precision(self, places: np.ndarray, ridge: float) -> np.ndarray:
+        """Rows and columns of ``precision``, of features of one group; float64 [places, places].
+
+        Groups are compared one after the other: what lies within the others is kept for them.
+        """
+        if self.group is None or not len(places):
+            return precision(self.gram, ridge)[np.ix_(places, places)]
+        if ridge not in self._within:
+            whole, groups = precision(self.gram, ridge), np.unique(self.group)
+            self._within[ridge] = {
+                int(g): whole[np.ix_(at := self._places(g), at)] for g in groups[groups >= 0]
+            }
+        group = int(self.group[places[0]])
+        here = np.searchsorted(self._places(group), places)
+        return self._within[ridge][group][np.ix_(here, here)]
+
+    def _places(self, group: int) -> np.ndarray:
+        return np.flatnonzero(self.group == group)
+
+    @cached_property
+    def _within(self) -> dict[float, dict[int, np.ndarray]]:
+        """By regularisation and group, its part of the precision."""
+        return {}
+
+
+@dataclass(frozen=True, eq=False)
+class Regression:
+    """A consumer of the channels that are compared.
+
+    Attributes:
+        owner: the place of every feature's channel among the candidates, int64 [F], -1 for others.
+    """
+
+    consumer: Consumer
+    owner: np.ndarray
 
     def without(self, channels: Sequence[int]) -> Regression:
         """The same targets regressed on the features of the other channels."""
         if not channels:
             return self
-        left = np.flatnonzero(~np.isin(self.owner, channels))
-        gram = self.gram[np.ix_(left, left)]
-        coefficients = (self.coefficients @ self.gram[:, left]) @ precision(gram, TINY)
-        return Regression(gram, coefficients, self.owner[left], self.rows)
+        left, gram = np.flatnonzero(~np.isin(self.owner, channels)), self.consumer.gram
+        rest = gram[np.ix_(left, left)]
+        coefficients = (self.consumer.coefficients @ gram[:, left]) @ precision(rest, TINY)
+        return Regression(Consumer(rest, coefficients, self.consumer.rows), self.owner[left])
 
 
 def precision(gram: np.ndarray, ridge: float) -> np.ndarray:
@@ -71,7 +120,7 @@ def precision(gram: np.ndarray, ridge: float) -> np.ndarray:
     scale = float(np.trace(gram)) / max(len(gram), 1) or 1.0
     # In place: with some thousand features each copy has hundreds of MB.
     while True:
-        inverse: np.ndarray = np.divide(gram, scale, out=np.empty_like(gram, order="F"))
+        inverse: np.ndarray = np.divide(gram, scale, out=np.empty(gram.shape, order="F"), dtype=np.float64)
         np.einsum("ii->i", inverse)[:] += ridge
         inverse, failed = dpotrf(inverse, lower=1, overwrite_a=1)
         if not failed:
@@ -101,11 +150,11 @@ def eliminate(regressions: Sequence[Regression], count: int, least: int = 1) -> 
         return np.arange(count - least), np.zeros(count - least)
     order: list[int] = []
     costs: list[float] = []
-    if all(r.rows >= _ROWS_PER_FEATURE * len(r.gram) for r in regressions):
+    if all(r.consumer.rows >= _ROWS_PER_FEATURE * r.consumer.features for r in regressions):
         states = [_State(r, count, TINY) for r in regressions]
-        _remove(states, count - least, FREE * sum(r.explained for r in regressions), order, costs)
+        _remove(states, count - least, FREE * sum(r.consumer.explained for r in regressions), order, costs)
         del states  # each holds matrices as large as all covariances
-    states = [_State(left := r.without(order), count, left.ridge, order) for r in regressions]
+    states = [_State(left := r.without(order), count, left.consumer.ridge, order) for r in regressions]
     del left, regressions  # where nobody else holds them
     _remove(states, count - least, np.inf, order, costs)
     return np.array(order, dtype=np.int64), np.array(costs)
@@ -147,8 +196,8 @@ class _State:
         self._each, features = index.shape[1], index.size
         # Channels with fewer features than others get idle ones: independent, and without weight.
         real, which = np.flatnonzero(index >= 0), index[index >= 0]
-        h = np.ascontiguousarray(precision(regression.gram, ridge)[np.ix_(which, which)])
-        b = np.ascontiguousarray(regression.coefficients[:, which])
+        h = np.ascontiguousarray(regression.consumer.precision(which, ridge))
+        b = np.ascontiguousarray(regression.consumer.coefficients[:, which])
         if len(real) < features:
             h, some = np.eye(features), h
             h[np.ix_(real, real)] = some

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -11,14 +13,14 @@ from onnxmerge.channels import Channels, Group
 from onnxmerge.channels.residual import destination
 from onnxmerge.channels.sensitivity import row_weights, weight_energies, weight_parts
 from onnxmerge.channels.sites import FoldSite
-from onnxmerge.criteria.elimination import TINY, Regression, eliminate, precision
+from onnxmerge.criteria.elimination import TINY, Consumer, Regression, eliminate, precision
 from onnxmerge.criteria.protocol import OpenGroup
 from onnxmerge.errors import UsageError
 from onnxmerge.graph import external_weights
 from onnxmerge.plan import Scores
 from onnxmerge.runtime.threads import one_blas_thread
 from onnxmerge.statistics import Needs
-from onnxmerge.statistics.dense import Features, Statistics
+from onnxmerge.statistics.dense import Statistics
 from onnxmerge.statistics.moments import submatrix
 from onnxmerge.statistics.paired import Paired, SplitMoments
 
@@ -58,6 +60,7 @@ class Reconstruction:
             if site.node.index in statistics.features:
                 for number in np.unique(channels.group_of[site.channel]):
                     reading.setdefault(int(number), []).append(site)
+        consumers = _Consumers(channels, statistics, reading)
         values, curves, orders = {}, {}, {}
         for number, group in enumerate(channels.groups):
             mine = reading.get(number, [])
@@ -68,7 +71,7 @@ class Reconstruction:
             else:
                 # Not held here: they are used up, and have hundreds of MB.
                 gone, costs = eliminate(
-                    [r for s in mine for r in _regressions(channels, s, group, statistics)], len(group), 0
+                    [r for site in mine for r in consumers.regressions(site, group)], len(group), 0
                 )
             external_weights.release()
             external_weights.trim()
@@ -110,36 +113,53 @@ class Reconstruction:
             strength = TINY + max(0.0, len(here) / block.rows - 0.1)
             gram = submatrix(block.gram, here)
             coefficients = (block.cross[:, here] * scale[:, None]) @ precision(gram, strength)
-            regressions.append(Regression(gram, coefficients, owner, block.rows))
+            regressions.append(Regression(Consumer(gram, coefficients, block.rows), owner))
         gone, _ = eliminate(regressions, count, group.width)
         return np.setdiff1d(np.arange(count), gone)
 
 
-def _regressions(
-    channels: Channels, site: FoldSite, group: Group, statistics: Statistics
-) -> list[Regression]:
-    """What a consumer makes of a group's channels: one regression per block, or what stands in for it."""
-    features: Features = statistics.features[site.node.index]
-    if not features.grams:
-        spread = np.diag(np.sqrt(_energies(channels, site, group, statistics)))
-        return [Regression(np.eye(len(group)), spread, np.arange(len(group)), statistics.samples)]
-    place = _places(channels, group)
-    scale, factor = _scale(site, statistics)
-    if features.form is None:
-        return [_by_channel(site, features, scale, factor, place)]
-    form, found = features.form, []
-    matrix = form.matrix() * (scale * factor).reshape(form.blocks, -1)[:, :, None]
-    for block, gram in zip(matrix, features.grams, strict=True):
-        found.append(Regression(gram.square, block, place[form.channel], features.rows))
-    return found
+class _Consumers:
+    """What the sites make of the channels that they read, one per block, or what stands in for it.
 
+    What reads several groups is made once, and let go with the last of them.
+    """
 
-def _by_channel(
-    site: FoldSite, features: Features, scale: np.ndarray, factor: float, place: np.ndarray
-) -> Regression:
-    """One feature per data position; all that the weight makes of it is the targets."""
-    weight = _scaled(site, scale) * factor
-    return Regression(features.grams[0].square, weight, place[site.channel[site.columns]], features.rows)
+    def __init__(
+        self, channels: Channels, statistics: Statistics, reading: Mapping[int, Sequence[FoldSite]]
+    ) -> None:
+        self._channels, self._statistics = channels, statistics
+        self._left = Counter(site.node.index for sites in reading.values() for site in sites)
+        self._several = {index for index, count in self._left.items() if count > 1}
+        self._made: dict[int, list[tuple[Consumer, np.ndarray]]] = {}
+
+    def regressions(self, site: FoldSite, group: Group) -> list[Regression]:
+        """Those of one group's channels."""
+        index, statistics = site.node.index, self._statistics
+        self._left[index] -= 1
+        if not statistics.features[index].grams:
+            spread = np.diag(np.sqrt(_energies(self._channels, site, group, statistics)))
+            consumer = Consumer(np.eye(len(group)), spread, statistics.samples)
+            return [Regression(consumer, np.arange(len(group)))]
+        found = self._made.pop(index, None) or self._of(site)
+        if self._left[index]:
+            self._made[index] = found
+        place = _places(self._channels, group)
+        return [Regression(consumer, place[channel]) for consumer, channel in found]
+
+    def _of(self, site: FoldSite) -> list[tuple[Consumer, np.ndarray]]:
+        """The consumers of a site, and the channel of each of their features."""
+        features = self._statistics.features[site.node.index]
+        scale, factor = _scale(site, self._statistics)
+        if features.form is None:
+            # One feature per data position; all that the weight makes of it is the targets.
+            channel = site.channel[site.columns]
+            matrices = [_scaled(site, scale) * factor]
+        else:
+            form, channel = features.form, features.form.channel
+            matrices = list(form.matrix() * (scale * factor).reshape(form.blocks, -1)[:, :, None])
+        group = self._channels.group_of[channel] if site.node.index in self._several else None
+        pairs = zip(features.grams, matrices, strict=False)
+        return [(Consumer(gram, matrix, features.rows, group), channel) for gram, matrix in pairs]
 
 
 def _places(channels: Channels, group: Group) -> np.ndarray:

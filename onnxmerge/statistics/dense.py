@@ -38,8 +38,9 @@ class Features:
 
     Attributes:
         form: the regression, or None where positions of the data axis stand for themselves.
-        grams: one per block, float64 [F, F]; F = ``form.features``, or data positions without a form.
-            Empty where there are too many positions. Of all sites together they may be as large as the model.
+        grams: one per block, float64 [F, F], or float32 where all together would be large; F =
+            ``form.features``, or data positions without a form. Empty where there are too many positions. Of
+            all sites together they may be as large as the model.
         rows: how many rows they are from.
     """
 
@@ -117,7 +118,8 @@ def collect(
     session = _with_outputs(model, names, runtime)
     share = ceil(patches / len(batches))
     sums = {key: AxisSums() for key in inputs | totals}
-    grams = {i: _Grams(s, forms[i]) for i, s in watched.items()}
+    single = sum(_bytes(s, forms[i]) for i, s in watched.items()) > limits.LIMITS.covariances
+    grams = {i: _Grams(s, forms[i], single=single) for i, s in watched.items()}
     # Side by side are the sites of one batch, not batches: of each site the products take memory once.
     widest = max((_size(s, forms[i]) for i, s in watched.items()), default=0)
     workers = side_by_side(min(runtime.threads, len(grams)), 4 * widest * (widest + 2 * share))
@@ -165,19 +167,24 @@ def _size(site: FoldSite, form: LinearForm | None) -> int:
     return site.data.size if form is None else form.features
 
 
+def _bytes(site: FoldSite, form: LinearForm | None) -> int:
+    """Of one triangle of a site's covariances in double precision."""
+    return 4 * (1 if form is None else form.blocks) * _size(site, form) ** 2
+
+
 class _Grams:
     """The covariances of what one site reads, in the making; ``look`` is for any thread, ``add`` for one.
 
     ``destination`` is the tensor, and its axis, that errors of the site are a share of.
     """
 
-    def __init__(self, site: FoldSite, form: LinearForm | None):
+    def __init__(self, site: FoldSite, form: LinearForm | None, *, single: bool):
         self._site, self._form = site, form
         self.destination = (site.data.tensor, site.data.axis)
         if site.output is not None:
             to = destination(site)
             self.destination = (to.total, to.axis)
-        self._blocks = [Accumulator() for _ in range(form.blocks if form is not None else 1)]
+        self._blocks = [Accumulator(single=single) for _ in range(form.blocks if form is not None else 1)]
         self._shifts: list[tuple[np.ndarray, np.ndarray]] = []
 
     def rows(self, values: Mapping[str, np.ndarray], most: int, rng: np.random.Generator) -> np.ndarray:

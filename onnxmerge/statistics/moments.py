@@ -243,16 +243,20 @@ class Accumulator:
     """Sums of products: float32 within a batch, float64 between batches.
 
     Covariances of more than ``WIDE`` features stay in float32, for their size.
+
+    Args:
+        single: whether all of them do.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, single: bool = False) -> None:
+        self._single = single
         self.rows = 0
         self.mass = 0.0
 
     def add(self, found: Products) -> None:
         if not self.rows:
             (outputs, features), self._shift = found.cross.shape, found.shift
-            kind = np.float64 if features <= WIDE else np.float32
+            kind = np.float32 if self._single or features > WIDE else np.float64
             self._gram = [
                 np.zeros((min(_ROWS, features - i), min(i + _ROWS, features)), kind)
                 for i in range(0, features, _ROWS)
