@@ -214,20 +214,25 @@ class Widths:
         return budget_of(self.study, self.kind, share, self.table, self.shape)
 
 
-def priced_by_time(study: Study, scores: Scores) -> Widths:
-    """Selections by the share of the input model's time that they are predicted to take on this machine."""
+def priced_by_time(study: Study, scores: Scores, whole: float = 1.0) -> Widths:
+    """Selections by the share of the input model's time that they are predicted to take on this machine.
+
+    Args:
+        whole: what all channels take, see ``time_of_all``.
+    """
     step = _alignment(study).step
     with study.clock("latency table"):
         table = latency_table(study.analysis, study.runtime, study.feed, step, study.clock.step)
-        if study.analysis.lighter:
-            table = replace(table, whole=_share_of_all(study))
-    return Widths(study, scores, "latency", table)
+    return Widths(study, scores, "latency", replace(table, whole=whole))
 
 
-def _share_of_all(study: Study) -> float:
-    """The time with all channels, as a share of the input's, whose parameters are stored in a slower way."""
+def time_of_all(study: Study) -> float:
+    """The time with all channels, as a share of the input's; below 1 where that stores parameters slowly."""
+    if not study.analysis.lighter:
+        return 1.0
     everything = Builder.of(study, study.samples.fit).cut(Selection({}))
-    return min(study.latency_in_new_sessions(everything).ratio, 1.0)
+    with study.clock("latency"):
+        return min(study.latency_in_new_sessions(everything).ratio, 1.0)
 
 
 def _alignment(study: Study) -> Alignment:

@@ -165,8 +165,12 @@ def test_the_shape_that_is_taken_is_replayed(monkeypatch):
 # --- a budget in time ---------------------------------------------------------------------------------
 
 
-def timed(monkeypatch, times: dict[str, float]) -> tuple[str, tuple[TriedShape, ...]]:
-    """What is taken where the shapes answer the better the earlier they come, and take these times."""
+def timed(monkeypatch, times: dict[str, float], whole: float = 1.0) -> tuple[str, tuple[TriedShape, ...]]:
+    """What is taken where the shapes answer the better the earlier they come, and take these times.
+
+    Args:
+        whole: the time with all channels.
+    """
     shaped = tuple(Shaped(name, of_widths(a=number)) for number, name in enumerate(times))
     tried = tuple(TriedShape(name, 0, 0.0, number / 10) for number, name in enumerate(times))
     found = Ranked(shaped, tried)
@@ -181,6 +185,7 @@ def timed(monkeypatch, times: dict[str, float]) -> tuple[str, tuple[TriedShape, 
             raise BudgetError(widths.shape)
         return SimpleNamespace(selection=widths.shape, predicted=0.5, usual=times[widths.shape])
 
+    monkeypatch.setattr(latency, "time_of_all", lambda _: whole)
     monkeypatch.setattr(latency, "priced_by_time", lambda *_: Priced())
     monkeypatch.setattr(latency, "best_first", lambda *_: found)
     monkeypatch.setattr(latency, "nearest_to_goal", nearest)
@@ -190,11 +195,17 @@ def timed(monkeypatch, times: dict[str, float]) -> tuple[str, tuple[TriedShape, 
     return choice.selection, choice.shapes
 
 
+def test_nothing_goes_where_all_channels_take_the_time_already(monkeypatch):
+    selection, tried = timed(monkeypatch, {"deep": 0.6, "usual": 0.6}, whole=0.6)
+    assert not selection.keep and tried == ()
+
+
 def test_the_best_answers_that_take_the_time_are_taken(monkeypatch):
     assert timed(monkeypatch, {"deep": 0.6, "usual": 0.6})[0] == "deep"
     assert timed(monkeypatch, {"deep": 0.7, "usual": 0.6})[0] == "usual"
     assert timed(monkeypatch, {"deep": 1.0, "usual": 0.65})[0] == "usual"
     assert timed(monkeypatch, {"deep": 0.66, "usual": 0.7})[0] == "deep"
+    assert timed(monkeypatch, {"deep": 0.6, "usual": 0.6}, whole=0.7)[0] == "deep"
     taken, tried = timed(monkeypatch, {"deep": 0.8, "usual": 0.6})
     assert taken == "usual" and [one.shape for one in tried] == ["usual", "deep"]
     with pytest.raises(BudgetError, match="deep"):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxmerge.budgets.front import best_first
-from onnxmerge.candidates import Builder, Widths, priced_by_time
+from onnxmerge.candidates import Builder, Widths, priced_by_time, time_of_all
 from onnxmerge.data.holdout import Holdout
 from onnxmerge.errors import BudgetError
 from onnxmerge.outcomes import Candidate, Choice
@@ -55,13 +55,17 @@ class Timed:
 def within_latency(study: Study, scores: Scores, holdout: Holdout, goal: float) -> Choice:
     """The channels that run within a share of the input model's time on this machine and answer best.
 
-    By the table all shapes that are compared take the same time. What answers best is timed first, and the
-    others where it does not meet the goal.
+    Where the input is slow by the way it is stored, all channels may. Else, by the table, all shapes that are
+    compared take the same time. What answers best is timed first, and the others where it does not meet the
+    goal.
 
     Raises:
         BudgetError: the fastest widths of every shape take longer.
     """
-    priced = priced_by_time(study, scores)
+    whole = time_of_all(study)
+    if whole < 1.0 and whole <= goal:
+        return Choice(Selection({}), holdout)
+    priced = priced_by_time(study, scores, whole)
 
     def shaped(shape: str) -> Widths:
         return replace(priced, shape=shape)

@@ -68,11 +68,11 @@ def headline(study: Study, decision: Decision, proof: Proof, size: float) -> Hea
     if decision.unchanged:
         return Headline(size_said, "The answers are the input's own.", "One run takes the input's own time.")
     found = checked(proof.parity, decision.choice.holdout, study.plausible)
-    time = time_taken(proof.latency, "input") + _not_by_pruning(study)
+    time = time_taken(proof.latency, "input") + _not_by_pruning(study, decision)
     return Headline(size_said, f"{_score(study, decision, proof)}{found}", time)
 
 
-def _not_by_pruning(study: Study) -> str:
+def _not_by_pruning(study: Study, decision: Decision) -> str:
     """What of the time is saved by other means than fewer channels; nothing where nothing is."""
     analysis, found = study.analysis, []
     if analysis.denormals:
@@ -82,7 +82,9 @@ def _not_by_pruning(study: Study) -> str:
             f"{len(analysis.freed):,} stored tensors that were inputs of the graph, too, which keeps "
             "onnxruntime from optimising, are none now"
         )
-    return f" A part of that is not due to fewer channels: {'; '.join(found)}." if found else ""
+    removed = study.analysis.removed(decision.candidate.selection).any()
+    part = "A part of that is" if removed else "That is"
+    return f" {part} not due to fewer channels: {'; '.join(found)}." if found else ""
 
 
 def _asked(study: Study, decision: Decision) -> str:
