@@ -155,12 +155,15 @@ def table(rows: list[dict[str, Any]]) -> str:
     """The rows in Markdown, and what is to be known of them."""
     known = [row for row in rows if row.get("inspect") == 0]
     ran = [row for row in known if "code" in row]
+    kinds = {kind: [row["reach"] for row in known if row["kind"] == kind] for kind in LEAST_REACH}
+    means = ", ".join(f"{sum(r) / len(r):.3f} ({len(r)} of kind {kind})" for kind, r in kinds.items() if r)
     lines = [
         "# Architectures",
         "",
         f"`python tools/architectures.py`: {len(known)} networks with random weights; {len(ran)} of them "
         f"were optimised with `--macs {ASKED} --patches {PATCHES}` on random inputs. *Reach* is the share of "
-        "the multiplications that goes when every group keeps one channel; *kept* are shares of the input. "
+        f"the multiplications that goes when every group keeps one channel, on average {means}; *kept* are "
+        "shares of the input. "
         "Seconds are those of one thread of a machine that others may use, too. *Over* is a peak above twice "
         "the model and 0.8 GB (1.6 times and 0.6 GB from 256 MB on). A row stays until it is made again, so "
         "rows may come from different states of the code. Nothing here says how the answers of a trained "
