@@ -19,7 +19,7 @@ from onnxmerge import budgets
 from onnxmerge.arguments import numbers
 from onnxmerge.budgets.latency import SESSIONS
 from onnxmerge.budgets.tolerance import MOST_MEASURED
-from onnxmerge.candidates import Builder, score
+from onnxmerge.candidates import Builder, score, time_of_all
 from onnxmerge.channels.analysis import Analysis
 from onnxmerge.channels.explain import explain
 from onnxmerge.channels.scope import in_scope, without_statistics
@@ -328,6 +328,8 @@ def proven(study: Study, decision: Decision) -> Proof:
     proof = measured(study, decision, examples=True)
     if decision.lowered is not None:
         proof = replace(proof, before=measured(study, decision.lowered.before, examples=False))
+    if study.analysis.lighter and study.analysis.removed(decision.candidate.selection).any():
+        proof = replace(proof, all_channels=time_of_all(study))
     refuse_excess(study, decision, proof)
     return proof
 

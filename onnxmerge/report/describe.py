@@ -51,7 +51,11 @@ def describe(study: Study, decision: Decision, proof: Proof) -> Report:
         parity=parity_facts(proof.parity, decision.choice.holdout),
         most_changed=proof.most_changed,
         score=_score(study, decision, proof),
-        latency=LatencyFacts(**asdict(proof.latency), predicted_ratio=decision.choice.predicted),
+        latency=LatencyFacts(
+            **asdict(proof.latency),
+            predicted_ratio=decision.choice.predicted,
+            all_channels_ratio=proof.all_channels,
+        ),
         precision=_precision(study, decision, proof, source, output),
         search=_search(study, decision),
         groups=_groups(study, decision),

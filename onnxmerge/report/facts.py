@@ -117,9 +117,15 @@ class ParityFacts:
 
 @dataclass(frozen=True)
 class LatencyFacts(Latency):
-    """Measured latency, and under a latency budget the share of the time that the table predicts."""
+    """Measured latency.
+
+    Attributes:
+        predicted_ratio: under a latency budget, the share of the time that the table predicts.
+        all_channels_ratio: what all channels take, where storing them better saves time; else None.
+    """
 
     predicted_ratio: float | None = None
+    all_channels_ratio: float | None = None
 
 
 @dataclass(frozen=True)

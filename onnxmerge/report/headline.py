@@ -68,11 +68,11 @@ def headline(study: Study, decision: Decision, proof: Proof, size: float) -> Hea
     if decision.unchanged:
         return Headline(size_said, "The answers are the input's own.", "One run takes the input's own time.")
     found = checked(proof.parity, decision.choice.holdout, study.plausible)
-    time = time_taken(proof.latency, "input") + _not_by_pruning(study, decision)
+    time = time_taken(proof.latency, "input") + _not_by_pruning(study, proof)
     return Headline(size_said, f"{_score(study, decision, proof)}{found}", time)
 
 
-def _not_by_pruning(study: Study, decision: Decision) -> str:
+def _not_by_pruning(study: Study, proof: Proof) -> str:
     """What of the time is saved by other means than fewer channels; nothing where nothing is."""
     analysis, found = study.analysis, []
     if analysis.denormals:
@@ -82,9 +82,11 @@ def _not_by_pruning(study: Study, decision: Decision) -> str:
             f"{len(analysis.freed):,} stored tensors that were inputs of the graph, too, which keeps "
             "onnxruntime from optimising, are none now"
         )
-    removed = study.analysis.removed(decision.candidate.selection).any()
-    part = "A part of that is" if removed else "That is"
-    return f" {part} not due to fewer channels: {'; '.join(found)}." if found else ""
+    if not found:
+        return ""
+    if proof.all_channels is None:
+        return f" That is not due to fewer channels: {'; '.join(found)}."
+    return f" With all channels it would take {proof.all_channels:.2f}: {'; '.join(found)}."
 
 
 def _asked(study: Study, decision: Decision) -> str:
