@@ -22,7 +22,10 @@ def made(study: Study, choice: Choice) -> Decision:
     """Reconstruct and rewrite what was chosen; and teach it, where that is asked for and helps."""
     if not study.analysis.removed(choice.selection).any():
         nothing = Builder.of(study, choice.holdout.fit).cut(Selection({}))
-        return decision_of(study, choice, nothing, nothing, "all")
+        decision = decision_of(study, choice, nothing, nothing, "all")
+        if decision.unchanged or choice.planned or _answers_alike(study, decision):
+            return decision
+        return replace(decision, unchanged=True)
     if study.config.recovery is None:
         return fitted(study, choice)
     student, fit_on = untaught(study, choice)
@@ -86,11 +89,18 @@ def decision_of(
     left = None
     if study.config.budget is not None and study.config.latency is None:
         left = shortfall(study, budget_of(study, *study.config.budget), candidate.selection)
-    unchanged = _is_input(study, candidate)
+    unchanged = _is_input(study, choice, candidate)
     return Decision(choice, candidate, tried, checked or candidate, unchanged, fit_on, recovery, left)
 
 
-def _is_input(study: Study, candidate: Candidate) -> bool:
+def _answers_alike(study: Study, decision: Decision) -> bool:
+    """Whether what was written anew with all channels stays within the tolerance: it should, by rounding."""
+    holdout = decision.choice.holdout
+    parity = study.parity(study.session(decision.candidate), holdout.choosing or holdout.judged)
+    return parity.change <= study.tolerance
+
+
+def _is_input(study: Study, choice: Choice, candidate: Candidate) -> bool:
     """Whether the input model stands for a candidate: nothing was removed, and nothing is gained otherwise.
 
     Who asks for a share of the model, and gets all of it, gets it as it was; else fewer operators are faster,
@@ -98,6 +108,8 @@ def _is_input(study: Study, candidate: Candidate) -> bool:
     """
     if study.analysis.removed(candidate.selection).any():
         return False
+    if choice.planned:
+        return choice.fit_on == "none"
     kind = study.config.budget and study.config.budget[0]
     fewer = len(candidate.model.graph.node) < len(study.analysis.proto.graph.node)
     return not ((fewer or study.analysis.lighter) and kind in (None, "latency"))

@@ -132,7 +132,8 @@ class Choice:
         selection: what stays; of widths that a budget chose, which channels stay is chosen again on the way.
         replay: whether that was chosen before, and is to be done again to the last bit.
         fit_on: what the candidate is fitted to: ``all`` of the data; the ``rest`` that is left of it without
-            what judges, where the candidate is taught; or the ``part`` of the rest that a search keeps to.
+            what judges, where the candidate is taught; the ``part`` of the rest that a search keeps to; or
+            ``none``, where a plan says that the output is the input.
         sought: the result of the search, where no budget was given.
         shapes: the shapes that were tried, the one that was taken first; empty where there was no choice. The
             figures chose, so they flatter: the result's own change is measured on other samples.

@@ -328,7 +328,8 @@ def proven(study: Study, decision: Decision) -> Proof:
     proof = measured(study, decision, examples=True)
     if decision.lowered is not None:
         proof = replace(proof, before=measured(study, decision.lowered.before, examples=False))
-    if study.analysis.lighter and study.analysis.removed(decision.candidate.selection).any():
+    removed = study.analysis.removed(decision.candidate.selection).any()
+    if study.analysis.lighter and not decision.unchanged and (removed or decision.lowered is not None):
         proof = replace(proof, all_channels=time_of_all(study))
     refuse_excess(study, decision, proof)
     return proof

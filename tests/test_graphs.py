@@ -372,12 +372,11 @@ def test_channels_last_as_tf2onnx_writes_it():
     support.check(model)
 
 
-def test_stored_tensors_of_old_files_are_no_inputs_any_more():
-    """Before IR version 4 an initializer had to be a graph input; what a compensation adds is none."""
+def test_new_constants_of_old_files_become_inputs_as_all_of_theirs_are():
+    """Before IR version 4 an initializer had to be a graph input: a bias that a compensation adds, too."""
     proto = old_chain()
     inputs = np.random.default_rng(0).standard_normal((32, 4)).astype(np.float32)
     result = onnxmerge.optimize(proto, ratio=0.5, calibration={"x": inputs}, compensation="lstsq")
     added = {t.name for t in result.model.graph.initializer} - {t.name for t in proto.graph.initializer}
-    assert added and [value.name for value in result.model.graph.input] == ["x"]
-    assert result.model.ir_version == 4
+    assert added and added <= {value.name for value in result.model.graph.input}
     onnx.checker.check_model(result.model)

@@ -7,6 +7,7 @@ import pytest
 import support
 from onnx import numpy_helper
 
+from onnxmerge import limits
 from onnxmerge.channels.residual import destination
 from onnxmerge.channels.sensitivity import output_sensitivity
 from onnxmerge.channels.sites import fold_sites
@@ -69,6 +70,19 @@ def test_covariances_of_receptive_fields(analysed):
     site = next(s for s in sites if s.data.tensor == "a")
     expected = np.cov(a.transpose(0, 2, 3, 1).reshape(-1, 8).T, bias=True)
     np.testing.assert_allclose(found.features[site.node.index].grams[0].square, expected, atol=1e-4)
+
+
+def test_many_covariances_are_held_in_single_precision(analysed, monkeypatch):
+    _, double = collected(analysed)
+    monkeypatch.setattr(limits, "LIMITS", limits.Limits(covariances=0))
+    _, single = collected(analysed)
+    for index, features in single.features.items():
+        for gram, expected in zip(features.grams, double.features[index].grams, strict=True):
+            assert gram.square.dtype == np.float32 and expected.square.dtype == np.float64
+            np.testing.assert_allclose(gram.square, expected.square, rtol=1e-4, atol=1e-5)
+    scores, others = (Reconstruction()(analysed.channels, found) for found in (single, double))
+    for name, curve in others.curves.items():
+        np.testing.assert_allclose(scores.curves[name], curve, rtol=1e-3, atol=1e-6)
 
 
 def test_where_the_output_of_a_site_goes(analysed):

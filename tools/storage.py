@@ -3,7 +3,7 @@
     python tools/storage.py FOLDER [--only TEXT ...] [--out tools/results/storage.md]
 
 Every ONNX file of a folder is analysed. Those with weights that are slow to compute with (denormal numbers),
-or that onnxruntime does not optimise (stored tensors that are inputs of the graph, too), are written anew
+or that onnxruntime cannot prepare (those of all layers are inputs of the graph, too), are written anew
 with all channels, and timed beside the file, runs of the two taking turns on one thread. The answers to one
 input are compared, too.
 """

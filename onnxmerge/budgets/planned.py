@@ -26,7 +26,7 @@ _METHODS = (
 _RECORDED = (*_METHODS, "seed", "recover", "precision", "target")
 _READING = ("samples", "shapes", "images")
 # What a candidate may have been fitted to, see ``outcomes.Choice``.
-FIT_ON = ("all", "rest", "part")
+FIT_ON = ("all", "rest", "part", "none")
 
 
 def planned(study: Study, plan: Plan, *, force: bool = False) -> Choice:
@@ -63,6 +63,8 @@ def planned(study: Study, plan: Plan, *, force: bool = False) -> Choice:
     fit_on = plan.method.get("fit_on", "all")
     if fit_on not in FIT_ON:
         raise UsageError(f"this is not a plan: fit_on is one of {', '.join(FIT_ON)}, not {fit_on!r}")
+    if fit_on == "none" and study.analysis.removed(plan.selection).any():
+        fit_on = "all"  # it was edited
     order = {name: np.array(ranked, dtype=np.int64) for name, ranked in plan.order.items()}
     return Choice(
         plan.selection,
@@ -114,7 +116,8 @@ def plan_of(study: Study, decision: Decision) -> Plan:
         stays = np.isin(best, index)
         keep[group.name] = tuple(int(i) for i in np.sort(index))
         order[group.name] = tuple(int(i) for i in (*best[stays], *best[~stays]))
-    method = recorded(study.method, study.config) | {"fit_on": decision.fit_on}
+    fit_on = "none" if decision.unchanged else decision.fit_on
+    method = recorded(study.method, study.config) | {"fit_on": fit_on}
     if decision.recovery is None or not decision.recovery.taken:
         method["recover"] = None
     nodes = {group.name: group.nodes for group in groups}

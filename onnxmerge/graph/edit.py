@@ -19,6 +19,7 @@ class Editor:
 
     Attributes:
         graph: the copy.
+        captured: the names of tensors that subgraphs read.
         follows: for constants that were added, the axis of the original that each of their axes
             follows, so that they are cut with it.
 
@@ -35,7 +36,7 @@ class Editor:
         self._names = set(self._tensors) | {node.name for node in self._nodes}
         # Copies of subgraphs have copies of the stored tensors that they read: only the original tells.
         own = {id(node) for node in graph.nodes}
-        self._captured = {
+        self.captured = {
             name for name, tensor in graph.tensors().items() if any(id(u) not in own for u in tensor.outputs)
         }
 
@@ -115,7 +116,7 @@ class Editor:
     def read_once(self, tensor: gs.Tensor) -> bool:
         """Whether one node reads a tensor, once; and neither a subgraph nor whoever runs the model does."""
         places = sum(x is tensor for user in tensor.outputs for x in user.inputs)
-        return places == 1 and tensor.name not in self._captured and not self.is_output(tensor)
+        return places == 1 and tensor.name not in self.captured and not self.is_output(tensor)
 
     def bypass(self, node: gs.Node, kept: gs.Tensor) -> None:
         """Let the users of a node's output read ``kept``.

@@ -40,7 +40,7 @@ from onnxmerge.graph.leftovers import new_folder
 _C_LIBRARY = ctypes.CDLL(None) if os.name == "posix" else None
 # Bytes that a process may grow by before freed memory is given back.
 _WORTH_TRIMMING = 64 << 20
-# What was in memory after that was done last.
+# What was in memory after that was done last, or less where less is now.
 _after_trim = 0
 
 _roots: WeakValueDictionary[tuple[str, int, int], np.memmap] = WeakValueDictionary()
@@ -169,9 +169,12 @@ def trim() -> None:
     global _after_trim
     if _C_LIBRARY is None or not hasattr(_C_LIBRARY, "malloc_trim"):
         return
-    if _resident() > _after_trim + _WORTH_TRIMMING:
+    resident = _resident()
+    if resident > _after_trim + _WORTH_TRIMMING:
         _C_LIBRARY.malloc_trim(0)
         _after_trim = _resident()
+    else:
+        _after_trim = min(_after_trim, resident)
 
 
 def _resident() -> int:

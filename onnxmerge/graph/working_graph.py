@@ -84,8 +84,13 @@ def export_model(graph: gs.Graph, original: onnx.ModelProto, freed: Collection[s
         kept.CopyFrom(value)
         if value.name in by_name:
             _set_shape(kept, by_name[value.name].dims)
-    if not by_name.keys() <= {value.name for value in target.input}:
-        model.ir_version = max(original.ir_version, FREE_INITIALIZERS)
+    if original.ir_version < FREE_INITIALIZERS:
+        listed = {value.name for value in target.input}
+        target.input.extend(
+            onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            for tensor in constants
+            if tensor.name not in listed
+        )
     target.output.extend(source.output)
     _export_value_info(graph, source, target)
     return model

@@ -3,13 +3,14 @@
 Two things do, and no answer changes when they go. Weight decay drives the weights of channels that died below
 2^-126 in single precision: processors compute with such *denormal* numbers many times slower, and onnxruntime
 leaves them unless ``session.set_denormal_as_zero`` is set. And a stored tensor that is listed as an input of
-the graph, too, as every one had to be before version 4 of the file format, is one that a caller may replace:
-onnxruntime neither packs nor fuses it.
+the graph, too, is one that a caller may replace, so that onnxruntime cannot prepare it for its kernels.
+Before version 4 of the file format every one had to be listed, and there onnxruntime takes none for that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import onnx
@@ -19,6 +20,7 @@ from onnxmerge.graph.constants import constant_values, set_values
 from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.graph.working_graph import FREE_INITIALIZERS
 from onnxmerge.operators.pointwise import adds
+from onnxmerge.operators.recurrent import WEIGHTS, is_recurrent
 from onnxmerge.operators.table import linear_of, normalization_of
 
 # Numbers that are looked at together: few enough for the processor's cache.
@@ -26,34 +28,41 @@ _CHUNK = 1 << 16
 
 
 def layer_parameters(graph: gs.Graph) -> Iterator[tuple[gs.Node, int, gs.Tensor]]:
-    """The stored weights, biases and statistics of a graph's linear layers and normalisations.
+    """The stored weights, biases and statistics of a graph's linear and recurrent layers and normalisations.
 
     Yields:
         The layer, the number of its operand, and the tensor. A bias may be added by a node of its own.
     """
     for node in graph.nodes:
-        if _is_layer(node) or (adds(node) and any(_is_linear(n) for x in node.inputs for n in x.inputs)):
-            for number, tensor in enumerate(node.inputs):
-                if constant_values(tensor) is not None:
-                    yield node, number, tensor
+        for number, tensor in enumerate(node.inputs):
+            values = constant_values(tensor)
+            if values is not None and _is_parameter(node, number, values):
+                yield node, number, tensor
 
 
-def flush_denormals(graph: gs.Graph, scratch: Scratch | None = None) -> int:
+def flush_denormals(graph: gs.Graph, scratch: Scratch | None = None, kept: Collection[str] = ()) -> int:
     """Make denormal numbers among the parameters of layers zero, float32 and float64.
 
-    What they add to a sum is less than 1e-37 of what they are multiplied by. Variances stay: they are divided
-    by.
+    What they add to a sum is less than 1e-37 of what they are multiplied by. Whatever else reads a tensor
+    may divide by it, or take its logarithm: then it stays, and variances do.
 
     Args:
         scratch: where big new values go; None: they stay in memory.
+        kept: tensors that stay in any case, because subgraphs read them, too.
 
     Returns:
         How many there were.
     """
-    found = 0
+    uses: Counter[int] = Counter()
+    tensors: dict[int, gs.Tensor] = {}
     for node, number, tensor in layer_parameters(graph):
         norm = normalization_of(node)
-        if norm is not None and number == norm.variance:
+        if norm is None or number != norm.variance:
+            uses[id(tensor)] += 1
+            tensors[id(tensor)] = tensor
+    outputs, found = {id(tensor) for tensor in graph.outputs}, 0
+    for key, tensor in tensors.items():
+        if uses[key] < _reads(tensor) or key in outputs or tensor.name in kept:
             continue
         values = constant_values(tensor)
         assert values is not None, "parameters are stored"
@@ -67,10 +76,10 @@ def flush_denormals(graph: gs.Graph, scratch: Scratch | None = None) -> int:
 
 
 def needlessly_inputs(proto: onnx.ModelProto, graph: gs.Graph) -> frozenset[str]:
-    """The stored tensors that are inputs of a model, too, but not for a caller to replace.
+    """The parameters of layers that are inputs of a model, too, and not for a caller to replace.
 
-    All of them, where the file format knew no others, or where the parameters of all layers are: an exporter
-    listed whatever it stored. Else those among them that are parameters of layers.
+    Where only some are listed, somebody meant it: adapters replace such weights. Before version 4 of the
+    format all had to be.
 
     Args:
         graph: the working graph of the model.
@@ -78,17 +87,29 @@ def needlessly_inputs(proto: onnx.ModelProto, graph: gs.Graph) -> frozenset[str]
     stored = {tensor.name for tensor in proto.graph.initializer}
     listed = frozenset(value.name for value in proto.graph.input if value.name in stored)
     if not listed or proto.ir_version < FREE_INITIALIZERS:
-        return listed
-    parameters = {tensor.name for _, _, tensor in layer_parameters(graph)} & stored
-    return listed if parameters and parameters <= listed else listed & parameters
+        return frozenset()
+    parameters = frozenset(tensor.name for _, _, tensor in layer_parameters(graph)) & stored
+    return parameters if parameters <= listed else frozenset()
 
 
-def _is_layer(node: gs.Node) -> bool:
-    return _is_linear(node) or normalization_of(node) is not None
+def _is_parameter(node: gs.Node, number: int, values: np.ndarray) -> bool:
+    if is_recurrent(node):
+        return number in WEIGHTS
+    if linear_of(node) is not None or normalization_of(node) is not None:
+        return True
+    vector = sum(length > 1 for length in values.shape) == 1
+    return vector and adds(node) and any(_has_weight(maker) for x in node.inputs for maker in x.inputs)
 
 
-def _is_linear(node: gs.Node) -> bool:
-    return linear_of(node) is not None
+def _has_weight(node: gs.Node) -> bool:
+    """Whether a node is a linear layer with a stored weight."""
+    return linear_of(node) is not None and any(constant_values(x) is not None for x in node.inputs[:2])
+
+
+def _reads(tensor: gs.Tensor) -> int:
+    """How often nodes read a tensor, those of subgraphs among them."""
+    users = {id(user): user for user in tensor.outputs}.values()
+    return sum(x is tensor for user in users for x in user.inputs)
 
 
 def _denormals(values: np.ndarray) -> np.ndarray:

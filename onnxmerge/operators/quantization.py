@@ -11,6 +11,9 @@ from onnxmerge.operators.pointwise import same_axes
 from onnxmerge.operators.relations import Freeze, Relation, Tie
 from onnxmerge.operators.traits import Node, name_of
 
+# Of the range of the integers, so much has to lie on either side of zero.
+_ROOM = 1 / 16
+
 
 def quantize(node: NodeView) -> Iterator[Relation]:
     """Scale and zero point are scalars, or vectors along ``axis``; blocked quantisation is frozen."""
@@ -27,7 +30,7 @@ def quantize(node: NodeView) -> Iterator[Relation]:
 def rounded(view: GraphView, node: NodeView) -> TensorView | None:
     """What a node's first input becomes where all that happens to it is rounding; None where more does.
 
-    A QuantizeLinear and the DequantizeLinear behind it only round, unless zero lies at an end of the range:
+    A QuantizeLinear and the DequantizeLinear behind it only round, unless zero lies near an end of the range:
     then they do what a Relu does, too.
     """
     tensor, zero = node.y[0], node.input(2)
@@ -35,10 +38,13 @@ def rounded(view: GraphView, node: NodeView) -> TensorView | None:
         return None
     integers = np.asarray(zero.constant)
     users = view.consumers(tensor.name)
-    if integers.dtype.kind not in "iu" or len(users) != 1 or users[0].op != "DequantizeLinear":
+    if tensor.name in view.outputs or view.captured(tensor.name) or integers.dtype.kind not in "iu":
+        return None
+    if len(users) != 1 or users[0].op != "DequantizeLinear":
         return None
     ends = np.iinfo(integers.dtype)
-    inside = (integers > ends.min) & (integers < ends.max)
+    room = _ROOM * (ends.max - ends.min)
+    inside = (integers - float(ends.min) >= room) & (ends.max - integers.astype(float) >= room)
     same = [x.name for x in users[0].x[1:] if x is not None] == [x.name for x in node.x[1:] if x is not None]
     return users[0].y[0] if same and bool(inside.all()) else None
 

@@ -7,8 +7,16 @@ from math import prod
 
 from onnxmerge.graph.view import Axis, NodeView
 from onnxmerge.operators.relations import Contract, Relation, Size, Slot, Tie
+from onnxmerge.operators.traits import Node, name_of
 
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+# The operands that are stored parameters: W, R, B and P; the others are lengths and states.
+WEIGHTS = (1, 2, 3, 7)
+
+
+def is_recurrent(node: Node) -> bool:
+    """Whether a node is a recurrent layer."""
+    return name_of(node) in _GATES
 
 
 def recurrent(node: NodeView) -> Iterator[Relation]:

@@ -79,14 +79,15 @@ def _not_by_pruning(study: Study, proof: Proof) -> str:
         found.append(f"{analysis.denormals:,} denormal weights, slow to compute with, are zero now")
     if analysis.freed:
         found.append(
-            f"{len(analysis.freed):,} stored tensors that were inputs of the graph, too, which keeps "
-            "onnxruntime from optimising, are none now"
+            f"{len(analysis.freed):,} weights that were inputs of the graph, too, which keeps onnxruntime "
+            "from preparing them, are none now"
         )
     if not found:
         return ""
     if proof.all_channels is None:
         return f" That is not due to fewer channels: {'; '.join(found)}."
-    return f" With all channels it would take {proof.all_channels:.2f}: {'; '.join(found)}."
+    alike = " in the input's precision" if proof.before is not None else ""
+    return f" With all channels{alike} it would take {proof.all_channels:.2f}: {'; '.join(found)}."
 
 
 def _asked(study: Study, decision: Decision) -> str:

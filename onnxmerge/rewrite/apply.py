@@ -37,7 +37,7 @@ def pruned(
     resize(editor, analysis.channels, removed)
     vanish(editor, analysis.depth, removed)
     merge_scales(editor, analysis.channels.view.shapes)
-    flush_denormals(editor.graph, scratch)
+    flush_denormals(editor.graph, scratch, editor.captured)
     model = export_model(editor.graph, analysis.loaded.proto, analysis.freed)
     if not analysis.loaded.large:
         read_references(model)
