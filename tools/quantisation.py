@@ -37,8 +37,8 @@ suit int8 kernels, too: multiples of what the CPU computes at once, in which VNN
 with ranges of 128 calibration samples ({why}).
 Accuracy is that of the test images, one draw of the calibration images; what has no labels shows the change
 of its answers, on photographs that stand in for real data, and says little about those. The last row of each
-is what becomes of the int8 file where that is all there is. The times of RFB-320 hold what storing its weights
-better saves (`storage.md`).
+is what becomes of the int8 file where that is all there is. The times of RFB-320 hold what storing its
+weights better saves (`storage.md`).
 
 Time is CPU time of the thread, the median of 50 runs on one sample, for the machine was shared: waiting for
 other work does not count, but what that takes of the caches does.
