@@ -33,6 +33,10 @@ from onnxmerge.study import Study
 from onnxmerge.validation.places import Places
 
 
+# New sessions of the input and of itself with all channels: one may be slow as long as it lives.
+_SESSIONS = 3
+
+
 def score(study: Study, data: Dataset) -> Scores:
     """What every channel is worth, by the criterion; it collects the statistics that it needs.
 
@@ -175,10 +179,6 @@ def shortfall(study: Study, budget: Budget, selection: Selection) -> Shortfall |
     ladders = replace(alignment, step=1) if study.config.align == "auto" else alignment
     wider = next_wider(channels, selection, ladders.ladders(channels), budget)
     return Shortfall(budget.kind, budget.value, kept, *(wider or (None, 1.0)))
-
-
-# New sessions of the input and of itself with all channels: one may be slow as long as it lives.
-_SESSIONS = 3
 
 
 @dataclass(frozen=True, eq=False)
