@@ -32,7 +32,6 @@ from onnxmerge.statistics.emphasis import CountPlaces
 from onnxmerge.study import Study
 from onnxmerge.validation.places import Places
 
-
 # New sessions of the input and of itself with all channels: one may be slow as long as it lives.
 _SESSIONS = 3
 
