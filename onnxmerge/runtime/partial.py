@@ -255,7 +255,11 @@ class Reading:
         if self._stored is not None:
             for name, batches in self._stored.items():
                 folder, value = self._folders[name], values[name]
-                batches[batch] = value if folder is None or value.dtype.hasobject else folder.put(value)
+                if folder is None or value.dtype.hasobject:
+                    # What a run returns keeps all memory of its session alive, which is many times as much.
+                    batches[batch] = value.copy()
+                else:
+                    batches[batch] = folder.put(value)
         # A run brings all weights that it uses into memory.
         external_weights.release()
         values = {**self._constants, **values}
