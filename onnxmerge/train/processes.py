@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from dataclasses import dataclass, field
 
@@ -60,4 +61,7 @@ class Processes:
         """Leave together: who goes while another still exchanges gradients takes it down with an error."""
         if self.world > 1 and dist.is_initialized():
             dist.barrier()
+            # Spread modules lie in reference cycles, and hold the group: its threads have to end before the
+            # interpreter does, which else aborts now and then.
+            gc.collect()
             dist.destroy_process_group()
