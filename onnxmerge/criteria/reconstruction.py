@@ -74,7 +74,7 @@ class Reconstruction:
                     [r for site in mine for r in consumers.regressions(site, group)], len(group), 0
                 )
             external_weights.release()
-            external_weights.trim()
+            external_weights.trim(seldom=True)
             costs = costs if group.chain else self.joined * costs
             # What goes last is worth most.
             score = np.empty(len(group))

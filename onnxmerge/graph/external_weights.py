@@ -161,16 +161,18 @@ def release() -> None:
             root._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
 
-def trim() -> None:
-    """Give freed memory back to the system, where it may be much; glibc would keep it for later.
+def trim(*, seldom: bool = False) -> None:
+    """Give freed memory back to the system; glibc would keep it for later.
 
-    Less than ``_WORTH_TRIMMING`` stays: what is taken next would have to be cleared again, page by page.
+    Args:
+        seldom: only where it may be much: between two steps of the same kind, what one gives back the next
+            would take again, and the system clear it page by page.
     """
     global _after_trim
     if _C_LIBRARY is None or not hasattr(_C_LIBRARY, "malloc_trim"):
         return
     resident = _resident()
-    if resident > _after_trim + _WORTH_TRIMMING:
+    if not seldom or resident > _after_trim + _WORTH_TRIMMING:
         _C_LIBRARY.malloc_trim(0)
         _after_trim = _resident()
     else:

@@ -87,7 +87,7 @@ def reconstruct(
             progress("reconstruct", number, len(walk.requests))
         walk.visit(request)
         external_weights.release()
-        external_weights.trim()
+        external_weights.trim(seldom=True)
     return Selection(walk.keep), walk.folds
 
 
