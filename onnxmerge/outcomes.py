@@ -138,6 +138,7 @@ class Choice:
         shapes: the shapes that were tried, the one that was taken first; empty where there was no choice. The
             figures chose, so they flatter: the result's own change is measured on other samples.
         predicted: under a latency budget the share of the input's time that the table predicts.
+        all_channels: under a latency budget the share of the input's time that all channels take.
         planned: whether a plan made it.
         foreign: whether that plan was made for another file of the same structure.
         order: the channels of a group, the best first, int64 [C] by its name, where they were ranked.
@@ -150,6 +151,7 @@ class Choice:
     sought: Sought | None = None
     shapes: tuple[TriedShape, ...] = ()
     predicted: float | None = None
+    all_channels: float | None = None
     planned: bool = False
     foreign: bool = False
     order: Mapping[str, np.ndarray] = field(default_factory=dict)

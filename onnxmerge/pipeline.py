@@ -330,7 +330,8 @@ def proven(study: Study, decision: Decision) -> Proof:
         proof = replace(proof, before=measured(study, decision.lowered.before, examples=False))
     removed = study.analysis.removed(decision.candidate.selection).any()
     if study.analysis.lighter and not decision.unchanged and (removed or decision.lowered is not None):
-        proof = replace(proof, all_channels=time_of_all(study))
+        known = decision.choice.all_channels
+        proof = replace(proof, all_channels=time_of_all(study) if known is None else known)
     refuse_excess(study, decision, proof)
     return proof
 

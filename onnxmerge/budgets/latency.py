@@ -64,7 +64,7 @@ def within_latency(study: Study, scores: Scores, holdout: Holdout, goal: float) 
     """
     whole = time_of_all(study)
     if whole < 1.0 and whole <= goal:
-        return Choice(Selection({}), holdout)
+        return Choice(Selection({}), holdout, all_channels=whole)
     priced = priced_by_time(study, scores, whole)
 
     def shaped(shape: str) -> Widths:
@@ -92,7 +92,8 @@ def within_latency(study: Study, scores: Scores, holdout: Holdout, goal: float) 
         raise refused[0]
     best, place = min(tries, key=lambda one: max(one[0].usual, goal + CLOSE))
     taken, rest = found.tried[place : place + 1], (*found.tried[:place], *found.tried[place + 1 :])
-    return Choice(best.selection, holdout, shapes=(*taken, *rest), predicted=best.predicted)
+    shapes = (*taken, *rest)
+    return Choice(best.selection, holdout, shapes=shapes, predicted=best.predicted, all_channels=whole)
 
 
 def nearest_to_goal(

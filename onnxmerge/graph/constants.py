@@ -42,6 +42,12 @@ def is_sparse(tensor: gs.Tensor) -> bool:
     return isinstance(tensor, gs.Constant) and isinstance(tensor._values, SparseValues)
 
 
+def times_read(tensor: gs.Tensor) -> int:
+    """How many operands of nodes a tensor is."""
+    users = {id(user): user for user in tensor.outputs}.values()
+    return sum(x is tensor for user in users for x in user.inputs)
+
+
 def set_values(tensor: gs.Tensor, values: np.ndarray) -> None:
     """Replace the values of a constant tensor for all of its users."""
     if isinstance(tensor, gs.Constant):

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import DTypeLike
 
-from onnxmerge.graph.constants import constant_values, set_values
+from onnxmerge.graph.constants import constant_values, set_values, times_read
 from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.graph.view import Axis, NodeView
 
@@ -115,8 +115,7 @@ class Editor:
 
     def read_once(self, tensor: gs.Tensor) -> bool:
         """Whether one node reads a tensor, once; and neither a subgraph nor whoever runs the model does."""
-        places = sum(x is tensor for user in tensor.outputs for x in user.inputs)
-        return places == 1 and tensor.name not in self.captured and not self.is_output(tensor)
+        return times_read(tensor) == 1 and tensor.name not in self.captured and not self.is_output(tensor)
 
     def bypass(self, node: gs.Node, kept: gs.Tensor) -> None:
         """Let the users of a node's output read ``kept``.

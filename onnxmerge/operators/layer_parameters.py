@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxmerge.graph.constants import constant_values, set_values
+from onnxmerge.graph.constants import constant_values, set_values, times_read
 from onnxmerge.graph.external_weights import Scratch
 from onnxmerge.graph.working_graph import FREE_INITIALIZERS
 from onnxmerge.operators.pointwise import adds
@@ -62,7 +62,7 @@ def flush_denormals(graph: gs.Graph, scratch: Scratch | None = None, kept: Colle
             tensors[id(tensor)] = tensor
     outputs, found = {id(tensor) for tensor in graph.outputs}, 0
     for key, tensor in tensors.items():
-        if uses[key] < _reads(tensor) or key in outputs or tensor.name in kept:
+        if uses[key] < times_read(tensor) or key in outputs or tensor.name in kept:
             continue
         values = constant_values(tensor)
         assert values is not None, "parameters are stored"
@@ -104,12 +104,6 @@ def _is_parameter(node: gs.Node, number: int, values: np.ndarray) -> bool:
 def _has_weight(node: gs.Node) -> bool:
     """Whether a node is a linear layer with a stored weight."""
     return linear_of(node) is not None and any(constant_values(x) is not None for x in node.inputs[:2])
-
-
-def _reads(tensor: gs.Tensor) -> int:
-    """How often nodes read a tensor, those of subgraphs among them."""
-    users = {id(user): user for user in tensor.outputs}.values()
-    return sum(x is tensor for user in users for x in user.inputs)
 
 
 def _denormals(values: np.ndarray) -> np.ndarray:
